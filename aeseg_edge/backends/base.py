@@ -1,0 +1,120 @@
+"""What every backend does: one graph in, one codebook in, frames through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.codebook import Codebook
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Sizes that a deployed graph was exported with.
+
+    Attributes:
+        height: Frame rows, H.
+        width: Frame columns, W.
+        channels: Frame channels, C.
+        latent_dim: Latent channels, D.
+        stride: Encoder stride r; latents are [D, H/r, W/r].
+        output_stride: Label stride s; labels are [H/s, W/s].
+    """
+
+    height: int
+    width: int
+    channels: int
+    latent_dim: int
+    stride: int
+    output_stride: int
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of one frame's latents: (D, H/r, W/r)."""
+        return self.latent_dim, self.height // self.stride, self.width // self.stride
+
+    @property
+    def label_shape(self) -> tuple[int, int]:
+        """Shape of one frame's labels: (H/s, W/s)."""
+        return self.height // self.output_stride, self.width // self.output_stride
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one frame gives.
+
+    Attributes:
+        labels: uint8 [H/s, W/s], class ids.
+        latents: float32 [D, H/r, W/r] after smoothing, or None when not asked for.
+        margin: float32 [H/r, W/r], best minus second-best score, or None.
+        milliseconds: ``copy_in``, ``inference`` and ``copy_out``, as far as the
+            backend can tell them apart.
+    """
+
+    labels: NDArray[np.uint8]
+    latents: NDArray[np.float32] | None = None
+    margin: NDArray[np.float32] | None = None
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Ticket:
+    """Stands for one submitted frame until its outputs are collected."""
+
+    __slots__ = ()
+
+
+WANTABLE = frozenset({"latents", "margin"})
+"""Outputs that are copied to the host only when asked for."""
+
+
+class Backend(Protocol):
+    """Runs one deployed graph. One owner at a time: methods take a lock inside.
+
+    ``submit`` of the next frame may come before ``collect`` of the last one; tickets
+    are collected in the order of submission.
+    """
+
+    name: str
+    spec: GraphSpec
+
+    def set_codebook(self, codebook: Codebook) -> None:
+        """Use this codebook from the next submitted frame on.
+
+        Raises:
+            CodebookError: If its latent dimension is not the graph's.
+        """
+        ...
+
+    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0) -> Ticket:
+        """Start one frame.
+
+        Args:
+            frame: uint8 [H, W, C] at the graph's own size, BGR.
+            mix: Share of the last frame's latents, 0 (none) to below 1.
+
+        Raises:
+            BackendError: If the backend is closed or the device fails.
+            FrameError: If shape or dtype are not the graph's.
+        """
+        ...
+
+    def collect(self, ticket: Ticket, want: frozenset[str] = frozenset()) -> Outputs:
+        """Wait for one frame and give its outputs.
+
+        Args:
+            ticket: From ``submit``.
+            want: Any of ``latents`` and ``margin``.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget the last frame's latents; the next frame is not smoothed."""
+        ...
+
+    def close(self) -> None:
+        """Release everything. Further calls raise BackendError; closing twice is fine."""
+        ...

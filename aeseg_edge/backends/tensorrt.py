@@ -1,0 +1,458 @@
+"""The TensorRT backend: a built engine, pycuda for memory and streams.
+
+Two streams. The copy stream brings frame n+1 in while the compute stream still runs frame n;
+an event makes each execution wait for its own frame. Every buffer that a frame touches is
+there twice, so two frames may be under way. The latents of a frame stay on the device, where
+the next frame reads them as `previous`; labels are copied out behind the execution, latents
+and margin only when asked for.
+
+Never run on a Jetson by this project so far: it is tested against a stand-in device that
+queues work and keeps memory apart (tests/doubles), and with real pycuda over a small CUDA
+driver of our own (tests/libcuda).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.backends._cuda import Buffer, Device
+from aeseg_edge.backends._trt import (
+    TensorSpec,
+    engine_inputs,
+    engine_outputs,
+    load_tensorrt,
+    reason,
+    shared_journal,
+)
+from aeseg_edge.backends.base import WANTABLE, GraphSpec, Outputs, Ticket
+from aeseg_edge.codebook import Codebook
+from aeseg_edge.engines import EngineCache, EngineKey, padded_clusters
+from aeseg_edge.errors import BackendError, CodebookError, EngineError, FrameError
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.manifest import Entry
+
+_log = logging.getLogger(__name__)
+
+DEPTH = 2
+"""Frames that may be under way: one being computed, the next being copied in."""
+
+
+def engine_key(
+    graph_sha256: str, precision: str, spec: GraphSpec, clusters: int, device: int = 0
+) -> EngineKey:
+    """What an engine for this graph on this machine is stored under.
+
+    Args:
+        graph_sha256: SHA-256 of the ONNX graph for TensorRT.
+        precision: "fp32", "fp16" or "int8".
+        spec: Sizes.
+        clusters: K_max.
+        device: CUDA's number of the GPU.
+
+    Raises:
+        MissingDependency: TensorRT or pycuda is not installed.
+        EngineError: TensorRT is too old, or there is no usable GPU.
+    """
+    trt = load_tensorrt()
+    gpu = Device(device)
+    gpu.close()
+    return EngineKey(
+        onnx_sha256=graph_sha256,
+        precision=precision,
+        height=spec.height,
+        width=spec.width,
+        clusters=clusters,
+        tensorrt=trt.__version__,
+        gpu=gpu.info.name,
+        compute_capability=gpu.info.compute_capability,
+        multiprocessors=gpu.info.multiprocessors,
+    )
+
+
+def open_backend(
+    bundle: Bundle, entry: Entry, *, cache_dir: Path | None = None, device: int = 0
+) -> TensorRTBackend:
+    """Open the engine of one bundle entry from the cache.
+
+    Args:
+        bundle: The bundle; its codebook is used.
+        entry: Which of its graphs for TensorRT.
+        cache_dir: Where engines are kept; the user's cache folder when None.
+        device: CUDA's number of the GPU.
+
+    Raises:
+        EngineNotBuilt: The cache has no engine for it that can be used here; the fix is the
+            command to type.
+        MissingDependency: TensorRT or pycuda is not installed.
+        EngineError: The engine cannot be opened.
+    """
+    manifest = bundle.manifest
+    clusters = padded_clusters(manifest.clusters)
+    key = engine_key(
+        manifest.files[entry.graph].sha256, entry.precision, manifest.spec, clusters, device
+    )
+    options = f" --cache-dir {shlex.quote(str(cache_dir))}" if cache_dir is not None else ""
+    name = shlex.quote(str(bundle.path or "BUNDLE"))
+    command = f"aeseg build {name} --precision {entry.precision}{options}"
+    plan = EngineCache(cache_dir).load(key, command=command)
+    return TensorRTBackend(plan, manifest.spec, clusters, bundle.codebook, device=device)
+
+
+class TensorRTBackend:
+    """Runs a TensorRT engine of the deployed graph.
+
+    Args:
+        plan: The serialised engine, from `EngineCache.load`.
+        spec: The sizes it was built for.
+        clusters: K_max, the codebook size it was built for.
+        codebook: Used until `set_codebook`; padded to K_max.
+        device: CUDA's number of the GPU.
+
+    Raises:
+        MissingDependency: TensorRT or pycuda is not installed.
+        EngineError: The engine does not belong to this GPU and TensorRT, has other inputs
+            and outputs than the bundle says, or the GPU fails.
+        CodebookError: The codebook has other latents or more clusters than K_max.
+    """
+
+    name = "tensorrt"
+
+    _runtime: trt.Runtime | None
+    _engine: trt.ICudaEngine | None
+    _context: trt.IExecutionContext | None
+
+    def __init__(
+        self, plan: bytes, spec: GraphSpec, clusters: int, codebook: Codebook, *, device: int = 0
+    ) -> None:
+        trt = load_tensorrt()
+        self.spec = spec
+        self._clusters = clusters
+        self._lock = threading.RLock()
+        self._failed: EngineError | None = None
+        self._closed = False
+        self._pending: deque[_Job] = deque()
+        self._submitted = 0
+        self._blank = True
+        self._uploaded: set[str] = set()
+        self._slots: list[_Slot] = []
+        self._constants: dict[str, tuple[NDArray[np.float32], Buffer]] = {}
+        self._runtime = None
+        self._engine = None
+        self._context = None
+        self._device = Device(device)
+        try:
+            with self._device.current("opening the engine"):
+                self._open(trt, plan)
+            self.set_codebook(codebook)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, trt: ModuleType, plan: bytes) -> None:
+        journal, logger = shared_journal(trt)
+        with journal.capture() as messages:
+            try:
+                self._runtime = trt.Runtime(logger)
+            except TypeError as error:
+                raise EngineError(
+                    f"TensorRT cannot use the GPU ({reason(messages)})",
+                    fix="Check the driver and run: aeseg doctor.",
+                ) from error
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise EngineError(
+                    f"TensorRT {trt.__version__} cannot read the engine: {reason(messages)}",
+                    fix="Build it again: aeseg build BUNDLE --force.",
+                )
+            inputs, outputs = engine_inputs(self.spec, self._clusters), engine_outputs(self.spec)
+            _check_contract(trt, self._engine, inputs, outputs)
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise EngineError(
+                    f"TensorRT cannot make room to run the engine: {reason(messages)}",
+                    fix="Close other programs that use the GPU.",
+                )
+        device = self._device
+        self._copies = device.stream()
+        self._compute = device.stream()
+        for name in ("weights", "bias", "remap"):
+            host = device.pinned(inputs[name].shape, inputs[name].dtype)
+            self._constants[name] = (host, device.allocate(host.nbytes))
+            self._address(name, self._constants[name][1])
+        for _ in range(DEPTH):
+            self._slots.append(_Slot(device, inputs, outputs))
+
+    def set_codebook(self, codebook: Codebook) -> None:
+        """Use this codebook from the next submitted frame on.
+
+        It is copied to the device once; what is equal there already is not copied again.
+
+        Raises:
+            CodebookError: It has other latents, or more clusters than K_max.
+            BackendError: The backend is closed or failed.
+        """
+        if codebook.latent_dim != self.spec.latent_dim:
+            raise CodebookError(
+                f"the codebook has {codebook.latent_dim} latent channels, "
+                f"the engine {self.spec.latent_dim}",
+                fix="Use the codebook of the same bundle, or calibrate again.",
+            )
+        padded = codebook.padded(self._clusters)
+        values = {
+            "weights": padded.weights,
+            "bias": padded.bias[:, None],
+            "remap": padded.remap.astype(np.float32),
+        }
+        with self._guard("changing the codebook"):
+            # Other names and colours are no change to the device.
+            changed = [
+                name
+                for name, (host, _) in self._constants.items()
+                if name not in self._uploaded or not np.array_equal(host, values[name])
+            ]
+            for name in changed:
+                host, buffer = self._constants[name]
+                np.copyto(host, values[name])
+                # On the compute stream: after the frames under way, before the next one.
+                self._device.copy_in(buffer, host, self._compute)
+            if changed:
+                self._compute.synchronize()
+            self._uploaded.update(changed)
+
+    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0) -> Ticket:
+        """Start one frame; returns before it is done.
+
+        Args:
+            frame: uint8 [H, W, C] at the graph's own size, BGR; copied before this returns.
+            mix: Share of the last frame's latents, 0 (none) to below 1. The first frame,
+                and the first after `reset`, is not mixed.
+
+        Raises:
+            FrameError: Shape or dtype are not the graph's.
+            BackendError: The backend is closed, or two frames are already under way.
+            EngineError: The GPU or TensorRT failed; the backend can only be closed then.
+        """
+        wanted = (self.spec.height, self.spec.width, self.spec.channels)
+        if frame.dtype != np.uint8 or frame.shape != wanted:
+            raise FrameError(
+                f"frame is {frame.dtype} {list(frame.shape)}, the engine takes uint8 "
+                f"{list(wanted)}",
+                fix="Use Segmenter, which resizes frames.",
+            )
+        with self._guard("starting a frame"):
+            if len(self._pending) == DEPTH:
+                raise BackendError(
+                    f"{DEPTH} frames are already under way",
+                    fix="Collect the oldest one before submitting the next.",
+                )
+            slot = self._slots[self._submitted % DEPTH]
+            before = self._slots[(self._submitted - 1) % DEPTH]
+            np.copyto(slot.host["frame"][0], frame)
+            slot.host["mix"][0] = 0.0 if self._blank else mix
+
+            slot.began.record(self._copies)
+            self._device.copy_in(slot.device["frame"], slot.host["frame"], self._copies)
+            self._device.copy_in(slot.device["mix"], slot.host["mix"], self._copies)
+            slot.arrived.record(self._copies)
+
+            self._compute.wait_for_event(slot.arrived)
+            for name, buffer in slot.device.items():
+                self._address(name, buffer)
+            self._address("previous", before.device["latents"])
+            slot.started.record(self._compute)
+            assert self._context is not None
+            if not self._context.execute_async_v3(self._compute.handle):
+                raise EngineError(
+                    "TensorRT did not start the engine",
+                    fix="Close this segmenter and open the bundle again; see the log.",
+                )
+            slot.computed.record(self._compute)
+            # Behind the execution and not on the copy stream, where it would hold up the
+            # copy of the next frame until this one is computed.
+            self._device.copy_out(slot.host["labels"], slot.device["labels"], self._compute)
+            slot.finished.record(self._compute)
+
+            job = _Job(self._submitted % DEPTH)
+            self._pending.append(job)
+            self._submitted += 1
+            self._blank = False
+            return job
+
+    def collect(self, ticket: Ticket, want: frozenset[str] = frozenset()) -> Outputs:
+        """Wait for one frame and give its outputs.
+
+        Args:
+            ticket: From `submit`; each once, in the order of submission.
+            want: Any of "latents" and "margin".
+
+        Raises:
+            BackendError: The ticket is not the oldest one outstanding, or the backend closed.
+            EngineError: The GPU failed; the backend can only be closed then.
+        """
+        unknown = want - WANTABLE
+        if unknown:
+            raise BackendError(
+                f"outputs {sorted(unknown)} are unknown", fix=f"Use {sorted(WANTABLE)}."
+            )
+        with self._guard("waiting for a frame"):
+            if not self._pending or self._pending[0] is not ticket:
+                raise BackendError(
+                    "the ticket is not the oldest one outstanding",
+                    fix="Collect each ticket once, in the order of submission.",
+                )
+            slot = self._slots[self._pending[0].slot]
+            slot.finished.synchronize()
+            for name in want:
+                self._device.copy_out(slot.host[name], slot.device[name], self._copies)
+            if want:
+                self._copies.synchronize()
+            self._pending.popleft()
+            # Pinned buffers are used again for the frame after next, hence the copies.
+            return Outputs(
+                labels=slot.host["labels"][0].copy(),
+                latents=slot.host["latents"][0].copy() if "latents" in want else None,
+                margin=slot.host["margin"][0].copy() if "margin" in want else None,
+                milliseconds=slot.milliseconds(),
+            )
+
+    def reset(self) -> None:
+        """Forget the last frame's latents; the next frame is not smoothed."""
+        with self._guard("forgetting the last frame"):
+            self._blank = True
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total device memory, in bytes."""
+        with self._guard("asking for memory"):
+            return self._device.memory()
+
+    def close(self) -> None:
+        """Wait for the frames under way and release everything, in order.
+
+        Closing twice is fine. A device that failed is closed as far as it lets itself be.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._pending.clear()
+            try:
+                with self._device.current("closing"):
+                    self._release()
+            except EngineError as error:
+                _log.warning("%s", error)
+            finally:
+                self._device.close()
+
+    def _release(self) -> None:
+        """Give back what the device holds; the engine before the memory it points to."""
+        self._device.drain()
+        self._context = None
+        self._engine = None
+        self._runtime = None
+        self._constants.clear()
+        self._slots.clear()
+        self._copies = None
+        self._compute = None
+        self._device.release()
+
+    @contextlib.contextmanager
+    def _guard(self, doing: str) -> Iterator[None]:
+        """One caller at a time, the context pushed, and nothing after a close or a failure."""
+        with self._lock:
+            if self._closed:
+                raise BackendError("the backend is closed", fix="Open the bundle again.")
+            if self._failed is not None:
+                raise EngineError(self._failed.problem, fix=self._failed.fix)
+            try:
+                with self._device.current(doing):
+                    yield
+            except EngineError as error:
+                # CUDA's errors stay: every later call would fail, with a less useful text.
+                self._failed = error
+                raise
+
+    def _address(self, name: str, buffer: Buffer) -> None:
+        assert self._context is not None
+        if not self._context.set_tensor_address(name, buffer.address):
+            raise EngineError(
+                f"TensorRT does not take the address of {name}",
+                fix="Build the engine again: aeseg build BUNDLE --force.",
+            )
+
+
+class _Slot:
+    """Everything that one frame touches: pinned and device memory by tensor name, events."""
+
+    def __init__(
+        self, device: Device, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+    ) -> None:
+        specs = {"frame": inputs["frame"], "mix": inputs["mix"], **outputs}
+        self.host = {name: device.pinned(spec.shape, spec.dtype) for name, spec in specs.items()}
+        self.device = {name: device.allocate(host.nbytes) for name, host in self.host.items()}
+        self.began = device.event()
+        self.arrived = device.event()
+        self.started = device.event()
+        self.computed = device.event()
+        self.finished = device.event(blocking=True)
+
+    def milliseconds(self) -> dict[str, float]:
+        """How long the device took for each part, once the frame is finished."""
+        return {
+            "copy_in": self.began.time_till(self.arrived),
+            "inference": self.started.time_till(self.computed),
+            "copy_out": self.computed.time_till(self.finished),
+        }
+
+
+class _Job(Ticket):
+    """A number and not the slot: a ticket that outlives the backend must hold no events."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+
+
+def _check_contract(
+    trt: ModuleType,
+    engine: trt.ICudaEngine,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+) -> None:
+    """Refuse an engine of another model: its memory would be read with our sizes."""
+    types = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}
+    modes = {
+        **dict.fromkeys(inputs, trt.TensorIOMode.INPUT),
+        **dict.fromkeys(outputs, trt.TensorIOMode.OUTPUT),
+    }
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    fix = "Build it again: aeseg build BUNDLE --force."
+    if sorted(names) != sorted(modes):
+        raise EngineError(f"the engine has tensors {names}, not {list(modes)}", fix=fix)
+    for name, wanted in {**inputs, **outputs}.items():
+        shape = tuple(engine.get_tensor_shape(name))
+        if (
+            shape != wanted.shape
+            or engine.get_tensor_dtype(name) != types[wanted.dtype]
+            or engine.get_tensor_mode(name) != modes[name]
+        ):
+            raise EngineError(
+                f"the engine's {name} is {engine.get_tensor_dtype(name)} {list(shape)}, "
+                f"the bundle wants {wanted.dtype} {list(wanted.shape)}",
+                fix=fix,
+            )

@@ -1,0 +1,76 @@
+"""Parse arguments, run one verb, turn errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from aeseg_edge import __version__
+from aeseg_edge.cli import deploy, learn, measure
+from aeseg_edge.errors import AesegError, UsageError
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments without the program's name; ``sys.argv`` when None.
+
+    Returns:
+        0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    parser = build_parser()
+    try:
+        options = parser.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else USAGE
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(levelname).1s %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("matplotlib", "onnx_ir", "onnxscript", "torch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        result: int | None = options.run(options)
+        sys.stdout.flush()
+        return result or OK
+    except UsageError as error:
+        _complain(error)
+        return USAGE
+    except AesegError as error:
+        logging.getLogger(__name__).debug("where it happened", exc_info=True)
+        _complain(error)
+        return FAILED
+    except BrokenPipeError:
+        # The reader of a pipe went away (`aeseg info x | head`); nothing is wrong here.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of every verb."""
+    parser = argparse.ArgumentParser(
+        prog="aeseg",
+        description="Label-free segmentation for cameras on embedded GPUs.",
+        epilog="Each verb has its own --help with an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"aeseg_edge {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+    for module in (learn, deploy, measure):
+        module.add_verbs(verbs, common)
+    return parser
+
+
+def _complain(error: AesegError) -> None:
+    print(f"aeseg: error: {error.problem}.\n  {error.fix}", file=sys.stderr)

@@ -1,0 +1,147 @@
+"""Verbs that measure a bundle: eval, bench."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from aeseg_edge.cli.options import Verbs, add_json, add_runner, add_verb, positive, write_json
+from aeseg_edge.errors import UsageError
+
+
+def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    """Add this module's verbs."""
+    evaluate = add_verb(
+        verbs,
+        common,
+        "eval",
+        _eval,
+        summary="score a bundle on labelled frames",
+        example="aeseg eval street.aeseg --images test --masks testannot --classes classes.txt "
+        "--ignore 11",
+    )
+    evaluate.add_argument("bundle", type=Path)
+    evaluate.add_argument("--images", required=True, type=Path, metavar="DIR")
+    evaluate.add_argument(
+        "--masks",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="8-bit index PNGs, named as the images",
+    )
+    evaluate.add_argument(
+        "--classes", required=True, type=Path, metavar="FILE", help="one class name a line"
+    )
+    evaluate.add_argument("--ignore", type=int, metavar="ID", help="mask value left out")
+    evaluate.add_argument(
+        "--fit-images",
+        type=Path,
+        metavar="DIR",
+        help="labelled frames that name the clusters by majority",
+    )
+    evaluate.add_argument("--fit-masks", type=Path, metavar="DIR")
+    evaluate.add_argument("--fit-every", type=positive, default=1, metavar="N")
+    add_runner(evaluate)
+    evaluate.add_argument(
+        "--graph",
+        choices=("onnxruntime", "tensorrt"),
+        help="run the graph made for this backend, on ONNX Runtime (slow for tensorrt)",
+    )
+    add_json(evaluate)
+
+    bench = add_verb(
+        verbs,
+        common,
+        "bench",
+        _bench,
+        summary="time a bundle, stage by stage",
+        example="aeseg bench street.aeseg drive.mp4 --threads 1 --precision int8",
+    )
+    bench.add_argument("bundle", type=Path)
+    bench.add_argument("source", nargs="?", help="synthetic frames without one")
+    add_runner(bench)
+    bench.add_argument("--frames", type=positive, default=300, metavar="N")
+    bench.add_argument("--warmup", type=float, default=2.0, metavar="SECONDS")
+    add_json(bench)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from aeseg_edge.calibration.evaluation import (
+        evaluate,
+        find_pairs,
+        format_table,
+        read_classes,
+    )
+    from aeseg_edge.cli.progress import Progress
+    from aeseg_edge.segmenter import Segmenter
+
+    if (options.fit_images is None) != (options.fit_masks is None):
+        raise UsageError("--fit-images and --fit-masks go together", fix="Give both or neither.")
+    names = read_classes(options.classes)
+    pairs = find_pairs(options.images, options.masks)
+    fit_pairs = find_pairs(options.fit_images, options.fit_masks) if options.fit_images else None
+    with (
+        Segmenter.load(
+            options.bundle,
+            precision=options.precision,
+            backend=options.backend,
+            threads=options.threads,
+            graph=options.graph,
+        ) as segmenter,
+        Progress() as progress,
+    ):
+        codebook = segmenter.codebook
+        named = {
+            cluster: item.name
+            for cluster, class_id in enumerate(codebook.remap.tolist())
+            if (item := codebook.class_of(class_id)) is not None
+        }
+        report = evaluate(
+            segmenter.clusters,
+            pairs,
+            names,
+            clusters=codebook.clusters,
+            ignore=options.ignore,
+            fit_pairs=fit_pairs,
+            fit_every=options.fit_every,
+            named=named,
+            progress=lambda done, total: progress.update("evaluating", done / total),
+        )
+    if options.json != "-":
+        print(format_table(report))
+    write_json(options.json, report.to_json())
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from aeseg_edge.bench import bench, format_table
+    from aeseg_edge.io.sources import open_source
+    from aeseg_edge.segmenter import Segmenter
+
+    with Segmenter.load(
+        options.bundle,
+        precision=options.precision,
+        backend=options.backend,
+        threads=options.threads,
+    ) as segmenter:
+        settings = {"threads": options.threads}
+        if options.source is None:
+            report = bench(
+                segmenter, frames=options.frames, warmup_seconds=options.warmup, settings=settings
+            )
+        else:
+            channels = segmenter.manifest.geometry.channels
+            with open_source(options.source, channels=channels) as source:
+                report = bench(
+                    segmenter,
+                    (frame.image for frame in source),
+                    frames=options.frames,
+                    warmup_seconds=options.warmup,
+                    source=options.source,
+                    settings=settings,
+                )
+    if options.json != "-":
+        print(format_table(report), file=sys.stdout)
+    write_json(options.json, report.to_json())
+    return 0

@@ -1,0 +1,154 @@
+"""Argument types and outputs that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.errors import AesegError, UsageError
+from aeseg_edge.geometry import import_cv2
+
+if TYPE_CHECKING:
+    from aeseg_edge.manifest import Manifest
+
+Verbs = Any
+"""What ``add_subparsers`` returns; argparse keeps its class to itself."""
+
+
+def add_verb(
+    verbs: Verbs,
+    common: argparse.ArgumentParser,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    *,
+    summary: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Add a verb whose help ends in an example."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        parents=[common],
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the results as JSON to FILE, - for standard output"
+    )
+
+
+def add_runner(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose how a bundle is run."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "fp16", "int8"),
+        default="auto",
+        help="default: int8 where the bundle recommends it",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "onnxruntime", "tensorrt"),
+        default="auto",
+        help="default: TensorRT where it is installed and an engine is built",
+    )
+    parser.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse ``WxH``."""
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if match is None or not (width := int(match[1])) or not (height := int(match[2])):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 480x360")
+    return width, height
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def share(text: str) -> float:
+    """Parse a number within 0..1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not within 0..1")
+    return value
+
+
+def write_json(target: str | None, data: Any) -> None:
+    """Write results where ``--json`` says; nothing without it."""
+    if target is None:
+        return
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        from aeseg_edge.io.atomic import write_bytes
+
+        write_bytes(Path(target), text.encode(), error=AesegError)
+
+
+def read_mask(path: str | None) -> NDArray[np.uint8] | None:
+    """Read a region-of-interest picture: white is inside."""
+    if path is None:
+        return None
+    cv2 = import_cv2()
+    mask = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise UsageError(f"{path} is not a readable image", fix="Give a PNG: white is inside.")
+    return np.asarray(mask, np.uint8)
+
+
+def check_output(path: Path, suffix: str | None = None) -> Path:
+    """Refuse an output that cannot be written, before hours of work."""
+    if suffix is not None and path.suffix != suffix:
+        raise UsageError(f"{path} does not end in {suffix}", fix=f"Name it {path}{suffix}.")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", fix="Give the name of a file.")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist", fix="Make it first.")
+    return path
+
+
+def entries_table(manifest: Manifest) -> list[str]:
+    """Lines that list every (precision, backend) with its agreement."""
+    lines = []
+    for entry in manifest.entries:
+        found = entry.agreement
+        agreement = f"{100 * found['labels_equal']:6.2f} %" if found else "reference"
+        advice = "" if entry.recommended else "  NOT RECOMMENDED"
+        size_mb = manifest.files[entry.graph].size / 1e6
+        lines.append(
+            f"{entry.precision:<5} {entry.backend:<12} {size_mb:5.2f} MB  "
+            f"agreement {agreement:>9}{advice}"
+        )
+    return lines
+
+
+def join(items: Sequence[str]) -> str:
+    """Join for a sentence."""
+    return ", ".join(items)

@@ -1,0 +1,82 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """Shows stages and their fractions. A context manager.
+
+    Bars need ``rich`` and a terminal. Without either there is one line when a stage begins,
+    one every ten seconds, and one when it is done: logs stay readable.
+
+    Args:
+        plain: Lines even on a terminal.
+    """
+
+    def __init__(self, *, plain: bool = False) -> None:
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._stage = ""
+        self._said = 0.0
+        self._begun = 0.0
+        self._plain = plain or not sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        """Start the bars where there can be any."""
+        if not self._plain:
+            try:
+                from rich.console import Console
+                from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+                from rich.progress import Progress as Bars
+            except ImportError:
+                self._plain = True
+            else:
+                self._bars = Bars(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TextColumn("{task.percentage:3.0f} %"),
+                    TimeElapsedColumn(),
+                    TextColumn("{task.fields[note]}"),
+                    console=Console(stderr=True),
+                )
+                self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the bars."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def update(self, stage: str, fraction: float, note: str = "") -> None:
+        """Say how far a stage is.
+
+        Args:
+            stage: Its name.
+            fraction: 0..1.
+            note: Something short, such as a loss.
+        """
+        if self._bars is not None:
+            task = self._tasks.get(stage)
+            if task is None:
+                task = self._tasks[stage] = self._bars.add_task(stage, total=1.0, note=note)
+            self._bars.update(task, completed=fraction, note=note)
+            return
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._begun = stage, now
+        elif fraction < 1.0 and now - self._said < 10.0:
+            return
+        self._said = now
+        took = f" ({now - self._begun:.1f} s)" if fraction >= 1.0 else ""
+        print(f"{stage}: {100 * fraction:.0f} %{took} {note}".rstrip(), file=sys.stderr, flush=True)

@@ -1,0 +1,250 @@
+"""The codebook: what turns latents into clusters, and clusters into classes.
+
+Every way of assigning a label is one affine map over ``phi(z) = [z, z * z]``:
+``cluster(z) = argmax_k (W phi(z) + b)_k`` and ``class = remap[cluster]``. Nearest
+centre is ``W = [c, 0]``, ``b = -|c|^2 / 2``, because ``-|z - c|^2 / 2`` and
+``c.z - |c|^2 / 2`` differ only by a term that no centre changes.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from aeseg_edge.errors import CodebookError
+
+VOID = 255
+"""Class id of pixels outside the region of interest, or unknown."""
+
+MAX_CLASSES = 255
+"""Class ids are 0..254; 255 is void."""
+
+PADDING_BIAS = -1e30
+"""Bias of a padding row. Finite: ``-inf * 0`` is NaN in a bilinear resize."""
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """What a person sees of one or more clusters.
+
+    Attributes:
+        id: Value in the label map, 0..254.
+        name: Free text, not empty.
+        color: RGB, each 0..255.
+    """
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Weights, biases and the map from clusters to classes.
+
+    Attributes:
+        weights: float32 [K, 2D], for ``[z, z^2]``.
+        bias: float32 [K].
+        remap: uint8 [K], cluster -> class id (0..254, or 255 for void).
+        classes: Every class that ``remap`` names (void apart), ids ascending.
+        method: How the codebook was found: ``kmeans``, ``gmm-tied``, ``linear``, ...
+        centres: float32 [K, D] where the method has centres, for drawing and matching.
+
+    Raises:
+        CodebookError: If shapes, values or ids do not fit together.
+    """
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    remap: NDArray[np.uint8]
+    classes: tuple[ClassInfo, ...]
+    method: str = "kmeans"
+    centres: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        fix = "Calibrate again, or read the codebook from an undamaged bundle."
+        if self.weights.ndim != 2 or self.weights.shape[1] % 2 or not self.weights.size:
+            raise CodebookError(
+                f"codebook weights have shape {self.weights.shape}, not [K, 2D]", fix=fix
+            )
+        clusters = self.weights.shape[0]
+        if self.bias.shape != (clusters,) or self.remap.shape != (clusters,):
+            raise CodebookError(
+                f"codebook has {clusters} rows of weights, but bias {self.bias.shape} "
+                f"and remap {self.remap.shape}",
+                fix=fix,
+            )
+        dtypes = [str(part.dtype) for part in (self.weights, self.bias, self.remap)]
+        if dtypes != ["float32", "float32", "uint8"]:
+            raise CodebookError(f"codebook arrays have dtypes {dtypes}", fix=fix)
+        if not (np.isfinite(self.weights).all() and np.isfinite(self.bias).all()):
+            raise CodebookError("codebook has values that are not finite", fix=fix)
+        if self.centres is not None and self.centres.shape != (clusters, self.latent_dim):
+            raise CodebookError(
+                f"codebook centres have shape {self.centres.shape}, "
+                f"not [{clusters}, {self.latent_dim}]",
+                fix=fix,
+            )
+        ids = [c.id for c in self.classes]
+        if ids != sorted(set(ids)) or any(not 0 <= i < MAX_CLASSES for i in ids):
+            raise CodebookError("class ids are not distinct, ascending and within 0..254", fix=fix)
+        missing = set(self.remap.tolist()) - set(ids) - {VOID}
+        if missing:
+            raise CodebookError(f"clusters map to classes {sorted(missing)} with no name", fix=fix)
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters, K."""
+        return int(self.weights.shape[0])
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent channels, D."""
+        return int(self.weights.shape[1] // 2)
+
+    @classmethod
+    def from_centres(
+        cls,
+        centres: ArrayLike,
+        *,
+        classes: Sequence[ClassInfo] | None = None,
+        remap: ArrayLike | None = None,
+        method: str = "kmeans",
+    ) -> Codebook:
+        """Make a nearest-centre codebook.
+
+        Args:
+            centres: float [K, D], in the units of the latents.
+            classes: One class a cluster when None.
+            remap: int [K]; the identity when None.
+            method: Recorded as given.
+
+        Returns:
+            ``W = [c, 0]``, ``b = -|c|^2 / 2`` (squared Euclidean distance, expanded).
+
+        Raises:
+            CodebookError: If there are more clusters than class ids and no remap, or if
+                the parts do not fit.
+        """
+        points = np.asarray(centres, dtype=np.float32)
+        if points.ndim != 2:
+            raise CodebookError(
+                f"centres have shape {points.shape}, not [K, D]", fix="Give one row a centre."
+            )
+        count = points.shape[0]
+        if remap is None and count > MAX_CLASSES:
+            raise CodebookError(
+                f"{count} clusters do not fit into {MAX_CLASSES} class ids",
+                fix="Give a remap that merges clusters into classes.",
+            )
+        mapping = np.arange(count) if remap is None else np.asarray(remap)
+        norms = (points.astype(np.float64) ** 2).sum(axis=1)
+        return cls(
+            weights=np.concatenate([points, np.zeros_like(points)], axis=1),
+            bias=(-0.5 * norms).astype(np.float32),
+            remap=mapping.astype(np.uint8),
+            classes=tuple(classes) if classes is not None else default_classes(count),
+            method=method,
+            centres=points,
+        )
+
+    def scores(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score every cluster: ``W [z, z^2] + b``.
+
+        Args:
+            latents: float32 [..., D].
+
+        Returns:
+            float32 [..., K].
+        """
+        phi = np.concatenate([latents, latents * latents], axis=-1)
+        scores: NDArray[np.float32] = phi @ self.weights.T + self.bias
+        return scores
+
+    def assign(self, latents: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Give the best-scoring cluster of each latent.
+
+        Args:
+            latents: float32 [..., D].
+
+        Returns:
+            int64 [...], 0..K-1; the lowest index wins a tie.
+        """
+        return np.asarray(self.scores(latents).argmax(axis=-1), dtype=np.int64)
+
+    def padded(self, clusters: int) -> Codebook:
+        """Fill up to a fixed number of clusters with rows that never win.
+
+        Args:
+            clusters: New K, at least the present one.
+
+        Returns:
+            A codebook with the same decisions: padding rows have W = 0, b = -1e30.
+
+        Raises:
+            CodebookError: If ``clusters`` is smaller than the present K.
+        """
+        extra = clusters - self.clusters
+        if extra < 0:
+            raise CodebookError(
+                f"{self.clusters} clusters do not fit into an engine built for {clusters}",
+                fix="Build the engine again for this codebook.",
+            )
+        if extra == 0:
+            return self
+        zeros = np.zeros((extra, self.weights.shape[1]), np.float32)
+        return Codebook(
+            weights=np.concatenate([self.weights, zeros]),
+            bias=np.concatenate([self.bias, np.full(extra, PADDING_BIAS, np.float32)]),
+            remap=np.concatenate([self.remap, np.full(extra, VOID, np.uint8)]),
+            classes=self.classes,
+            method=self.method,
+            centres=None,
+        )
+
+    def class_of(self, class_id: int) -> ClassInfo | None:
+        """Look a class up by id; None for void and unknown ids."""
+        return next((c for c in self.classes if c.id == class_id), None)
+
+
+def default_classes(count: int) -> tuple[ClassInfo, ...]:
+    """Name and colour classes nobody has named yet.
+
+    Hues step by the golden ratio, which keeps neighbours apart for any count;
+    lightness and saturation alternate so that similar hues still differ.
+
+    Args:
+        count: 1..255.
+
+    Returns:
+        ``class 0`` .. ``class count-1``.
+    """
+    return tuple(ClassInfo(i, f"class {i}", _color(i)) for i in range(count))
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    hue = (0.58 + index * 0.618033988749895) % 1.0
+    lightness = (0.50, 0.66, 0.36)[index % 3]
+    saturation = (0.70, 0.55, 0.85)[(index // 3) % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def palette(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
+    """Build the lookup table that colours a label map.
+
+    Args:
+        classes: Any classes; ids that none of them has stay black, void too.
+
+    Returns:
+        uint8 [256, 3], BGR as OpenCV wants it.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    for item in classes:
+        table[item.id] = item.color[::-1]
+    return table

@@ -1,0 +1,207 @@
+"""How a frame of any size becomes the graph's size, and labels come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.codebook import VOID
+from aeseg_edge.errors import FrameError, MissingDependency, UsageError
+
+RESIZE_MODES = ("stretch", "letterbox")
+LETTERBOX_VALUE = 114
+"""Grey of the bars: near the middle of 0..255, so that no edge is strong."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of one exported graph.
+
+    Attributes:
+        width: Graph input columns.
+        height: Graph input rows.
+        channels: Graph input channels.
+        resize: ``stretch`` (both axes scaled to fit) or ``letterbox`` (one scale, grey bars).
+    """
+
+    width: int
+    height: int
+    channels: int = 3
+    resize: str = "stretch"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown modes and empty sizes."""
+        if self.resize not in RESIZE_MODES:
+            raise UsageError(
+                f"resize mode {self.resize!r} is unknown", fix=f"Use one of {RESIZE_MODES}."
+            )
+        if min(self.width, self.height, self.channels) < 1:
+            raise UsageError(
+                f"image size {self.width}x{self.height}x{self.channels} is empty",
+                fix="Give a width and a height of at least one pixel.",
+            )
+
+    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Where the picture lies inside the graph's input.
+
+        Args:
+            height: Rows of the frame.
+            width: Columns of the frame.
+
+        Returns:
+            top, left, rows, columns; the whole input for ``stretch``.
+        """
+        if self.resize == "stretch":
+            return 0, 0, self.height, self.width
+        scale = min(self.height / height, self.width / width)
+        rows = max(1, min(self.height, round(height * scale)))
+        columns = max(1, min(self.width, round(width * scale)))
+        return (self.height - rows) // 2, (self.width - columns) // 2, rows, columns
+
+
+def import_cv2() -> Any:
+    """Import OpenCV when it is first needed.
+
+    Raises:
+        MissingDependency: If it is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingDependency(
+            f"OpenCV is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[cpu]' (on a Jetson: apt install "
+            "python3-opencv, which has GStreamer).",
+        ) from error
+    return cv2
+
+
+def check_frame(frame: Any, channels: int) -> NDArray[np.uint8]:
+    """Refuse what is not a frame.
+
+    Args:
+        frame: uint8 [H, W, C], H and W at least 1.
+        channels: C that the bundle wants.
+
+    Raises:
+        FrameError: If the type, dtype, rank, channel count or size is wrong.
+    """
+    if not isinstance(frame, np.ndarray):
+        raise FrameError(
+            f"a frame is a numpy array, not {type(frame).__name__}",
+            fix="Pass uint8 [H, W, C] as OpenCV delivers it.",
+        )
+    image: NDArray[np.uint8] = frame
+    if image.dtype != np.uint8:
+        raise FrameError(
+            f"frame has dtype {frame.dtype}, not uint8", fix="Convert it to 8 bits first."
+        )
+    if image.ndim == 2 and channels == 1:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] != channels:
+        raise FrameError(
+            f"frame has shape {list(frame.shape)}, the bundle wants [H, W, {channels}]",
+            fix="Convert grey or alpha images with cv2.cvtColor to the channels of the footage "
+            "that the bundle was trained on.",
+        )
+    if image.size == 0:
+        raise FrameError(
+            f"frame of shape {list(frame.shape)} has no pixels", fix="Check the source."
+        )
+    return image
+
+
+def fit_frame(frame: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Bring a frame to the graph's input size.
+
+    Area averaging where the frame shrinks (no aliasing), bilinear where it grows.
+
+    Args:
+        frame: uint8 [H, W, C], any size.
+        geometry: The graph's sizes.
+
+    Returns:
+        uint8 [height, width, C], contiguous. The frame itself where it already fits.
+    """
+    rows, columns = frame.shape[:2]
+    if (rows, columns) == (geometry.height, geometry.width):
+        return np.ascontiguousarray(frame)
+    cv2 = import_cv2()
+    top, left, height, width = geometry.box(rows, columns)
+    shrinks = height < rows or width < columns
+    picture = cv2.resize(
+        frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if (height, width) == (geometry.height, geometry.width):
+        return np.asarray(picture, np.uint8)
+    canvas = np.full((geometry.height, geometry.width, frame.shape[2]), LETTERBOX_VALUE, np.uint8)
+    canvas[top : top + height, left : left + width] = picture
+    return canvas
+
+
+def fit_labels(
+    labels: NDArray[np.uint8], geometry: Geometry, height: int, width: int
+) -> NDArray[np.uint8]:
+    """Bring a label map back to the frame's own size (nearest neighbour).
+
+    Args:
+        labels: uint8 [h, w] over the graph's input, at any output stride.
+        geometry: The graph's sizes.
+        height: Rows of the frame.
+        width: Columns of the frame.
+
+    Returns:
+        uint8 [height, width].
+    """
+    top, left, rows, columns = geometry.box(height, width)
+    if (rows, columns) != (geometry.height, geometry.width):
+        scale_y = labels.shape[0] / geometry.height
+        scale_x = labels.shape[1] / geometry.width
+        y0, x0 = round(top * scale_y), round(left * scale_x)
+        y1 = max(y0 + 1, round((top + rows) * scale_y))
+        x1 = max(x0 + 1, round((left + columns) * scale_x))
+        labels = labels[y0:y1, x0:x1]
+    if labels.shape == (height, width):
+        return labels
+    cv2 = import_cv2()
+    # INTER_NEAREST_EXACT samples at pixel centres; INTER_NEAREST would shift by half a cell.
+    resized = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8)
+
+
+def fit_region(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.bool_]:
+    """Bring a region-of-interest mask to the frame's size.
+
+    Args:
+        mask: uint8 [h, w] or [h, w, C]; pixels above 127 in any channel are inside.
+        height: Rows of the frame.
+        width: Columns of the frame.
+
+    Returns:
+        bool [height, width], True outside: those labels become void (255).
+    """
+    flat = mask.max(axis=2) if mask.ndim == 3 else mask
+    if flat.shape != (height, width):
+        cv2 = import_cv2()
+        flat = cv2.resize(flat, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(flat <= 127)
+
+
+def apply_region(labels: NDArray[np.uint8], outside: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Set labels outside the region of interest to void.
+
+    Args:
+        labels: uint8 [H, W].
+        outside: bool [H, W].
+
+    Returns:
+        uint8 [H, W], a new array.
+    """
+    result = labels.copy()
+    result[outside] = VOID
+    return result

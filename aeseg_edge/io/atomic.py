@@ -1,0 +1,137 @@
+"""Files that are whole or as they were before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aeseg_edge.errors import AesegError, SinkError
+
+_FIXES = {
+    errno.ENOSPC: "Free some space, or write to another disk.",
+    errno.EDQUOT: "Your quota is used up: free some space, or write to another disk.",
+    errno.EFBIG: "The file is larger than this system allows: write to another disk.",
+    errno.EACCES: "Choose a folder that you may write to.",
+    errno.EPERM: "Choose a folder that you may write to.",
+    errno.EROFS: "The disk is read-only: choose another folder.",
+    errno.ENOENT: "Make the folder first.",
+    errno.ENOTDIR: "Choose a name inside a folder.",
+    errno.EISDIR: "Choose the name of a file, not of a folder.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+
+def write_error(path: Path, problem: OSError, *, error: type[AesegError]) -> AesegError:
+    """Turn what the system said into an error with a fix.
+
+    Args:
+        path: The file that was to be written.
+        problem: What the system raised.
+        error: Class to make.
+
+    Returns:
+        An error to raise from ``problem``.
+    """
+    reason = os.strerror(problem.errno) if problem.errno else str(problem)
+    fix = _FIXES.get(problem.errno or 0, "Check the disk and the folder.")
+    return error(f"{path} cannot be written: {reason}", fix=fix)
+
+
+def temporary_beside(path: Path, *, error: type[AesegError] = SinkError) -> Path:
+    """Make an empty file in the target's folder, to be given the target's name later.
+
+    Args:
+        path: Target file. Where it is a link, the file it points to is the target.
+        error: Class of what is raised.
+
+    Returns:
+        A new, hidden file with the target's suffix.
+
+    Raises:
+        AesegError: Of class ``error``, if the target is a folder, or its folder is missing
+            or cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    # A long name leaves no room for the random part (255 bytes on most file systems).
+    stem = target.stem[:40]
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        while True:
+            temporary = target.with_name(f".{stem}-{secrets.token_hex(4)}{target.suffix}")
+            try:
+                # Mode 0666 less the umask, as any other new file; mkstemp would give 0600.
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+            except FileExistsError:
+                continue
+            return temporary
+    except OSError as problem:
+        raise write_error(path, problem, error=error) from problem
+
+
+def move_into_place(
+    temporary: Path, path: Path, *, error: type[AesegError] = SinkError
+) -> None:
+    """Flush a file to the disk and give it the target's name.
+
+    Args:
+        temporary: From ``temporary_beside``; closed.
+        path: Target file.
+        error: Class of what is raised.
+
+    Raises:
+        AesegError: Of class ``error``, if either fails; the target is as it was.
+    """
+    try:
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(os.path.realpath(path))
+    except OSError as problem:
+        raise write_error(path, problem, error=error) from problem
+
+
+@contextmanager
+def replacing(path: Path, *, error: type[AesegError] = SinkError) -> Iterator[Path]:
+    """Give a temporary path beside the target, and rename it when the block ends well.
+
+    The temporary file is flushed to the disk first, and removed if anything fails,
+    Ctrl-C included.
+
+    Args:
+        path: Target file.
+        error: Class of what is raised.
+
+    Yields:
+        A path in the target's folder, with the target's suffix.
+
+    Raises:
+        AesegError: Of class ``error``, if the file cannot be written.
+    """
+    temporary = temporary_beside(path, error=error)
+    try:
+        try:
+            yield temporary
+        except OSError as problem:
+            raise write_error(path, problem, error=error) from problem
+        move_into_place(temporary, path, error=error)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, error: type[AesegError] = SinkError) -> None:
+    """Write a whole file at once.
+
+    Args:
+        path: Target file; its folder must exist.
+        data: Its new content.
+        error: Class of what is raised.
+
+    Raises:
+        AesegError: Of class ``error``, if the file cannot be written.
+    """
+    with replacing(path, error=error) as temporary:
+        temporary.write_bytes(data)

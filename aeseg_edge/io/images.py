@@ -1,0 +1,78 @@
+"""Image files: which they are, in what order, and how they become frames."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.geometry import import_cv2
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+)
+
+
+def is_image(path: Path) -> bool:
+    """Say whether a name looks like an image file's."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Order names as people do: ``frame2`` before ``frame10``.
+
+    Args:
+        name: A path or file name.
+
+    Returns:
+        A sort key.
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
+    """Decode an image file to the channels wanted.
+
+    16-bit values are divided by 257, so that 65535 becomes 255. Grey is repeated for
+    colour, colour is made grey (ITU-R BT.601) for one channel, alpha is dropped unless
+    four channels are wanted.
+
+    Args:
+        data: The bytes of the file.
+        channels: C, 1, 3 or 4.
+
+    Returns:
+        uint8 [H, W, C], or why that is not possible ("is not ...").
+    """
+    cv2 = import_cv2()
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error as error:
+        return f"cannot be decoded ({error.err})"
+    if image is None:
+        return "is not an image that OpenCV can decode"
+    if image.dtype == np.uint16:
+        image = np.round(image / 257.0).astype(np.uint8)
+    if image.dtype != np.uint8:
+        return f"holds {image.dtype} values, not 8 or 16 bits"
+    if image.ndim == 2:
+        image = image[..., None]
+    have = image.shape[2]
+    if have == channels:
+        return np.ascontiguousarray(image)
+    codes = {
+        (1, 3): cv2.COLOR_GRAY2BGR,
+        (4, 3): cv2.COLOR_BGRA2BGR,
+        (3, 1): cv2.COLOR_BGR2GRAY,
+        (4, 1): cv2.COLOR_BGRA2GRAY,
+    }
+    if (have, channels) not in codes:
+        return f"has {have} channels, {channels} are wanted"
+    converted = cv2.cvtColor(image, codes[have, channels])
+    return np.ascontiguousarray(converted.reshape(*image.shape[:2], channels), np.uint8)

@@ -1,0 +1,386 @@
+"""Segmenter: a bundle, a backend, and frames of any size in; label maps out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.backends.base import Backend, Outputs
+from aeseg_edge.bundle import Bundle
+from aeseg_edge.codebook import ClassInfo, Codebook, default_classes, palette
+from aeseg_edge.errors import BackendError, EngineNotBuilt, UsageError
+from aeseg_edge.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
+from aeseg_edge.manifest import BACKENDS, PRECISIONS, Entry, Manifest
+
+if TYPE_CHECKING:
+    from aeseg_edge.io.frame import Frame
+    from aeseg_edge.io.sources import Source
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What one frame became.
+
+    Attributes:
+        labels: uint8 [H, W] at the frame's own size: class ids, 255 is void.
+        classes: Every class of the bundle.
+        palette: uint8 [256, 3], BGR: ``palette[labels]`` is a picture.
+        milliseconds: ``preprocess``, ``inference``, ``postprocess``, ``total``.
+        frame_age: Seconds from capture to labels; None where capture time is unknown.
+        margin: float32 [h/r, w/r] over the graph's input: best minus second-best score.
+        latents: float32 [D, h/r, w/r] over the graph's input.
+        frame: The frame itself, from ``stream``.
+    """
+
+    labels: NDArray[np.uint8]
+    classes: tuple[ClassInfo, ...]
+    palette: NDArray[np.uint8]
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    frame_age: float | None = None
+    margin: NDArray[np.float32] | None = None
+    latents: NDArray[np.float32] | None = None
+    frame: Frame | None = None
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Share of the pixels that each class covers, 0..1, by class id; void counts too."""
+        counts = np.bincount(self.labels.ravel(), minlength=256)
+        return {int(i): float(counts[i] / self.labels.size) for i in np.flatnonzero(counts)}
+
+
+class Segmenter:
+    """Turns frames into label maps with one bundle on one backend.
+
+    A context manager. Calls come from one thread at a time.
+
+    Args:
+        bundle: A verified bundle.
+        backend: An open backend for one of its graphs.
+        entry: The manifest entry that the graph belongs to.
+        roi: Region of interest, uint8 [h, w], above 127 inside; labels outside are void.
+        smooth: Share of the last frame's latents in each frame's, 0 up to below 1.
+
+    Raises:
+        UsageError: If ``smooth`` is out of range.
+
+    Example:
+        >>> with Segmenter.load("street.aeseg") as seg:  # doctest: +SKIP
+        ...     for result in seg.stream("video.mp4"):
+        ...         print(result.labels.shape, result.shares)
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        entry: Entry,
+        *,
+        roi: NDArray[np.uint8] | None = None,
+        smooth: float = 0.0,
+    ) -> None:
+        if not 0.0 <= smooth < 1.0:
+            raise UsageError(f"smoothing {smooth} is not within 0..1", fix="Use 0.5, for instance.")
+        self.bundle = bundle
+        self.entry = entry
+        self.smooth = smooth
+        self._backend = backend
+        self._roi = roi if roi is not None else bundle.region
+        self._roi_is_framed = roi is not None
+        self._outside: NDArray[np.bool_] | None = None
+        self._use(bundle.codebook)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Bundle,
+        precision: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        *,
+        graph: str | None = None,
+        roi: NDArray[np.uint8] | None = None,
+        smooth: float = 0.0,
+        cache_dir: Path | None = None,
+    ) -> Segmenter:
+        """Open a bundle.
+
+        Args:
+            path: An ``.aeseg`` file, or a bundle that was read already.
+            precision: ``fp32``, ``fp16``, ``int8``, or ``auto``: int8 where the manifest
+                recommends it, else fp16 on TensorRT and fp32 on ONNX Runtime.
+            backend: ``onnxruntime``, ``tensorrt``, or ``auto``: TensorRT where its
+                packages are installed and an engine is in the cache.
+            threads: Threads inside one operation (ONNX Runtime); its own choice when None.
+            graph: Run the graph that was made for this other backend, on ONNX Runtime,
+                as it is written: slow, to measure what a device will compute.
+            roi: Region of interest, uint8 [h, w], above 127 inside.
+            smooth: Share of the last frame's latents, 0 up to below 1.
+            cache_dir: Where TensorRT engines are kept; the user's cache folder when None.
+
+        Raises:
+            BundleError: If the file cannot be used, or has no such graph.
+            UsageError: If an option is unknown.
+            EngineNotBuilt: If TensorRT is asked for and has no engine yet.
+            BackendError: If the backend cannot open the graph.
+        """
+        if precision not in (*PRECISIONS, "auto"):
+            raise UsageError(
+                f"precision {precision!r} is unknown", fix=f"Use one of {PRECISIONS} or auto."
+            )
+        if backend not in (*BACKENDS, "auto"):
+            raise UsageError(
+                f"backend {backend!r} is unknown", fix=f"Use one of {BACKENDS} or auto."
+            )
+        if graph is not None and graph not in BACKENDS:
+            raise UsageError(f"graph {graph!r} is unknown", fix=f"Use one of {BACKENDS}.")
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        if backend in ("auto", "tensorrt") and graph is None:
+            opened = _open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")
+            if opened is not None:
+                runner, entry = opened
+                return cls(bundle, runner, entry, roi=roi, smooth=smooth)
+        entry = _choose(bundle.manifest, precision, graph or "onnxruntime")
+        from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
+
+        cpu = OnnxRuntimeBackend(
+            bundle.graph(*entry.key),
+            bundle.manifest.spec,
+            bundle.codebook,
+            threads=threads,
+            emulate=entry.backend != "onnxruntime",
+        )
+        return cls(bundle, cpu, entry, roi=roi, smooth=smooth)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @property
+    def codebook(self) -> Codebook:
+        """The codebook in use."""
+        return self._codebook
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The classes in use."""
+        return self._codebook.classes
+
+    @property
+    def backend(self) -> Backend:
+        """The backend, for those who pipeline frames themselves."""
+        return self._backend
+
+    def set_codebook(self, codebook: Codebook) -> None:
+        """Use other centres, names or colours from the next frame on; no new graph.
+
+        Raises:
+            CodebookError: If it is for other latents.
+        """
+        self._backend.set_codebook(codebook)
+        self._use(codebook)
+
+    def __call__(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        captured: float | None = None,
+        want: frozenset[str] = frozenset(),
+    ) -> Segmentation:
+        """Segment one frame.
+
+        Args:
+            frame: uint8 [H, W, C], BGR, any size.
+            captured: ``time.monotonic()`` at capture, for the frame age.
+            want: Any of ``latents`` and ``margin``.
+
+        Returns:
+            Labels at the frame's own size, and what was asked for.
+
+        Raises:
+            FrameError: If dtype or channels are not the bundle's.
+            BackendError: If the backend is closed or fails.
+        """
+        started = time.perf_counter_ns()
+        image = check_frame(frame, self.manifest.geometry.channels)
+        ready = fit_frame(image, self.manifest.geometry)
+        prepared = time.perf_counter_ns()
+        outputs = self._run(ready, want)
+        inferred = time.perf_counter_ns()
+        labels = self._finish(outputs.labels, image.shape[0], image.shape[1])
+        done = time.perf_counter_ns()
+        return Segmentation(
+            labels=labels,
+            classes=self._codebook.classes,
+            palette=self._palette,
+            milliseconds={
+                "preprocess": (prepared - started) / 1e6,
+                "inference": (inferred - prepared) / 1e6,
+                "postprocess": (done - inferred) / 1e6,
+                "total": (done - started) / 1e6,
+            },
+            frame_age=None if captured is None else time.monotonic() - captured,
+            margin=outputs.margin,
+            latents=outputs.latents,
+        )
+
+    def stream(
+        self, source: str | Path | Source, *, want: frozenset[str] = frozenset()
+    ) -> Iterator[Segmentation]:
+        """Segment every frame of a source.
+
+        Args:
+            source: A URI or path (see ``aeseg_edge.io.sources``), or an open source.
+            want: Any of ``latents`` and ``margin``.
+
+        Yields:
+            One result a frame, in order, with ``frame`` filled in.
+
+        Raises:
+            SourceError: If the source cannot be opened or read.
+        """
+        from dataclasses import replace
+
+        from aeseg_edge.io.sources import open_source
+
+        opened: Source = (
+            open_source(str(source), channels=self.manifest.geometry.channels)
+            if isinstance(source, (str, Path))
+            else source
+        )
+        try:
+            for frame in opened:
+                result = self(frame.image, captured=frame.captured, want=want)
+                yield replace(result, frame=frame)
+        finally:
+            opened.close()
+
+    def clusters(self, frame: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Give cluster numbers instead of classes; for evaluation and naming.
+
+        The graph's remap is an input, so this is the deployed graph itself. Labels are
+        8 bits: with more than 256 clusters it runs twice, for the low and the high byte.
+
+        Args:
+            frame: uint8 [H, W, C], BGR, any size.
+
+        Returns:
+            int64 [H, W], 0..K-1.
+        """
+        image = check_frame(frame, self.manifest.geometry.channels)
+        ready = fit_frame(image, self.manifest.geometry)
+        total = np.zeros(image.shape[:2], np.int64)
+        try:
+            for shift, codebook in enumerate(self._cluster_codebooks()):
+                self._backend.set_codebook(codebook)
+                part = self._backend.collect(self._backend.submit(ready)).labels
+                sized = fit_labels(part, self.manifest.geometry, image.shape[0], image.shape[1])
+                total += sized.astype(np.int64) << (8 * shift)
+        finally:
+            self._backend.set_codebook(self._codebook)
+        return total
+
+    def reset(self) -> None:
+        """Forget the last frame: the next one is not smoothed."""
+        self._backend.reset()
+
+    def close(self) -> None:
+        """Release the backend. Closing twice is fine."""
+        self._backend.close()
+
+    def __enter__(self) -> Segmenter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _use(self, codebook: Codebook) -> None:
+        self._codebook = codebook
+        self._palette = palette(codebook.classes)
+
+    def _cluster_codebooks(self) -> list[Codebook]:
+        book = self._codebook
+        numbers = np.arange(book.clusters)
+        shifts = [0] if book.clusters <= 256 else [0, 8]
+        return [
+            Codebook(
+                weights=book.weights,
+                bias=book.bias,
+                remap=((numbers >> shift) & 255).astype(np.uint8),
+                classes=default_classes(255),
+                method=book.method,
+            )
+            for shift in shifts
+        ]
+
+    def _run(self, ready: NDArray[np.uint8], want: frozenset[str]) -> Outputs:
+        ticket = self._backend.submit(ready, mix=self.smooth)
+        return self._backend.collect(ticket, want)
+
+    def _finish(self, labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        sized = fit_labels(labels, self.manifest.geometry, height, width)
+        if self._roi is None:
+            return sized
+        if self._outside is None or self._outside.shape != (height, width):
+            if self._roi_is_framed:
+                self._outside = fit_region(self._roi, height, width)
+            else:
+                # The bundle's own region lies over the graph's input, bars included.
+                self._outside = fit_labels(self._roi, self.manifest.geometry, height, width) <= 127
+        return apply_region(sized, self._outside)
+
+
+def _choose(manifest: Manifest, precision: str, backend: str) -> Entry:
+    if precision != "auto":
+        entry = manifest.entry(precision, backend)
+        if not entry.recommended:
+            _log.warning("%s for %s is not recommended: %s", precision, backend, entry.note)
+        return entry
+    order = ("int8", "fp16", "fp32") if backend == "tensorrt" else ("int8", "fp32")
+    for name in order:
+        for entry in manifest.entries:
+            if entry.key == (name, backend) and entry.recommended:
+                return entry
+    return manifest.entry("fp32", backend)
+
+
+def _open_tensorrt(
+    bundle: Bundle, precision: str, cache_dir: Path | None, *, required: bool
+) -> tuple[Backend, Entry] | None:
+    """Open an engine; None where TensorRT is not to be had and not required."""
+    if not required and (find_spec("tensorrt") is None or find_spec("pycuda") is None):
+        return None
+    from aeseg_edge.backends.tensorrt import open_backend
+
+    entry = _choose(bundle.manifest, precision, "tensorrt")
+    try:
+        return open_backend(bundle, entry, cache_dir=cache_dir), entry
+    except EngineNotBuilt as error:
+        if required:
+            raise
+        _log.warning("using ONNX Runtime: %s", error)
+    except BackendError as error:
+        if required:
+            raise
+        _log.warning("TensorRT cannot be used, using ONNX Runtime: %s", error)
+    return None

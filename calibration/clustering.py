@@ -1,0 +1,189 @@
+"""Codebooks from latents: K-means and spherical K-means centres, and how stable they are."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.codebook import MAX_CLASSES, Codebook, default_classes
+from aeseg_edge.errors import CalibrationError, MissingDependency
+
+_log = logging.getLogger(__name__)
+
+METHODS = ("kmeans", "spherical")
+
+MAX_CLUSTERS = 65536 // 64
+"""1024: far past use, and small enough for the head's score planes."""
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What K-means found.
+
+    Attributes:
+        centres: float32 [K, D], the largest cluster first.
+        shares: float64 [K], share of the samples in each cluster.
+        inertia: Mean squared distance of a sample to its centre, in latent units.
+        method: ``kmeans`` or ``spherical``.
+        stability: Mean adjusted Rand index between restarts, on the samples: 1 means
+            every restart finds the same clusters (Hubert and Arabie, 1985). None with
+            one restart.
+    """
+
+    centres: NDArray[np.float32]
+    shares: NDArray[np.float64]
+    inertia: float
+    stability: float | None
+    method: str = "kmeans"
+
+
+def cluster(
+    latents: NDArray[np.float32],
+    clusters: int,
+    *,
+    method: str = "kmeans",
+    restarts: int = 4,
+    seed: int = 0,
+) -> Clustering:
+    """Fit centres: k-means++ starts (Arthur and Vassilvitskii, 2007), Lloyd iterations.
+
+    ``spherical`` (Dhillon and Modha, 2001) clusters directions: latents are scaled to unit
+    length, centres too, and the centre with the largest cosine wins. How strong a latent is,
+    which follows contrast and lighting, then does not count.
+
+    Args:
+        latents: float32 [n, D], centred.
+        clusters: K, at least 2.
+        method: ``kmeans`` or ``spherical``.
+        restarts: Independent starts; the one with the lowest inertia is kept.
+        seed: Makes the result repeatable.
+
+    Returns:
+        Centres ordered by share, so that class 0 is what there is most of.
+
+    Raises:
+        CalibrationError: If K is below 2, above 1024, or above the number of distinct
+            samples, or the method is unknown.
+        MissingDependency: If scikit-learn is not installed.
+    """
+    try:
+        from sklearn.cluster import KMeans
+        from sklearn.metrics import adjusted_rand_score
+    except ImportError as error:
+        raise MissingDependency(
+            f"scikit-learn is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    if method not in METHODS:
+        raise CalibrationError(
+            f"clustering method {method!r} is unknown", fix=f"Use one of {', '.join(METHODS)}."
+        )
+    points = unit(latents) if method == "spherical" else latents
+    check_clusters(points, clusters)
+    fits = []
+    for restart in range(max(1, restarts)):
+        fit = KMeans(clusters, init="k-means++", n_init=1, random_state=seed * 1000 + restart)
+        fits.append(fit.fit(points))
+    best = min(fits, key=lambda fit: float(fit.inertia_))
+    others = [
+        float(adjusted_rand_score(best.labels_, fit.labels_)) for fit in fits if fit is not best
+    ]
+    centres = np.asarray(best.cluster_centers_, np.float32)
+    labels = np.asarray(best.labels_)
+    if method == "spherical":
+        centres, labels = _to_sphere(points, centres)
+    counts = np.bincount(labels, minlength=clusters)
+    order = np.argsort(-counts, kind="stable")
+    return Clustering(
+        centres=centres[order],
+        shares=counts[order] / len(points),
+        inertia=float(best.inertia_) / len(points),
+        stability=float(np.mean(others)) if others else None,
+        method=method,
+    )
+
+
+def unit(latents: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale latents to unit length; zeros stay zeros.
+
+    Args:
+        latents: float32 [n, D].
+
+    Returns:
+        float32 [n, D].
+    """
+    norms = np.linalg.norm(latents, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = (latents / np.maximum(norms, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def _to_sphere(
+    points: NDArray[np.float32], centres: NDArray[np.float32], iterations: int = 10
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Move K-means centres of unit vectors onto the sphere and let them settle there."""
+    centres = unit(centres)
+    labels = (points @ centres.T).argmax(axis=1)
+    for _ in range(iterations):
+        sums = np.zeros_like(centres, dtype=np.float64)
+        np.add.at(sums, labels, points)
+        # A centre that lost all its points stays where it is.
+        lost = np.bincount(labels, minlength=len(centres)) == 0
+        centres = np.where(lost[:, None], centres, unit(sums.astype(np.float32)))
+        moved = (points @ centres.T).argmax(axis=1)
+        if (moved == labels).all():
+            break
+        labels = moved
+    return centres, labels
+
+
+def check_clusters(latents: NDArray[np.float32], clusters: int) -> None:
+    """Refuse a K that the samples cannot support.
+
+    Raises:
+        CalibrationError: If K is below 2, above 1024, or above the number of distinct
+            samples.
+    """
+    if not 2 <= clusters <= MAX_CLUSTERS:
+        raise CalibrationError(
+            f"{clusters} clusters are not within 2..{MAX_CLUSTERS}", fix="Use 8 to 256."
+        )
+    distinct = len(np.unique(latents[: 64 * clusters], axis=0))
+    if distinct < clusters:
+        distinct = len(np.unique(latents, axis=0))
+    if distinct < clusters:
+        raise CalibrationError(
+            f"{clusters} clusters are more than the {distinct} distinct latents of the footage",
+            fix="Give more footage or larger images, or ask for fewer clusters.",
+        )
+
+
+def codebook_from(clustering: Clustering) -> Codebook:
+    """Make a codebook; with more clusters than class ids the nearest centres share one.
+
+    Args:
+        clustering: Centres to assign by. Unit centres of ``spherical`` all have the same
+            norm, so nearest centre and largest cosine are the same decision.
+
+    Returns:
+        One class a cluster up to 255 clusters; 255 classes beyond (Ward linkage of the
+        centres), until somebody names them.
+    """
+    count = len(clustering.centres)
+    if count <= MAX_CLASSES:
+        return Codebook.from_centres(clustering.centres, method=clustering.method)
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    groups = fcluster(linkage(clustering.centres, "ward"), MAX_CLASSES, criterion="maxclust")
+    # Number groups by their first, that is their largest, cluster.
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return Codebook.from_centres(
+        clustering.centres,
+        classes=default_classes(len(first)),
+        remap=rank[inverse.ravel()],
+        method=clustering.method,
+    )

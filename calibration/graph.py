@@ -1,0 +1,354 @@
+"""The deployed graph as ONNX: encoder plus head, and the surgery between the two.
+
+The trainer exports one encoder in float32 (``frame`` -> ``encoded``). Everything else is
+made from it here, without torch: centring, the fp16 encoder, and the head that smooths,
+scores, upsamples and assigns. ``calibration.ranges`` makes the two int8 encoders.
+
+The head's contract (names, shapes, dtypes) is in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.errors import ExportError
+
+OPSET = 19
+"""INT8 scales of type float16 need 19; TensorRT 10.3 reads up to 20."""
+
+IR_VERSION = 9
+"""The IR version that came with opset 19: old ONNX Runtimes read it."""
+
+FRAME = "frame"
+NORMALISED = "normalised"
+ENCODED = "encoded"
+INPUTS = (FRAME, "weights", "bias", "remap", "previous", "mix")
+OUTPUTS = ("labels", "latents", "margin")
+
+_FIX = "Export the model again with this version of aeseg_edge."
+
+
+def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
+    """Put the head behind an encoder.
+
+    ``latents = encoded + mix * (previous - encoded)``; scores ``W [z, z^2] + b`` at
+    stride r; bilinear half-pixel upsampling to stride s (ONNX Resize-19); argmax.
+
+    Args:
+        encoder: ``frame`` uint8 [1, H, W, C] -> ``encoded`` float32 [1, D, H/r, W/r].
+        spec: Sizes. H, W and K stay symbolic in the graph (``height``, ``width``,
+            ``clusters``); a backend fixes H and W when it opens it.
+
+    Returns:
+        A checked model with the inputs and outputs of the contract.
+
+    Raises:
+        ExportError: If the encoder has other inputs or outputs, or the strides do not
+            divide.
+    """
+    _expect(encoder, [FRAME], [ENCODED])
+    if spec.stride % spec.output_stride:
+        raise ExportError(
+            f"output stride {spec.output_stride} does not divide the encoder's {spec.stride}",
+            fix="Use 1, 2, 4 or the encoder's own stride.",
+        )
+    model = onnx.ModelProto()
+    model.CopyFrom(encoder)
+    graph = model.graph
+    dim = spec.latent_dim
+    factor = spec.stride // spec.output_stride
+
+    constants: dict[str, NDArray[Any]] = {
+        "head.axis1": np.array([1], np.int64),
+        "head.flat": np.array([1, 2 * dim, -1], np.int64),
+        "head.two": np.array([2], np.int64),
+        "head.zero": np.array([0], np.int64),
+        "head.one": np.array([1], np.int64),
+        "head.grid_from": np.array([2], np.int64),
+        "head.grid_to": np.array([4], np.int64),
+        "head.batch": np.array([1, -1], np.int64),
+        "head.batch_one": np.array([1], np.int64),
+        "head.scales": np.array([1, 1, factor, factor], np.float32),
+    }
+    used: list[str] = []
+
+    def const(name: str) -> str:
+        used.append(f"head.{name}")
+        return f"head.{name}"
+
+    nodes: list[onnx.NodeProto] = []
+
+    def add(op: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
+        nodes.append(
+            helper.make_node(op, list(inputs), [output], name=f"head/{output}", **attributes)
+        )
+        return output
+
+    step = add("Sub", ["previous", ENCODED], "head_step")
+    step = add("Mul", [step, "mix"], "head_mixed")
+    latents = add("Add", [ENCODED, step], "latents")
+    square = add("Mul", [latents, latents], "head_square")
+    phi = add("Concat", [latents, square], "head_phi", axis=1)
+    flat = add("Reshape", [phi, const("flat")], "head_flat")
+    raw = add("MatMul", ["weights", flat], "head_raw")
+    scores = add("Add", [raw, "bias"], "head_scores")
+    grid = add("Shape", [latents], "head_grid", start=2, end=4)
+    shape = add("Concat", [const("batch"), grid], "head_shape", axis=0)
+    planes = add("Reshape", [scores, shape], "head_planes")
+
+    top = "head_top"
+    nodes.append(
+        helper.make_node(
+            "TopK",
+            [scores, const("two")],
+            [top, "head_top_index"],
+            name="head/top",
+            axis=1,
+            largest=1,
+            sorted=1,
+        )
+    )
+    best, second = "head_best", "head_second"
+    nodes.append(
+        helper.make_node("Split", [top], [best, second], name="head/split", axis=1, num_outputs=2)
+    )
+    gap = add("Sub", [best, second], "head_gap")
+    margin_shape = add("Concat", [const("batch_one"), grid], "head_margin_shape", axis=0)
+    add("Reshape", [gap, margin_shape], "margin")
+
+    if factor > 1:
+        planes = add(
+            "Resize",
+            [planes, "", const("scales")],
+            "head_upsampled",
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
+    cluster = add("ArgMax", [planes], "head_cluster", axis=1, keepdims=0)
+    label = add("Gather", ["remap", cluster], "head_class", axis=0)
+    # TensorRT writes uint8 outputs only from a float cast, and only as graph outputs.
+    half = add("Cast", [label], "head_half", to=TensorProto.FLOAT16)
+    add("Cast", [half], "labels", to=TensorProto.UINT8)
+
+    graph.node.extend(nodes)
+    graph.initializer.extend(
+        numpy_helper.from_array(constants[name], name) for name in dict.fromkeys(used)
+    )
+    tensor = helper.make_tensor_value_info
+    grid_dims = ["latent_height", "latent_width"]
+    del graph.input[:]
+    del graph.output[:]
+    del graph.value_info[:]
+    graph.input.extend(
+        [
+            tensor(FRAME, TensorProto.UINT8, [1, "height", "width", spec.channels]),
+            tensor("weights", TensorProto.FLOAT, ["clusters", 2 * dim]),
+            tensor("bias", TensorProto.FLOAT, ["clusters", 1]),
+            tensor("remap", TensorProto.FLOAT, ["clusters"]),
+            tensor("previous", TensorProto.FLOAT, [1, dim, *grid_dims]),
+            tensor("mix", TensorProto.FLOAT, [1]),
+        ]
+    )
+    graph.output.extend(
+        [
+            tensor("labels", TensorProto.UINT8, [1, "label_height", "label_width"]),
+            tensor("latents", TensorProto.FLOAT, [1, dim, *grid_dims]),
+            tensor("margin", TensorProto.FLOAT, [1, *grid_dims]),
+        ]
+    )
+    return finish(model)
+
+
+def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give back the encoder that ``attach_head`` was given.
+
+    Args:
+        model: A deployed graph.
+
+    Returns:
+        ``frame`` -> ``encoded``, as before the head was attached.
+
+    Raises:
+        ExportError: If the model is not a deployed graph.
+    """
+    _expect(model, list(INPUTS), list(OUTPUTS))
+    encoder = onnx.ModelProto()
+    encoder.CopyFrom(model)
+    graph = encoder.graph
+    nodes = [node for node in graph.node if not node.name.startswith("head/")]
+    weights = [item for item in graph.initializer if not item.name.startswith("head.")]
+    frame = next(item for item in graph.input if item.name == FRAME)
+    latents = next(item for item in graph.output if item.name == "latents")
+    encoded = onnx.ValueInfoProto()
+    encoded.CopyFrom(latents)
+    encoded.name = ENCODED
+    for field, items in (
+        (graph.node, nodes),
+        (graph.initializer, weights),
+        (graph.input, [frame]),
+        (graph.output, [encoded]),
+    ):
+        kept = [type(item).FromString(item.SerializeToString()) for item in items]
+        del field[:]
+        field.extend(kept)
+    return finish(encoder)
+
+
+def centre_latents(encoder: onnx.ModelProto, mean: NDArray[np.floating]) -> onnx.ModelProto:
+    """Subtract a fixed mean from the latents by changing the last bias.
+
+    Centred latents keep fp16 scores exact: with a large common offset the differences
+    between scores drown in rounding.
+
+    Args:
+        encoder: float32 encoder whose last node is the projection.
+        mean: float [D].
+
+    Returns:
+        The same encoder with ``bias - mean``.
+
+    Raises:
+        ExportError: If the last convolution has no bias of that length.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(encoder)
+    projection = _producer(model, ENCODED)
+    if projection.op_type != "Conv" or len(projection.input) != 3:
+        raise ExportError("the encoder does not end in a convolution with a bias", fix=_FIX)
+    bias = _initializer(model, projection.input[2])
+    values = numpy_helper.to_array(bias)
+    if values.shape != mean.shape or values.dtype != np.float32:
+        raise ExportError(
+            f"the projection's bias is {values.dtype} {values.shape}, the mean {mean.shape}",
+            fix=_FIX,
+        )
+    bias.CopyFrom(numpy_helper.from_array((values - mean).astype(np.float32), bias.name))
+    return finish(model)
+
+
+def to_half(encoder: onnx.ModelProto) -> onnx.ModelProto:
+    """Make the fp16 encoder: float16 from the first convolution to the projection.
+
+    Normalisation stays in float32 in front, and ``encoded`` is cast back to float32, so
+    the head works on float32 (a property of the graph, not of a builder flag).
+
+    Args:
+        encoder: float32 encoder.
+
+    Returns:
+        An encoder with the same input and output and fp16 weights.
+
+    Raises:
+        ExportError: If a weight overflows float16.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(encoder)
+    graph = model.graph
+    normaliser = _producer(model, NORMALISED)
+    outside = upstream(model, NORMALISED)
+    inside = [node for node in graph.node if node.name not in outside]
+    keep_float = {name for node in inside if node.op_type == "Resize" for name in node.input[1:]}
+    names = {name for node in inside for name in node.input} - keep_float
+    for item in graph.initializer:
+        if item.name in names and item.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(item)
+            half = values.astype(np.float16)
+            if not np.isfinite(half).all():
+                raise ExportError(
+                    f"weight {item.name} overflows float16 (largest {np.abs(values).max():g})",
+                    fix="Train with weight decay or a lower learning rate.",
+                )
+            item.CopyFrom(numpy_helper.from_array(half, item.name))
+    for node in inside:
+        for index, name in enumerate(node.input):
+            if name == NORMALISED:
+                node.input[index] = "normalised_half"
+        for index, name in enumerate(node.output):
+            if name == ENCODED:
+                node.output[index] = "encoded_half"
+    cast_in = helper.make_node(
+        "Cast", [NORMALISED], ["normalised_half"], name="to_half", to=TensorProto.FLOAT16
+    )
+    cast_out = helper.make_node(
+        "Cast", ["encoded_half"], [ENCODED], name="to_float", to=TensorProto.FLOAT
+    )
+    graph.node.insert(list(graph.node).index(normaliser) + 1, cast_in)
+    graph.node.append(cast_out)
+    del graph.value_info[:]
+    return finish(model)
+
+
+def finish(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Set versions and check a model.
+
+    Args:
+        model: Any model of this project; changed in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ExportError: If onnx.checker refuses it.
+    """
+    model.ir_version = IR_VERSION
+    model.producer_name = "aeseg_edge"
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", OPSET))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the graph is not valid ONNX: {error}", fix=_FIX) from error
+    return model
+
+
+def _expect(model: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> None:
+    found = [i.name for i in model.graph.input], [o.name for o in model.graph.output]
+    if found != (inputs, outputs):
+        raise ExportError(
+            f"the graph has inputs {found[0]} and outputs {found[1]}, not {inputs} and {outputs}",
+            fix=_FIX,
+        )
+
+
+def _producer(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto:
+    for node in model.graph.node:
+        if tensor in node.output:
+            found: onnx.NodeProto = node
+            return found
+    raise ExportError(f"no node of the graph makes {tensor}", fix=_FIX)
+
+
+def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    for item in model.graph.initializer:
+        if item.name == name:
+            found: onnx.TensorProto = item
+            return found
+    raise ExportError(f"the graph has no weight {name}", fix=_FIX)
+
+
+def upstream(model: onnx.ModelProto, tensor: str) -> set[str]:
+    """Names of the nodes that a tensor is made by, directly or not.
+
+    Args:
+        model: Any graph.
+        tensor: Name of a tensor in it.
+
+    Returns:
+        Node names; empty for an input or a weight.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    todo = [tensor]
+    while todo:
+        node = makers.get(todo.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            todo.extend(node.input)
+    return found

@@ -1,0 +1,116 @@
+"""Latents of frames, from the encoder's ONNX graph: no torch needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from aeseg_edge.errors import CalibrationError, MissingDependency
+
+from .graph import ENCODED, FRAME
+
+Tick = Callable[[float], None]
+
+
+class EncoderSession:
+    """Runs an encoder's ONNX graph (``frame`` -> ``encoded``) on the CPU.
+
+    Args:
+        encoder: float32 encoder.
+        threads: Threads inside one operation; ONNX Runtime's own choice when None.
+
+    Raises:
+        MissingDependency: If onnxruntime is not installed.
+    """
+
+    def __init__(self, encoder: onnx.ModelProto, *, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingDependency(
+                f"onnxruntime is not importable ({error})",
+                fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session: Any = onnxruntime.InferenceSession(
+            encoder.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode one frame.
+
+        Args:
+            frame: uint8 [H, W, C] at a multiple of the deepest stride.
+
+        Returns:
+            float32 [D, H/r, W/r].
+        """
+        encoded: NDArray[np.float32] = self._session.run([ENCODED], {FRAME: frame[None]})[0][0]
+        return encoded
+
+
+def sample_latents(
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    count: int,
+    seed: int,
+    region: NDArray[np.uint8] | None = None,
+    tick: Tick | None = None,
+) -> NDArray[np.float32]:
+    """Draw latents evenly from frames, without replacement within a frame.
+
+    Args:
+        session: The encoder.
+        frames: uint8 [H, W, C] each.
+        count: Latents wanted in all; every frame gives its equal part.
+        seed: Makes the draw repeatable.
+        region: uint8 [H, W]; only latents whose cell centre lies inside (above 127) count.
+        tick: Called with the fraction done.
+
+    Returns:
+        float32 [n, D], n at most ``count`` (fewer where the frames hold fewer).
+
+    Raises:
+        CalibrationError: If there are no frames, the region is empty, or latents are not
+            finite.
+    """
+    if not len(frames):
+        raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
+    generator = np.random.default_rng(seed)
+    share = -(-count // len(frames))
+    parts = []
+    for index, frame in enumerate(frames):
+        latents = session(frame)
+        dim, rows, columns = latents.shape
+        flat = latents.reshape(dim, -1)
+        if region is not None:
+            y = (np.arange(rows) * 2 + 1) * region.shape[0] // (2 * rows)
+            x = (np.arange(columns) * 2 + 1) * region.shape[1] // (2 * columns)
+            flat = flat[:, (region[y][:, x] > 127).ravel()]
+        size = flat.shape[1]
+        if size > share:
+            flat = flat[:, np.sort(generator.choice(size, share, replace=False))]
+        parts.append(flat.T)
+        if tick is not None:
+            tick((index + 1) / len(frames))
+    samples = np.concatenate(parts).astype(np.float32, copy=False)
+    if not samples.size:
+        raise CalibrationError(
+            "the region of interest holds no latents", fix="Use a mask with a larger white part."
+        )
+    if not np.isfinite(samples).all():
+        raise CalibrationError(
+            "the encoder gives latents that are not finite",
+            fix="Train again with a lower learning rate.",
+        )
+    if len(samples) > count:
+        samples = samples[np.sort(generator.choice(len(samples), count, replace=False))]
+    return np.ascontiguousarray(samples)

@@ -1,0 +1,1 @@
+"""From footage to bundle: autoencoders, training, and the export of deployable graphs."""

@@ -1,0 +1,331 @@
+"""Autoencoders: the shared interface and the three architectures.
+
+An encoder turns an image into latents at stride r, a decoder draws the image from
+them. Every encoder here keeps its latents centred on the pixels that they describe:
+latent (i, j) lies at image position ``r * i + (r - 1) / 2``, which is what the
+half-pixel upsampling of the deployed graph assumes. Pooling windows and even kernels
+(2x2, 4x4, 6x6) do that; a 3x3 convolution of stride 2 with symmetric padding would
+shift everything by half a pixel of its input at every stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aeseg_edge.errors import UsageError
+
+Activation = Literal["sigmoid", "identity"]
+
+MEAN = 128 / 255
+"""What is subtracted from an image in 0..1. A byte minus 128 is an int8, so the first
+convolution of an INT8 graph reads the camera's own bytes, exactly."""
+
+STD = 64 / 255
+"""What the centred image is divided by: near the spread of natural images."""
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Everything that rebuilds an autoencoder before its weights are loaded.
+
+    Attributes:
+        arch: A key of ``ARCHITECTURES``.
+        latent_dim: Latent channels D, 1..1024: how fine the segmentation can be.
+        channels: Image channels C, 1..16.
+    """
+
+    arch: str = "edge"
+    latent_dim: int = 32
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse values no network can be built from."""
+        if self.arch not in ARCHITECTURES:
+            raise UsageError(
+                f"architecture {self.arch!r} is unknown",
+                fix=f"Use one of {', '.join(sorted(ARCHITECTURES))}.",
+            )
+        if not 1 <= self.latent_dim <= 1024:
+            raise UsageError(
+                f"latent dimension {self.latent_dim} is not within 1..1024",
+                fix="Use 16 to 64 for most footage.",
+            )
+        if not 1 <= self.channels <= 16:
+            raise UsageError(
+                f"{self.channels} image channels are not within 1..16",
+                fix="Use 3 for colour, 1 for grey, 4 for colour and thermal.",
+            )
+
+
+class Autoencoder(nn.Module):
+    """An encoder and a decoder behind one interface.
+
+    Images are float32 [N, C, H, W] in 0..1, channels in the frame's own order (BGR).
+    H and W must be multiples of ``multiple``.
+
+    Args:
+        config: Architecture and sizes.
+        trunk: float32 [N, C, H, W], normalised -> features [N, F, H/r, W/r].
+        project: 1x1 convolution from F features to D latents, with a bias.
+        decoder: [N, D, H/r, W/r] -> [N, C, H, W], before the activation.
+        stride: Encoder stride r.
+        multiple: The deepest stride inside the encoder.
+        activation: What turns the decoder's logits into an image.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        trunk: nn.Module,
+        project: nn.Conv2d,
+        decoder: nn.Module,
+        *,
+        stride: int,
+        multiple: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = trunk
+        self.project = project
+        self.decoder = decoder
+        self.stride = stride
+        self.multiple = multiple
+        self.decoder_activation = activation
+        # (x - 128) / 64 for bytes x: int8 holds it without any loss, see MEAN.
+        self.register_buffer("mean", torch.full((1, config.channels, 1, 1), MEAN))
+        self.register_buffer("std", torch.full((1, config.channels, 1, 1), STD))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn images into latents.
+
+        Args:
+            images: float32 [N, C, H, W] in 0..1.
+
+        Returns:
+            float32 [N, D, H/r, W/r].
+        """
+        latents: Tensor = self.project(self.trunk((images - self.mean) / self.std))
+        return latents
+
+    def logits(self, latents: Tensor) -> Tensor:
+        """Run the decoder without its activation.
+
+        Args:
+            latents: float32 [N, D, H/r, W/r].
+
+        Returns:
+            float32 [N, C, H, W]; what binary cross-entropy with logits takes.
+        """
+        drawn: Tensor = self.decoder(latents)
+        return drawn
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Draw images from latents.
+
+        Args:
+            latents: float32 [N, D, H/r, W/r].
+
+        Returns:
+            float32 [N, C, H, W], in about 0..1.
+        """
+        logits = self.logits(latents)
+        return torch.sigmoid(logits) if self.decoder_activation == "sigmoid" else logits
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode and decode.
+
+        Args:
+            images: float32 [N, C, H, W] in 0..1.
+
+        Returns:
+            Latents [N, D, H/r, W/r] and the reconstruction [N, C, H, W].
+        """
+        latents = self.encode(images)
+        return latents, self.decode(latents)
+
+
+@dataclass(frozen=True)
+class ArchitectureDefaults:
+    """What an architecture was made for; each can be overridden when training.
+
+    Attributes:
+        image_size: Width and height in pixels.
+        loss: ``mse``, ``bce`` or ``l1``.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        learning_rate: Peak learning rate.
+        batch: Images a step.
+        summary: One line for ``--help`` and ``info``.
+    """
+
+    image_size: tuple[int, int]
+    loss: str
+    optimizer: str
+    learning_rate: float
+    batch: int
+    summary: str
+
+
+ARCHITECTURES: dict[str, ArchitectureDefaults] = {
+    "edge": ArchitectureDefaults(
+        (480, 360), "l1", "adamw", 2e-3, 8, "dense 3x3 trunk with context, stride 8 (default)"
+    ),
+    "shallow": ArchitectureDefaults(
+        (224, 224), "mse", "sgd", 0.01, 8, "conv 32-64, stride 4, as in article 1"
+    ),
+    "deep": ArchitectureDefaults(
+        (256, 256), "bce", "adam", 1e-3, 8, "conv 64-128-256, stride 8, as in article 2"
+    ),
+}
+
+
+def build_autoencoder(config: AutoencoderConfig, *, seed: int | None = None) -> Autoencoder:
+    """Build an autoencoder with fresh weights.
+
+    Args:
+        config: Architecture and sizes.
+        seed: Makes the weights repeatable; torch's global generator is left as it was.
+
+    Returns:
+        The network in training mode.
+
+    Raises:
+        UsageError: If the configuration is out of range.
+    """
+    builders = {"edge": _edge, "shallow": _shallow, "deep": _deep}
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return builders[config.arch](config)
+
+
+def _shallow(config: AutoencoderConfig) -> Autoencoder:
+    """Article 1: two 3x3 convolutions with max-pooling, mirrored by transposed ones."""
+    trunk = nn.Sequential(
+        nn.Conv2d(config.channels, 32, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
+    decoder = nn.Sequential(
+        nn.ConvTranspose2d(config.latent_dim, 64, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.ConvTranspose2d(64, 32, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.ConvTranspose2d(32, config.channels, 3, padding=1),
+    )
+    project = nn.Conv2d(64, config.latent_dim, 1)
+    return Autoencoder(config, trunk, project, decoder, stride=4, multiple=4, activation="identity")
+
+
+def _deep(config: AutoencoderConfig) -> Autoencoder:
+    """Article 2: three 3x3 convolutions with max-pooling, mirrored, sigmoid output."""
+    widths = (64, 128, 256)
+    down: list[nn.Module] = []
+    before = config.channels
+    for width in widths:
+        down += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        before = width
+    project = nn.Conv2d(before, config.latent_dim, 1)
+    up: list[nn.Module] = []
+    before = config.latent_dim
+    for width in reversed(widths):
+        up += [
+            nn.Conv2d(before, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+        ]
+        before = width
+    up.append(nn.Conv2d(before, config.channels, 3, padding=1))
+    return Autoencoder(
+        config,
+        nn.Sequential(*down),
+        project,
+        nn.Sequential(*up),
+        stride=8,
+        multiple=8,
+        activation="sigmoid",
+    )
+
+
+def _unit(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU; centred padding for odd and even kernels."""
+    padding = (kernel - stride + 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel, stride, padding, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(inplace=True),
+    )
+
+
+class EdgeTrunk(nn.Module):
+    """Ours: a dense convolution trunk to 1/16, context at 1/32, features at 1/8.
+
+    Only convolutions, ReLU, additions, average pooling and nearest upsampling: each
+    keeps its accuracy in int8, and none is depthwise, which int8 tensor cores and the
+    int8 kernels of CPUs handle badly. Channels are multiples of 32.
+
+    Args:
+        channels: Image channels C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem = _unit(channels, 32, kernel=6, stride=4)
+        self.quarter = _unit(32, 32)
+        self.eighth = nn.Sequential(_unit(32, 64, 4, 2), _unit(64, 64), _unit(64, 64))
+        self.sixteenth = nn.Sequential(_unit(64, 96, 4, 2), _unit(96, 96))
+        self.context = nn.Sequential(nn.AvgPool2d(2), _unit(96, 96))
+        self.scene = nn.Conv2d(96, 96, 1)
+        self.lateral_deep = nn.Conv2d(96, 64, 1)
+        self.lateral = nn.Conv2d(64, 64, 1)
+        self.mix_deep = _unit(96, 96)
+        self.mix = _unit(64, 64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn normalised images [N, C, H, W] into features [N, 64, H/8, W/8]."""
+        fine = self.eighth(self.quarter(self.stem(images)))
+        middle = self.sixteenth(fine)
+        coarse = self.context(middle)
+        coarse = functional.relu(coarse + self.scene(coarse.mean((2, 3), keepdim=True)))
+        middle = self.mix_deep(middle + _double(coarse))
+        joined = self.lateral(fine) + _double(self.lateral_deep(middle))
+        features: Tensor = self.mix(functional.relu(joined))
+        return features
+
+
+def _double(features: Tensor) -> Tensor:
+    return functional.interpolate(features, scale_factor=2.0, mode="nearest")
+
+
+def _edge(config: AutoencoderConfig) -> Autoencoder:
+    """Ours; the decoder only serves training, so it is small and works at stride 4."""
+    decoder = nn.Sequential(
+        _unit(config.latent_dim, 64),
+        nn.Conv2d(64, 128, 3, padding=1),
+        nn.PixelShuffle(2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, 16 * config.channels, 3, padding=1),
+        nn.PixelShuffle(4),
+    )
+    return Autoencoder(
+        config,
+        EdgeTrunk(config.channels),
+        nn.Conv2d(64, config.latent_dim, 1),
+        decoder,
+        stride=8,
+        multiple=32,
+        activation="identity",
+    )

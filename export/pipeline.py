@@ -1,0 +1,423 @@
+"""Footage to bundle: the whole path, and the way back in from a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge import __version__
+from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.bundle import Bundle
+from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
+from aeseg_edge.errors import AesegError, FootageError, UsageError
+from aeseg_edge.geometry import Geometry, fit_region, import_cv2
+from aeseg_edge.segmenter import Segmenter
+
+from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
+from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
+from .footage import Footage, gather
+from .graph import export_encoder
+from .history import EpochRecord, TrainProgress
+from .settings import TrainSettings
+from .train import train
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float, str], None]
+"""(stage, fraction of that stage, short note)."""
+
+KEPT_FRAMES = 256
+"""Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``aeseg train`` can be told.
+
+    Attributes:
+        model: Architecture, latent dimension, channels.
+        image_size: Width and height; the architecture's own when None. Rounded to
+            multiples of the deepest stride.
+        resize: ``stretch`` or ``letterbox``.
+        output_stride: Label stride s; half the encoder's stride when None.
+        training: Loss, optimiser, length.
+        fit: Clusters and ranges.
+        max_frames: Budget of footage frames.
+        keep_frames: Keep a sample of the frames beside the checkpoint.
+        fresh: Start again although a checkpoint is there.
+        region: Region of interest, uint8 [h, w], or None; goes into the bundle.
+        provenance: What is known of origin and licence of the footage.
+    """
+
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    image_size: tuple[int, int] | None = None
+    resize: str = "stretch"
+    output_stride: int | None = None
+    training: TrainSettings = field(default_factory=TrainSettings)
+    fit: FitSettings = field(default_factory=FitSettings)
+    max_frames: int = 600
+    keep_frames: bool = True
+    fresh: bool = False
+    region: NDArray[np.uint8] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished bundle, and what led to it.
+
+    Attributes:
+        fitted: Bundle, clustering, agreement.
+        autoencoder: In evaluation mode.
+        footage: The frames used; None for an export from a checkpoint.
+        history: One record an epoch; empty for an export from a checkpoint.
+        folder: The checkpoint.
+    """
+
+    fitted: Fitted
+    autoencoder: Autoencoder
+    footage: Footage | None
+    history: Sequence[EpochRecord]
+    folder: Path
+
+
+def train_folder(output: Path) -> Path:
+    """Give the checkpoint folder that belongs to a bundle: ``NAME.train``."""
+    return output.with_suffix(".train")
+
+
+def round_size(size: tuple[int, int], multiple: int, arch: str) -> tuple[int, int]:
+    """Round a width and height to multiples of the deepest stride.
+
+    Args:
+        size: Width, height.
+        multiple: Deepest stride.
+        arch: For the message.
+
+    Returns:
+        Width, height; at least one multiple each.
+
+    Raises:
+        UsageError: If a side is smaller than half the deepest stride.
+    """
+    if min(size) * 2 < multiple:
+        raise UsageError(
+            f"{size[0]}x{size[1]} is too small for {arch!r}",
+            fix=f"Use at least {multiple}x{multiple}.",
+        )
+    width, height = (max(multiple, round(side / multiple) * multiple) for side in size)
+    if (width, height) != size:
+        _log.info(
+            "%dx%d becomes %dx%d: %s works on multiples of %d", *size, width, height, arch, multiple
+        )
+    return width, height
+
+
+def train_bundle(
+    sources: Sequence[str | Path],
+    output: Path,
+    options: TrainOptions,
+    *,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train on footage, calibrate, and write a bundle.
+
+    Args:
+        sources: Videos, folders, globs, zips or images.
+        output: ``NAME.aeseg``; ``NAME.train`` is made beside it.
+        options: See ``TrainOptions``.
+        progress: Called with a stage, its fraction and a note.
+
+    Raises:
+        FootageError: If the footage has too few usable frames.
+        TrainingError: If training cannot go on; the last good epoch is kept.
+        CalibrationError: If the footage cannot support what is asked.
+        BundleError: If the bundle cannot be written.
+    """
+    tell = progress or (lambda stage, fraction, note: None)
+    defaults = ARCHITECTURES[options.model.arch]
+    autoencoder = build_autoencoder(options.model, seed=options.training.seed)
+    size = round_size(
+        options.image_size or defaults.image_size, autoencoder.multiple, options.model.arch
+    )
+    geometry = Geometry(size[0], size[1], options.model.channels, options.resize)
+    output_stride = check_output_stride(options.output_stride, autoencoder.stride)
+    folder = train_folder(output)
+
+    footage = gather(
+        sources,
+        size=size,
+        channels=options.model.channels,
+        resize=_resize(options.resize),
+        max_frames=options.max_frames,
+        seed=options.training.seed,
+        progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
+    )
+    tell("footage", 1.0, "")
+    _log.info("footage: %s", footage.report.summary())
+    frames = _all_frames(footage)
+    if options.keep_frames:
+        save_frames(folder, _evenly(frames, KEPT_FRAMES))
+    else:
+        # An earlier run may have kept some.
+        shutil.rmtree(folder / FRAMES, ignore_errors=True)
+
+    result = train(
+        autoencoder,
+        footage,
+        options.training,
+        folder,
+        resume=not options.fresh,
+        progress=lambda at: tell("training", at.fraction, _note(at)),
+    )
+    summary = {
+        "arch": options.model.arch,
+        "latent_dim": options.model.latent_dim,
+        "settings": asdict(options.training),
+        "frames": len(footage.frames),
+        "held_out": len(footage.held_out),
+        **result.to_json(),
+        "trained_with": f"aeseg_edge {__version__}",
+    }
+    provenance = {
+        "weights": "trained from scratch on the footage",
+        "footage": [source.source for source in footage.report.sources],
+        "footage_licence": "not stated",
+        **options.provenance,
+    }
+    save_model(
+        folder,
+        autoencoder,
+        {
+            "geometry": asdict(geometry),
+            "output_stride": output_stride,
+            "training": summary,
+            "provenance": provenance,
+        },
+    )
+    fitted = _finish(
+        autoencoder,
+        frames,
+        geometry,
+        output_stride,
+        options.fit,
+        summary,
+        provenance,
+        options.region,
+        tell,
+    )
+    fitted = _with_preview(fitted, frames if options.keep_frames else None)
+    fitted.bundle.write(output)
+    return Trained(fitted, autoencoder, footage, result.history, folder)
+
+
+def export_bundle(
+    folder: Path,
+    output: Path,
+    *,
+    sources: Sequence[str | Path] = (),
+    image_size: tuple[int, int] | None = None,
+    output_stride: int | None = None,
+    fit: FitSettings | None = None,
+    max_frames: int = 600,
+    region: NDArray[np.uint8] | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Make a bundle from a checkpoint again, at another size or with other clusters.
+
+    Args:
+        folder: ``NAME.train``.
+        output: ``OTHER.aeseg``.
+        sources: Footage; the frames kept beside the checkpoint when empty.
+        image_size: Width, height; as trained when None.
+        output_stride: Label stride; as trained when None.
+        fit: Clusters and ranges.
+        max_frames: Budget, with ``sources``.
+        region: Region of interest, uint8 [h, w], or None.
+        progress: Called with a stage, its fraction and a note.
+
+    Raises:
+        TrainingError: If the checkpoint is missing or damaged.
+        FootageError: If there are no kept frames and no sources.
+        BundleError: If the bundle cannot be written.
+    """
+    tell = progress or (lambda stage, fraction, note: None)
+    autoencoder, meta = load_model(folder)
+    trained = Geometry(**meta["geometry"])
+    size = (
+        (trained.width, trained.height)
+        if image_size is None
+        else round_size(image_size, autoencoder.multiple, autoencoder.config.arch)
+    )
+    geometry = replace(trained, width=size[0], height=size[1])
+    stride = check_output_stride(
+        meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
+    )
+    provenance = dict(meta["provenance"])
+    kept = True
+    if sources:
+        footage = gather(
+            sources,
+            size=size,
+            channels=geometry.channels,
+            resize=_resize(geometry.resize),
+            max_frames=max_frames,
+            progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
+        )
+        tell("footage", 1.0, "")
+        frames = _all_frames(footage)
+        provenance["calibration_footage"] = [s.source for s in footage.report.sources]
+        kept = False
+    else:
+        frames = resize_frames(load_frames(folder), size)
+    fitted = _finish(
+        autoencoder,
+        frames,
+        geometry,
+        stride,
+        fit or FitSettings(),
+        meta["training"],
+        provenance,
+        region,
+        tell,
+    )
+    fitted = _with_preview(fitted, frames if kept else None)
+    fitted.bundle.write(output)
+    return Trained(fitted, autoencoder, None, (), folder)
+
+
+def check_output_stride(wanted: int | None, stride: int) -> int:
+    """Choose the label stride.
+
+    Half the encoder's stride costs little and smooths borders; see docs/performance.md.
+
+    Raises:
+        UsageError: If it does not divide the encoder's stride.
+    """
+    if wanted is None:
+        return max(1, stride // 2)
+    if wanted < 1 or stride % wanted:
+        options = [str(s) for s in range(1, stride + 1) if stride % s == 0]
+        raise UsageError(
+            f"output stride {wanted} does not divide the encoder's stride {stride}",
+            fix=f"Use one of {', '.join(options)}.",
+        )
+    return wanted
+
+
+def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring kept frames, which have the trained aspect, to another size.
+
+    Args:
+        frames: uint8 [N, H, W, C].
+        size: Width, height.
+
+    Returns:
+        uint8 [N, height, width, C].
+    """
+    if frames.shape[1:3] == (size[1], size[0]):
+        return frames
+    cv2 = import_cv2()
+    shrinks = size[0] < frames.shape[2]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = [cv2.resize(frame, size, interpolation=how) for frame in frames]
+    return np.stack(resized).reshape(len(frames), size[1], size[0], frames.shape[3])
+
+
+def _finish(
+    autoencoder: Autoencoder,
+    frames: NDArray[np.uint8],
+    geometry: Geometry,
+    output_stride: int,
+    fit: FitSettings,
+    training: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    region: NDArray[np.uint8] | None,
+    tell: Progress,
+) -> Fitted:
+    autoencoder.eval()
+    tell("exporting", 0.0, "")
+    encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
+    tell("exporting", 1.0, "")
+    inside = None
+    if region is not None:
+        outside = fit_region(region, geometry.height, geometry.width)
+        inside = np.where(outside, 0, 255).astype(np.uint8)
+    return fit_bundle(
+        encoder,
+        list(frames),
+        spec=GraphSpec(
+            height=geometry.height,
+            width=geometry.width,
+            channels=geometry.channels,
+            latent_dim=autoencoder.config.latent_dim,
+            stride=autoencoder.stride,
+            output_stride=output_stride,
+        ),
+        geometry=geometry,
+        multiple=autoencoder.multiple,
+        settings=fit,
+        training=training,
+        provenance=provenance,
+        region=inside,
+        progress=lambda stage, fraction: tell(stage, fraction, ""),
+    )
+
+
+def _with_preview(fitted: Fitted, frames: NDArray[np.uint8] | None) -> Fitted:
+    """Add a small picture of one frame and its labels; none for private footage."""
+    if frames is None or frames.shape[3] < 3:
+        return fitted
+    cv2 = import_cv2()
+    frame = frames[len(frames) // 2]
+    with Segmenter.load(fitted.bundle, precision="fp32", backend="onnxruntime") as segmenter:
+        result = segmenter(frame)
+    picture = np.concatenate([frame[..., :3], result.palette[result.labels]], axis=1)
+    scale = min(1.0, 640 / picture.shape[1])
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    if not done:
+        raise AesegError(
+            "OpenCV cannot write a JPEG preview", fix="Use an OpenCV build with JPEG support."
+        )
+    bundle = fitted.bundle
+    return replace(
+        fitted,
+        bundle=Bundle.build(
+            bundle.manifest,
+            bundle.codebook,
+            bundle.graphs,
+            preview=data.tobytes(),
+            region=bundle.region,
+        ),
+    )
+
+
+def _note(at: TrainProgress) -> str:
+    of = f"/{at.epochs}" if at.epochs else ""
+    return f"epoch {at.epoch}{of}, loss {at.loss:.4f}"
+
+
+def _all_frames(footage: Footage) -> NDArray[np.uint8]:
+    parts = [part for part in (footage.frames, footage.held_out) if len(part)]
+    if not parts:
+        raise FootageError("the footage has no frames", fix="Give some.")
+    return np.concatenate(parts)
+
+
+def _evenly(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    if len(frames) <= count:
+        return frames
+    chosen: NDArray[np.uint8] = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    return chosen
+
+
+def _resize(mode: str) -> Any:
+    return mode

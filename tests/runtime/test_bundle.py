@@ -1,0 +1,279 @@
+"""A bundle is read whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import resource
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aeseg_edge import bundle as bundle_module
+from aeseg_edge.bundle import Bundle
+from aeseg_edge.codebook import ClassInfo, Codebook
+from aeseg_edge.errors import BundleError
+from aeseg_edge.manifest import Manifest
+
+
+def contents(bundle: Bundle) -> tuple[object, ...]:
+    book = bundle.codebook
+    arrays = [book.weights, book.bias, book.remap, book.centres]
+    return (
+        bundle.manifest,
+        [None if a is None else (a.dtype, a.tobytes()) for a in arrays],
+        bundle.graphs,
+        bundle.preview,
+        None if bundle.region is None else bundle.region.tobytes(),
+    )
+
+
+def rewrite(
+    source: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]
+) -> Path:
+    """Copy a zip member by member, changing some."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            member = change(name, old.read(name))
+            if member is not None:
+                new.writestr(*member)
+    return target
+
+
+def with_manifest(source: Path, target: Path, **fields: object) -> Path:
+    def change(name: str, data: bytes) -> tuple[str, bytes]:
+        if name == "manifest.json":
+            data = json.dumps({**json.loads(data), **fields}).encode()
+        return name, data
+
+    return rewrite(source, target, change)
+
+
+def test_the_version_1_bundle_is_still_read(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    assert json.loads(zipfile.ZipFile(v1_bundle).read("manifest.json"))["schema_version"] == 1
+    assert bundle.codebook.clusters == bundle.manifest.clusters == 5
+    assert {e.key for e in bundle.manifest.entries} == {
+        ("fp32", "onnxruntime"),
+        ("fp32", "tensorrt"),
+        ("fp16", "tensorrt"),
+        ("int8", "onnxruntime"),
+        ("int8", "tensorrt"),
+    }
+
+
+def test_writing_and_reading_gives_the_same_bundle(v1_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    region = np.zeros((64, 96), np.uint8)
+    region[32:] = 255
+    full = Bundle.build(
+        bundle.manifest, bundle.codebook, bundle.graphs, preview=b"\xff\xd8", region=region
+    )
+    full.write(tmp_path / "a.aeseg")
+    again = Bundle.open(tmp_path / "a.aeseg")
+    assert contents(again) == contents(full)
+    again.write(tmp_path / "b.aeseg")
+    assert (tmp_path / "a.aeseg").read_bytes() == (tmp_path / "b.aeseg").read_bytes()
+
+
+def test_a_new_codebook_leaves_the_graphs_alone(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    names = (ClassInfo(0, "sky", (0, 0, 255)), ClassInfo(1, "rest", (9, 9, 9)))
+    book = Codebook.from_centres(
+        np.eye(7, 8, dtype=np.float32), remap=[0, 1, 1, 1, 1, 1, 255], classes=names
+    )
+    changed = bundle.with_codebook(book)
+    assert changed.graphs == bundle.graphs
+    assert changed.manifest.classes == names
+    assert changed.manifest.clusters == 7
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.3, 0.9, 0.999])
+def test_a_bundle_cut_short_is_refused(v1_bundle: Path, tmp_path: Path, keep: float) -> None:
+    data = v1_bundle.read_bytes()
+    size = int(keep * len(data)) if isinstance(keep, float) else keep
+    cut = tmp_path / "cut.aeseg"
+    cut.write_bytes(data[:size])
+    with pytest.raises(BundleError, match=r"cut\.aeseg: not a bundle, or cut short"):
+        Bundle.open(cut)
+
+
+def test_a_flipped_byte_gives_an_error_or_the_same_content(v1_bundle: Path, tmp_path: Path) -> None:
+    good = contents(Bundle.open(v1_bundle))
+    data = bytearray(v1_bundle.read_bytes())
+    generator = np.random.default_rng(0)
+    # Headers and the directory lie at the ends, where most kinds of damage are told apart.
+    ends = [*range(120), *range(len(data) - 700, len(data))]
+    places = sorted({*ends, *generator.integers(0, len(data), 150).tolist()})
+    target = tmp_path / "flipped.aeseg"
+    refused = 0
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << int(generator.integers(8))
+        target.write_bytes(damaged)
+        try:
+            found = contents(Bundle.open(target))
+        except BundleError:
+            refused += 1
+        else:
+            assert found == good, f"byte {place} changed the content unnoticed"
+    assert refused > len(places) // 2
+
+
+def test_a_member_that_does_not_match_its_hash_is_refused(v1_bundle: Path, tmp_path: Path) -> None:
+    def change(name: str, data: bytes) -> tuple[str, bytes]:
+        return name, data[:-1] + bytes([data[-1] ^ 1]) if name == "graphs/fp16.onnx" else data
+
+    with pytest.raises(BundleError, match=r"graphs/fp16\.onnx does not match its hash"):
+        Bundle.open(rewrite(v1_bundle, tmp_path / "x.aeseg", change))
+
+
+def test_a_newer_schema_says_to_update(v1_bundle: Path, tmp_path: Path) -> None:
+    newer = with_manifest(v1_bundle, tmp_path / "x.aeseg", schema_version=99)
+    with pytest.raises(BundleError, match=r"schema version 99.*pip install -U"):
+        Bundle.open(newer)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a\\b", "c:evil", "a//b", "./a"])
+def test_names_that_leave_the_folder_are_refused(
+    v1_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    target = rewrite(v1_bundle, tmp_path / "x.aeseg", lambda n, d: (n, d))
+    with zipfile.ZipFile(target, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(BundleError, match="unsafe name"):
+        Bundle.open(target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(
+    v1_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_module, "MAX_BUNDLE", 16 << 20)
+    target = rewrite(v1_bundle, tmp_path / "x.aeseg", lambda n, d: (n, d))
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb", bytes(32 << 20))
+    assert target.stat().st_size < 1 << 20
+    with pytest.raises(BundleError, match="more than 16 MiB"):
+        Bundle.open(target)
+
+
+@pytest.mark.parametrize("shape", [(1_000_000_000, 16), (5, 15)])
+def test_an_array_header_that_lies_is_refused(
+    v1_bundle: Path, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    manifest = json.loads(zipfile.ZipFile(v1_bundle).read("manifest.json"))
+    lie = buffer.getvalue() + bytes(5 * 16 * 4)
+    manifest["files"]["codebook/weights.npy"] = {
+        "sha256": hashlib.sha256(lie).hexdigest(),
+        "size": len(lie),
+    }
+
+    def change(name: str, data: bytes) -> tuple[str, bytes]:
+        return {
+            "manifest.json": (name, json.dumps(manifest).encode()),
+            "codebook/weights.npy": (name, lie),
+        }.get(name, (name, data))
+
+    with pytest.raises(BundleError, match="header that does not fit"):
+        Bundle.open(rewrite(v1_bundle, tmp_path / "x.aeseg", change))
+
+
+def test_objects_are_never_unpickled() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(BundleError, match="header that does not fit"):
+        bundle_module._load_npy("weights", buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"format": "other"}, "not one of a bundle"),
+        ({"schema_version": "1"}, "schema version '1'"),
+        ({"stride": 3}, "strides do not divide"),
+        ({"entries": []}, "entries are missing"),
+        ({"clusters": 6}, "different sizes"),
+        ({"latent_dim": 0}, "not a count"),
+        ({"classes": [{"id": 0, "name": "a", "color": [0, 0, 300]}]}, "not a colour"),
+        ({"geometry": {"width": 96, "height": 64, "channels": 3, "resize": "x"}}, "resize mode"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(
+    v1_bundle: Path, tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(with_manifest(v1_bundle, tmp_path / "x.aeseg", **fields))
+
+
+def test_what_is_no_bundle_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such file"):
+        Bundle.open(tmp_path / "none.aeseg")
+    with pytest.raises(BundleError, match="a folder"):
+        Bundle.open(tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    with pytest.raises(BundleError, match="not a bundle"):
+        Bundle.open(text)
+    empty = tmp_path / "empty.zip"
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("a.txt", "x")
+    with pytest.raises(BundleError, match="no manifest"):
+        Bundle.open(empty)
+
+
+def test_an_entry_that_is_not_there_lists_those_that_are(v1_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"no fp16 graph for onnxruntime.*int8 for tensorrt"):
+        Bundle.open(v1_bundle).graph("fp16", "onnxruntime")
+
+
+def test_building_with_a_missing_graph_is_refused(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    graphs = {k: v for k, v in bundle.graphs.items() if "fp16" not in k}
+    with pytest.raises(BundleError, match=r"graphs/fp16\.onnx is named but not listed"):
+        Bundle.build(bundle.manifest, bundle.codebook, graphs)
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(v1_bundle: Path, tmp_path: Path) -> None:
+    target = tmp_path / "street.aeseg"
+    target.write_bytes(b"old")
+    script = (
+        "import sys; from aeseg_edge.bundle import Bundle\n"
+        "from aeseg_edge.errors import BundleError\n"
+        "bundle = Bundle.open(sys.argv[1])\n"
+        "try: bundle.write(sys.argv[2])\n"
+        "except BundleError as error: print(error); sys.exit(7)\n"
+    )
+
+    def limit() -> None:
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(v1_bundle), str(target)],
+        preexec_fn=limit, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert "cannot be written" in done.stdout
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_manifest_survives_json(v1_bundle: Path) -> None:
+    manifest = Bundle.open(v1_bundle).manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    with pytest.raises(BundleError, match="repeated"):
+        Manifest.from_json(replace(manifest, entries=manifest.entries * 2).to_json())
