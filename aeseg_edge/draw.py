@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.codebook import VOID, ClassInfo
 from aeseg_edge.errors import UsageError
-from aeseg_edge.geometry import import_cv2
+from aeseg_edge.geometry import Geometry, import_cv2
 
 if TYPE_CHECKING:
     from aeseg_edge.segmenter import Segmentation
@@ -22,6 +23,8 @@ Picture = NDArray[np.uint8]
 _INK = (235, 235, 235)
 _DIM = (120, 120, 120)
 _PANEL = (28, 28, 28)
+_SMALLEST_LINE = 13
+"""Rows of a line in the legend below which OpenCV's letters cannot be read."""
 
 
 def render(
@@ -31,11 +34,12 @@ def render(
     view: str = "overlay",
     alpha: float = 0.5,
     legend: bool = True,
+    size: tuple[int, int] | None = None,
 ) -> Picture:
     """Draw one result.
 
-    The picture's size depends on the frame's size and the classes only, so that every
-    frame of a video has the same.
+    The picture's size depends on ``size`` (the frame's own where it is None) and the classes
+    only, so that every frame of a video has the same.
 
     Args:
         image: uint8 [H, W, C], BGR first; the frame.
@@ -43,6 +47,8 @@ def render(
         view: ``overlay``, ``mask`` or ``both`` (side by side).
         alpha: Strength of the colours in the overlay, 0..1.
         legend: Add a panel with colours, names and shares on the right.
+        size: Rows and columns to draw the frame at, with black bars where its aspect is
+            another.
 
     Returns:
         uint8 [H, W', 3].
@@ -58,8 +64,11 @@ def render(
         parts.append(overlay(base, result.labels, result.palette, alpha=alpha))
     if view in ("mask", "both"):
         parts.append(mask(result.labels, result.palette))
+    if size is not None:
+        parts = [fit(part, *size) for part in parts]
     if legend:
-        parts.append(legend_panel(result.classes, result.shares, height=base.shape[0]))
+        height = parts[0].shape[0]
+        parts.append(legend_panel(result.classes, result.shares, height=height))
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
@@ -87,7 +96,8 @@ def mask(labels: Picture, palette: Picture) -> Picture:
     Returns:
         uint8 [H, W, 3]; void is black.
     """
-    return palette[labels]
+    # 20 times as fast as palette[labels], with the same result.
+    return np.asarray(import_cv2().applyColorMap(labels, palette.reshape(256, 1, 3)), np.uint8)
 
 
 def overlay(image: Picture, labels: Picture, palette: Picture, *, alpha: float = 0.5) -> Picture:
@@ -103,18 +113,40 @@ def overlay(image: Picture, labels: Picture, palette: Picture, *, alpha: float =
         uint8 [H, W, 3].
     """
     cv2 = import_cv2()
-    blended = np.asarray(
-        cv2.addWeighted(image, 1.0 - alpha, mask(labels, palette), alpha, 0.0), np.uint8
-    )
-    borders = np.zeros(labels.shape, bool)
-    borders[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    blended = cv2.addWeighted(image, 1.0 - alpha, mask(labels, palette), alpha, 0.0)
+    borders = np.zeros(labels.shape, np.uint8)
+    borders[:, 1:] = labels[:, 1:] != labels[:, :-1]
     borders[1:] |= labels[1:] != labels[:-1]
-    # Half as bright: visible on any colour, and thin enough for small regions.
-    blended[borders] >>= 1
-    void = labels == VOID
-    if void.any():
-        blended[void] = image[void]
-    return blended
+    # Half as bright: visible on any colour, and thin enough for small regions. OpenCV copies
+    # under a mask 20 times as fast as numpy does.
+    cv2.copyTo(cv2.convertScaleAbs(blended, alpha=0.5), borders, blended)
+    cv2.copyTo(image, np.asarray(labels == VOID, np.uint8), blended)
+    return np.asarray(blended, np.uint8)
+
+
+def fit(picture: Picture, height: int, width: int) -> Picture:
+    """Scale a picture into a size, centred on black where its aspect is another.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        height: Rows wanted.
+        width: Columns wanted.
+
+    Returns:
+        uint8 [height, width, 3]; the picture itself where it has that size.
+    """
+    if picture.shape[:2] == (height, width):
+        return picture
+    cv2 = import_cv2()
+    box = Geometry(width, height, resize="letterbox").box(*picture.shape[:2])
+    top, left, rows, columns = box
+    shrinks = rows < picture.shape[0] or columns < picture.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas[top : top + rows, left : left + columns] = cv2.resize(
+        picture, (columns, rows), interpolation=how
+    )
+    return canvas
 
 
 def legend_panel(
@@ -122,9 +154,10 @@ def legend_panel(
 ) -> Picture:
     """Draw colours, names and area shares of the classes.
 
-    The layout follows from the classes and the height alone. Classes that the frame lacks
-    are dimmed. Where there are more than fit in three columns, the last line says how many
-    are left out.
+    The layout follows from the classes and the height alone: letters shrink until all
+    classes fit in one column, or are as small as can be read; then there are up to three
+    columns. Classes that the frame lacks are dimmed. Where there are more than fit, the last
+    line says how many are left out.
 
     Args:
         classes: Every class of the bundle.
@@ -135,15 +168,20 @@ def legend_panel(
         uint8 [height, width, 3].
     """
     cv2 = import_cv2()
-    font, scale, thick = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, min(1.0, height / 900)), 1
-    line = round(34 * scale) + 2
+    font, thick = cv2.FONT_HERSHEY_SIMPLEX, 1
+    line = min(round(34 * min(1.0, height / 900)) + 2, int(height / (len(classes) + 0.5)))
+    line = max(_SMALLEST_LINE, line)
+    scale = (line - 2) / 34
     rows = max(1, (height - line // 2) // line)
-    columns = min(3, -(-len(classes) // rows))
+    columns = max(1, min(3, -(-len(classes) // rows)))
+    if len(classes) <= rows * columns:
+        rows = max(1, -(-len(classes) // columns))
     shown = list(classes[: rows * columns])
     hidden = len(classes) - len(shown)
     if hidden:
         shown.pop()
-    texts = [item.name if len(item.name) <= 18 else item.name[:17] + "~" for item in shown]
+    names = [_letters(item.name) for item in shown]
+    texts = [name if len(name) <= 18 else name[:17] + "~" for name in names]
     widest = max((cv2.getTextSize(t, font, scale, thick)[0][0] for t in texts), default=0)
     figures = cv2.getTextSize("100 %", font, scale, thick)[0][0]
     swatch = round(line * 0.7)
@@ -169,6 +207,18 @@ def legend_panel(
         left = (columns - 1) * column_width + line // 3
         cv2.putText(panel, f"+ {hidden + 1} more", (left, base), font, scale, _DIM, thick)
     return panel
+
+
+def _letters(text: str) -> str:
+    """Give the letters that OpenCV can draw: version 4 has ASCII only, 5 has all.
+
+    Accents go (Unicode's NFKD), and what has no base letter becomes one question mark.
+    """
+    if hasattr(import_cv2(), "FontFace"):
+        return text
+    text = text.replace("\u00df", "ss")
+    base = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return base.encode("ascii", "replace").decode("ascii")
 
 
 def contact_sheet(

@@ -99,14 +99,14 @@ class EngineKey:
     def family(self) -> str:
         """File name prefix shared by the engines of one graph at one size, on any device."""
         return (
-            f"{self.onnx_sha256[:16]}-{self.precision}-{self.width}x{self.height}-k{self.clusters}"
+            f"{self.onnx_sha256[:8]}-{self.precision}-{self.width}x{self.height}-k{self.clusters}"
         )
 
     @property
     def name(self) -> str:
-        """File name without suffix; two different keys have different names."""
+        """File name without suffix. Short enough to read; the sidecar holds the whole key."""
         text = json.dumps(asdict(self), sort_keys=True)
-        return f"{self.family}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return f"{self.family}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def difference(self, other: EngineKey) -> str:
         """Say which parts of a stored key differ from this one.

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from aeseg_edge.errors import SinkError
 from aeseg_edge.timing import RateLine, RateReporter, RunTotals
 
 if TYPE_CHECKING:
@@ -53,11 +55,12 @@ def run_loop(
         SinkError: If a sink fails.
     """
     reporter = RateReporter()
-    with ExitStack() as sources, ExitStack() as outputs:
-        sources.callback(source.close)
+    with ExitStack() as stack:
+        stack.callback(source.close)
         for sink in sinks:
-            outputs.push(_closer(sink))
-        for frame in source:
+            stack.callback(sink.abort)
+        # islice never asks for the frame after the last one wanted.
+        for frame in islice(source, frames):
             if stop is not None and stop.is_set():
                 break
             started = time.perf_counter()
@@ -69,21 +72,29 @@ def run_loop(
             line = reporter.poll()
             if line is not None and on_line is not None:
                 on_line(line)
-            if frames is not None and reporter.totals().frames >= frames:
-                break
             if any(sink.closed_by_user for sink in sinks):
                 break
-    return reporter.totals()
+        totals = reporter.totals()
+        _close(sinks)
+    return totals
 
 
-def _closer(sink: Sink) -> Callable[..., None]:
-    def leave(kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None:
+def _close(sinks: Sequence[Sink]) -> None:
+    """Close every sink, also after one fails: a full disk does not spoil another's file.
+
+    Raises:
+        SinkError: The first failure.
+    """
+    failures = []
+    for sink in sinks:
+        try:
             sink.close()
-        else:
-            sink.abort()
-
-    return leave
+        except SinkError as problem:
+            failures.append(problem)
+    for failure in failures[1:]:
+        _log.error("%s", failure)
+    if failures:
+        raise failures[0]
 
 
 @contextmanager

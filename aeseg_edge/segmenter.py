@@ -152,7 +152,7 @@ class Segmenter:
             if opened is not None:
                 runner, entry = opened
                 return cls(bundle, runner, entry, roi=roi, smooth=smooth)
-        entry = _choose(bundle.manifest, precision, graph or "onnxruntime")
+        entry = choose_entry(bundle.manifest, precision, graph or "onnxruntime")
         from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 
         cpu = OnnxRuntimeBackend(
@@ -350,7 +350,23 @@ class Segmenter:
         return apply_region(sized, self._outside)
 
 
-def _choose(manifest: Manifest, precision: str, backend: str) -> Entry:
+def has_tensorrt() -> bool:
+    """Say whether TensorRT and pycuda are installed; neither is imported."""
+    return find_spec("tensorrt") is not None and find_spec("pycuda") is not None
+
+
+def choose_entry(manifest: Manifest, precision: str, backend: str) -> Entry:
+    """Find the entry that a precision stands for.
+
+    Args:
+        manifest: Of the bundle.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``auto``: int8 where it is recommended,
+            else fp16 on TensorRT and fp32 on ONNX Runtime.
+        backend: What the graph was shaped for.
+
+    Raises:
+        BundleError: If the bundle has no such entry.
+    """
     if precision != "auto":
         entry = manifest.entry(precision, backend)
         if not entry.recommended:
@@ -368,11 +384,11 @@ def _open_tensorrt(
     bundle: Bundle, precision: str, cache_dir: Path | None, *, required: bool
 ) -> tuple[Backend, Entry] | None:
     """Open an engine; None where TensorRT is not to be had and not required."""
-    if not required and (find_spec("tensorrt") is None or find_spec("pycuda") is None):
+    if not required and not has_tensorrt():
         return None
     from aeseg_edge.backends.tensorrt import open_backend
 
-    entry = _choose(bundle.manifest, precision, "tensorrt")
+    entry = choose_entry(bundle.manifest, precision, "tensorrt")
     try:
         return open_backend(bundle, entry, cache_dir=cache_dir), entry
     except EngineNotBuilt as error:

@@ -23,7 +23,7 @@ from aeseg_edge.manifest import Entry, Manifest
 from aeseg_edge.segmenter import Segmenter
 
 from .agreement import Agreement, gate, measure_agreement
-from .clustering import METHODS, Clustering, cluster, codebook_from
+from .clustering import MAX_CLUSTERS, METHODS, Clustering, cluster, codebook_from
 from .frames import split_for_agreement
 from .graph import attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, sample_latents
@@ -91,7 +91,11 @@ class FitSettings:
                 f"clustering {self.clustering!r} is unknown",
                 fix=f"Use one of {', '.join(METHODS)}.",
             )
-        for name in ("clusters", "restarts", "samples", "calibration_frames", "agreement_frames"):
+        if not 2 <= self.clusters <= MAX_CLUSTERS:
+            raise UsageError(
+                f"{self.clusters} clusters are not within 2..{MAX_CLUSTERS}", fix="Use 8 to 256."
+            )
+        for name in ("restarts", "samples", "calibration_frames", "agreement_frames"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", fix="Use 1 or more.")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,8 @@ def _quantize(
         ]
     }
     extra = {"TensorQuantOverrides": overrides, "CalibPercentile": 99.99, **options}
-    with tempfile.TemporaryDirectory(prefix="aeseg-int8-") as folder:
-        target = Path(folder) / "int8.onnx"
+    with _temporary_folder() as folder:
+        target = folder / "int8.onnx"
         with _calm_logging():
             ortq.quantize_static(
                 fixed,
@@ -224,10 +225,21 @@ def _quantize(
     return finish(model)
 
 
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Give the quantiser, which works through files, a folder; it is removed again."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="aeseg-int8-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise CalibrationError(
+            f"the folder for temporary files cannot be used: {error.strerror or error}",
+            fix="Free some space, or set TMPDIR to a folder on another disk.",
+        ) from error
+
+
 def _calm_logging() -> Any:
     """Keep onnxruntime's advice about pre-processing out of the user's terminal."""
-    from contextlib import contextmanager
-
     @contextmanager
     def calm() -> Iterator[None]:
         root = logging.getLogger()

@@ -19,6 +19,8 @@ from torch.nn import functional
 
 from aeseg_edge.errors import UsageError
 
+from .appearance import AppearanceHead
+
 Activation = Literal["sigmoid", "identity"]
 
 MEAN = 128 / 255
@@ -76,6 +78,7 @@ class Autoencoder(nn.Module):
         stride: Encoder stride r.
         multiple: The deepest stride inside the encoder.
         activation: What turns the decoder's logits into an image.
+        appearance: A second thing that latents have to tell in training; None for none.
     """
 
     mean: Tensor
@@ -91,6 +94,7 @@ class Autoencoder(nn.Module):
         stride: int,
         multiple: int,
         activation: Activation,
+        appearance: AppearanceHead | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -100,6 +104,7 @@ class Autoencoder(nn.Module):
         self.stride = stride
         self.multiple = multiple
         self.decoder_activation = activation
+        self.appearance = appearance
         # (x - 128) / 64 for bytes x: int8 holds it without any loss, see MEAN.
         self.register_buffer("mean", torch.full((1, config.channels, 1, 1), MEAN))
         self.register_buffer("std", torch.full((1, config.channels, 1, 1), STD))
@@ -328,4 +333,5 @@ def _edge(config: AutoencoderConfig) -> Autoencoder:
         stride=8,
         multiple=32,
         activation="identity",
+        appearance=AppearanceHead(config.latent_dim, config.channels, 8),
     )

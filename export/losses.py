@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,6 +47,15 @@ class Batch:
 
 class Objective(Protocol):
     """What training minimises."""
+
+    def prepare(self, autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> None:
+        """Look at the footage once, before the first step of a fresh training.
+
+        Args:
+            autoencoder: May be changed in place.
+            frames: uint8 [N, H, W, C], the training frames.
+        """
+        ...
 
     def __call__(self, autoencoder: Autoencoder, batch: Batch) -> Tensor:
         """Return the loss of a batch, float32 [], with its gradient."""
@@ -96,6 +107,8 @@ LOSSES: dict[str, PixelLoss] = {"mse": mse, "l1": l1, "bce": bce_with_logits}
 class Reconstruction:
     """Draw the clean crop from the changed one (a denoising autoencoder).
 
+    Where the autoencoder has an appearance head, its loss is added.
+
     Attributes:
         loss: A key of ``LOSSES``.
     """
@@ -122,8 +135,16 @@ class Reconstruction:
                 fix="Use --loss l1 or mse, or --arch deep.",
             )
 
+    def prepare(self, autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> None:
+        """Scale the appearance descriptors to the footage."""
+        if autoencoder.appearance is not None:
+            autoencoder.appearance.fit(frames)
+
     def __call__(self, autoencoder: Autoencoder, batch: Batch) -> Tensor:
         """Return the loss of a batch, float32 []."""
         latents = autoencoder.encode(batch.inputs)
         drawn = autoencoder.logits(latents) if self.loss == "bce" else autoencoder.decode(latents)
-        return LOSSES[self.loss](drawn, batch.targets)
+        loss = LOSSES[self.loss](drawn, batch.targets)
+        if autoencoder.appearance is not None:
+            loss = loss + autoencoder.appearance.loss(latents, batch.targets, batch.windows)
+        return loss

@@ -16,7 +16,7 @@ from aeseg_edge import __version__
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
-from aeseg_edge.errors import AesegError, FootageError, UsageError
+from aeseg_edge.errors import AesegError, CalibrationError, FootageError, UsageError
 from aeseg_edge.geometry import Geometry, fit_region, import_cv2
 from aeseg_edge.segmenter import Segmenter
 
@@ -163,6 +163,7 @@ def train_bundle(
     tell("footage", 1.0, "")
     _log.info("footage: %s", footage.report.summary())
     frames = _all_frames(footage)
+    _check_clusters(options.fit.clusters, frames, autoencoder.stride)
     if options.keep_frames:
         save_frames(folder, _evenly(frames, KEPT_FRAMES))
     else:
@@ -346,10 +347,7 @@ def _finish(
     tell("exporting", 0.0, "")
     encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
     tell("exporting", 1.0, "")
-    inside = None
-    if region is not None:
-        outside = fit_region(region, geometry.height, geometry.width)
-        inside = np.where(outside, 0, 255).astype(np.uint8)
+    inside = None if region is None else frame_region(region, geometry)
     return fit_bundle(
         encoder,
         list(frames),
@@ -369,6 +367,38 @@ def _finish(
         region=inside,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
+
+
+def frame_region(region: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Lay a region of interest over the graph's input, as a frame is laid.
+
+    Args:
+        region: uint8 [h, w] with the shape of the footage; above 127 is inside.
+        geometry: The graph's sizes. Bars of ``letterbox`` are outside.
+
+    Returns:
+        uint8 [height, width]: 255 inside, 0 outside.
+    """
+    top, left, rows, columns = geometry.box(*region.shape[:2])
+    inside = np.zeros((geometry.height, geometry.width), np.uint8)
+    picture = np.where(fit_region(region, rows, columns), 0, 255)
+    inside[top : top + rows, left : left + columns] = picture
+    return inside
+
+
+def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> None:
+    """Refuse, before training, a K that the frames cannot support whatever is learned.
+
+    Raises:
+        CalibrationError: If K exceeds the number of latents of all frames.
+    """
+    count, rows, columns = frames.shape[:3]
+    latents = count * (rows // stride) * (columns // stride)
+    if clusters > latents:
+        raise CalibrationError(
+            f"{clusters} clusters are more than the {latents} latents of {count} frames",
+            fix="Give more footage or larger images, or ask for fewer clusters.",
+        )
 
 
 def _with_preview(fitted: Fitted, frames: NDArray[np.uint8] | None) -> Fitted:

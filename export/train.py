@@ -87,7 +87,9 @@ def train(
         checkpoint.clear(folder)
     state = checkpoint.load_state(folder)
     with _threads(settings.threads):
-        if state is not None:
+        if state is None:
+            objective.prepare(autoencoder, footage.frames)
+        else:
             run.restore(state, folder)
         resumed_from = saved = len(run.history)
         if resumed_from and not run.complete:

@@ -228,8 +228,9 @@ def make_report(
         "footage": trained.footage.report.to_json(),
         "training": {
             key: manifest.training[key]
-            for key in ("arch", "epochs", "steps", "seconds", "train_loss", "validation_loss")
-        },
+            for key in ("arch", "epochs", "steps", "train_loss", "validation_loss")
+        }
+        | {"seconds": round(trained.history[-1].seconds, 1)},
         "clusters": [
             {"name": item.name, "color": item.color, "share": round(float(share), 4)}
             for item, share in zip(manifest.classes, trained.fitted.clustering.shares, strict=True)

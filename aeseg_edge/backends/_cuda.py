@@ -114,6 +114,19 @@ class Device:
             ),
         )
 
+    @property
+    def pycuda_version(self) -> str:
+        """Such as "2026.1"."""
+        import pycuda
+
+        return str(pycuda.VERSION_TEXT)
+
+    @property
+    def cuda_version(self) -> str:
+        """What the driver supports, such as "12.6"."""
+        number = int(self._driver.get_driver_version())
+        return f"{number // 1000}.{number % 1000 // 10}"
+
     @contextlib.contextmanager
     def current(self, doing: str) -> Iterator[None]:
         """Make the context current in this thread for a stretch of code.

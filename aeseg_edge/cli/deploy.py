@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aeseg_edge.cli.options import (
     Verbs,
@@ -19,6 +20,10 @@ from aeseg_edge.cli.options import (
     share,
     write_json,
 )
+from aeseg_edge.errors import BackendError
+
+if TYPE_CHECKING:
+    from aeseg_edge.bundle import Bundle
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -53,6 +58,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="share of the last frame's latents in each frame's (default 0)",
     )
     run.add_argument("--frames", type=positive, metavar="N", help="stop after N frames")
+    run.add_argument("--cache-dir", type=Path, metavar="DIR", help="where engines are kept")
     run.add_argument("--stats", metavar="FILE", help="write the summary as JSON, - for stdout")
 
     info = add_verb(
@@ -68,19 +74,24 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from aeseg_edge.bundle import Bundle
     from aeseg_edge.io.sinks import open_sink
     from aeseg_edge.io.sources import open_source
     from aeseg_edge.loop import run_loop, stop_on_signals
     from aeseg_edge.segmenter import Segmenter
 
     roi = read_mask(options.roi)
+    bundle = Bundle.open(options.bundle)
+    if options.backend != "onnxruntime":
+        _build_if_missing(bundle, options)
     with Segmenter.load(
-        options.bundle,
+        bundle,
         precision=options.precision,
         backend=options.backend,
         threads=options.threads,
         roi=roi,
         smooth=options.smooth,
+        cache_dir=options.cache_dir,
     ) as segmenter:
         channels = segmenter.manifest.geometry.channels
         with stop_on_signals() as stop, open_source(options.source, channels=channels) as source:
@@ -127,6 +138,27 @@ def _run(options: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _build_if_missing(bundle: Bundle, options: argparse.Namespace) -> None:
+    """Build the engine that a run needs, the first time; nothing where there is no TensorRT."""
+    from aeseg_edge.cli.device import build_engines
+    from aeseg_edge.errors import EngineNotBuilt
+    from aeseg_edge.segmenter import choose_entry, has_tensorrt
+
+    if options.backend == "auto" and not has_tensorrt():
+        return
+    from aeseg_edge.backends.tensorrt import open_backend
+
+    entry = choose_entry(bundle.manifest, options.precision, "tensorrt")
+    try:
+        open_backend(bundle, entry, cache_dir=options.cache_dir).close()
+    except EngineNotBuilt as missing:
+        print(f"{missing.problem}: building it now, once", file=sys.stderr)
+        build_engines(bundle, (entry.precision,), cache_dir=options.cache_dir)
+    except BackendError:
+        if options.backend == "tensorrt":
+            raise
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -64,7 +64,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument("--resize", choices=("stretch", "letterbox"), default="stretch")
     train.add_argument("--loss", choices=("mse", "bce", "l1"), help="default: the architecture's")
     train.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
-    train.add_argument("--lr", type=float, metavar="RATE", help="peak learning rate")
+    train.add_argument(
+        "--learning-rate", "--lr", type=float, metavar="RATE", help="peak learning rate"
+    )
     train.add_argument("--batch", type=positive)
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=positive, help="default: about 1200 steps")
@@ -124,23 +126,25 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     calibrate.add_argument("sources", nargs="+", metavar="SOURCE")
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
-    _add_fit(calibrate, clusters=None)
+    _add_fit(calibrate, as_bundle=True)
     add_json(calibrate)
 
 
-def _add_fit(parser: argparse.ArgumentParser, clusters: int | None = 27) -> None:
+def _add_fit(parser: argparse.ArgumentParser, *, as_bundle: bool = False) -> None:
+    as_it_is = "as in the bundle"
     parser.add_argument(
         "--clusters",
         type=positive,
-        default=clusters,
+        default=None if as_bundle else 27,
         metavar="K",
-        help=f"default: {clusters or 'as in the bundle'}",
+        help=f"2..1024 (default {as_it_is if as_bundle else 27})",
     )
     parser.add_argument(
         "--clustering",
         choices=("kmeans", "spherical"),
-        default="spherical",
-        help="nearest centre, or nearest direction whatever the contrast (default)",
+        default=None if as_bundle else "spherical",
+        help="by nearest centre, or by nearest direction whatever the contrast "
+        f"(default {as_it_is if as_bundle else 'spherical'})",
     )
     parser.add_argument("--restarts", type=positive, default=4, help="K-means starts (default 4)")
     parser.add_argument(
@@ -172,7 +176,7 @@ def _add_graph(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _fit_settings(options: argparse.Namespace, clusters: int) -> FitSettings:
+def _fit_settings(options: argparse.Namespace, **changes: Any) -> FitSettings:
     try:
         from aeseg_edge.calibration.fit import FitSettings
     except ImportError as error:
@@ -180,15 +184,16 @@ def _fit_settings(options: argparse.Namespace, clusters: int) -> FitSettings:
             f"calibration needs a package that is not importable ({error})",
             fix="Install it: pip install 'aeseg_edge[calibrate]'.",
         ) from error
-    return FitSettings(
-        clusters=clusters,
-        clustering=options.clustering,
-        restarts=options.restarts,
-        seed=options.seed,
-        ranges=options.ranges,
-        minimum_agreement=options.min_agreement,
-        threads=options.threads,
-    )
+    values = {
+        "clusters": options.clusters,
+        "clustering": options.clustering,
+        "restarts": options.restarts,
+        "seed": options.seed,
+        "ranges": options.ranges,
+        "minimum_agreement": options.min_agreement,
+        "threads": options.threads,
+    }
+    return FitSettings(**values | changes)
 
 
 def _import_pipeline() -> Any:
@@ -213,7 +218,7 @@ def _train(options: argparse.Namespace) -> int:
         options.arch,
         loss=options.loss,
         optimizer=options.optimizer,
-        learning_rate=options.lr,
+        learning_rate=options.learning_rate,
         batch=options.batch,
         epochs=options.epochs,
         minutes=options.minutes,
@@ -230,7 +235,7 @@ def _train(options: argparse.Namespace) -> int:
         resize=options.resize,
         output_stride=options.output_stride,
         training=training,
-        fit=_fit_settings(options, options.clusters),
+        fit=_fit_settings(options),
         max_frames=options.max_frames,
         keep_frames=not options.no_keep_frames,
         fresh=options.fresh,
@@ -255,7 +260,7 @@ def _export(options: argparse.Namespace) -> int:
             sources=options.sources,
             image_size=options.imgsz,
             output_stride=options.output_stride,
-            fit=_fit_settings(options, options.clusters),
+            fit=_fit_settings(options),
             max_frames=options.max_frames,
             region=read_mask(options.roi),
             progress=progress.update,
@@ -272,7 +277,11 @@ def _calibrate(options: argparse.Namespace) -> int:
     output = check_output(options.output, ".aeseg")
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
-    settings = _fit_settings(options, options.clusters or manifest.clusters)
+    settings = _fit_settings(
+        options,
+        clusters=options.clusters or manifest.clusters,
+        clustering=options.clustering or manifest.method,
+    )
     from aeseg_edge.calibration.fit import recalibrate
 
     geometry = manifest.geometry

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from aeseg_edge import __version__
-from aeseg_edge.cli import deploy, learn, measure
+from aeseg_edge.cli import deploy, device, learn, measure
+from aeseg_edge.cli.options import check_reports
 from aeseg_edge.errors import AesegError, UsageError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -37,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noisy in ("matplotlib", "onnx_ir", "onnxscript", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        result: int | None = options.run(options)
-        sys.stdout.flush()
+        with _terminable():
+            check_reports(options)
+            result: int | None = options.run(options)
+            sys.stdout.flush()
         return result or OK
     except UsageError as error:
         _complain(error)
@@ -49,7 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except BrokenPipeError:
         # The reader of a pipe went away (`aeseg info x | head`); nothing is wrong here.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
+        return FAILED
+    except OSError as error:
+        # What no other place foresaw: a full disk behind standard output or in the
+        # system's folder for temporary files.
+        logging.getLogger(__name__).debug("where it happened", exc_info=True)
+        _complain(_system_error(error))
+        _forget_stdout()
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -67,9 +81,45 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
-    for module in (learn, deploy, measure):
+    for module in (learn, deploy, measure, device):
         module.add_verbs(verbs, common)
     return parser
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: files half-written are removed, epochs are kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _system_error(error: OSError) -> AesegError:
+    where = f"{error.filename}: " if error.filename else ""
+    return AesegError(
+        f"{where}{error.strerror or error}",
+        fix="Check that the disk has room (the folder for temporary files too, see TMPDIR) and "
+        "that you may write there; -v shows where it happened.",
+    )
+
+
+def _forget_stdout() -> None:
+    """Send what is still buffered nowhere: Python would fail on it again at its end."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):
+        # It is no file at all: somebody called main() with another stdout.
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _complain(error: AesegError) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.geometry import import_cv2
+from aeseg_edge.io.atomic import temporary_beside, write_bytes
 
 if TYPE_CHECKING:
     from aeseg_edge.manifest import Manifest
@@ -107,8 +108,6 @@ def write_json(target: str | None, data: Any) -> None:
     if target == "-":
         sys.stdout.write(text)
     else:
-        from aeseg_edge.io.atomic import write_bytes
-
         write_bytes(Path(target), text.encode(), error=AesegError)
 
 
@@ -124,14 +123,29 @@ def read_mask(path: str | None) -> NDArray[np.uint8] | None:
 
 
 def check_output(path: Path, suffix: str | None = None) -> Path:
-    """Refuse an output that cannot be written, before hours of work."""
+    """Refuse an output that cannot be written, before hours of work.
+
+    Raises:
+        UsageError: If the name does not end in ``suffix``.
+        AesegError: If no file can be made there.
+    """
     if suffix is not None and path.suffix != suffix:
         raise UsageError(f"{path} does not end in {suffix}", fix=f"Name it {path}{suffix}.")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", fix="Give the name of a file.")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist", fix="Make it first.")
+    # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
+    temporary_beside(path, error=AesegError).unlink()
     return path
+
+
+def check_reports(options: argparse.Namespace) -> None:
+    """Refuse a ``--json`` or ``--stats`` file that cannot be written, before any work.
+
+    Raises:
+        AesegError: If no file can be made there.
+    """
+    for name in ("json", "stats"):
+        target = getattr(options, name, None)
+        if target not in (None, "-"):
+            check_output(Path(target))
 
 
 def entries_table(manifest: Manifest) -> list[str]:

@@ -25,6 +25,9 @@ _FIXES = {
 }
 
 
+_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
+
+
 def write_error(path: Path, problem: OSError, *, error: type[AesegError]) -> AesegError:
     """Turn what the system said into an error with a fix.
 
@@ -61,6 +64,12 @@ def temporary_beside(path: Path, *, error: type[AesegError] = SinkError) -> Path
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if _is_stream(path):
+            # The rename would put a plain file in the device's place, /dev/null included.
+            raise error(
+                f"{path} is a device or a pipe, and this file is written beside its target first",
+                fix="Choose the name of a file.",
+            )
         while True:
             temporary = target.with_name(f".{stem}-{secrets.token_hex(4)}{target.suffix}")
             try:
@@ -73,9 +82,7 @@ def temporary_beside(path: Path, *, error: type[AesegError] = SinkError) -> Path
         raise write_error(path, problem, error=error) from problem
 
 
-def move_into_place(
-    temporary: Path, path: Path, *, error: type[AesegError] = SinkError
-) -> None:
+def move_into_place(temporary: Path, path: Path, *, error: type[AesegError] = SinkError) -> None:
     """Flush a file to the disk and give it the target's name.
 
     Args:
@@ -126,12 +133,28 @@ def write_bytes(path: Path, data: bytes, *, error: type[AesegError] = SinkError)
     """Write a whole file at once.
 
     Args:
-        path: Target file; its folder must exist.
+        path: Target file; its folder must exist. A device or a pipe (/dev/stdout, /dev/null)
+            is written to as it is.
         data: Its new content.
         error: Class of what is raised.
 
     Raises:
         AesegError: Of class ``error``, if the file cannot be written.
     """
+    if _is_stream(path):
+        try:
+            # Appending, because /dev/stdout may be a file that holds something already.
+            with path.open("ab") as stream:
+                stream.write(data)
+        except OSError as problem:
+            raise write_error(path, problem, error=error) from problem
+        return
     with replacing(path, error=error) as temporary:
         temporary.write_bytes(data)
+
+
+def _is_stream(path: Path) -> bool:
+    """Say whether a path is written to and not replaced: a device, a pipe, a socket."""
+    if os.path.abspath(path).startswith(_STREAMS):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()

@@ -17,6 +17,11 @@ VIDEO_SUFFIXES = frozenset(
     {".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 )
 
+TEXT_SUFFIXES = frozenset(
+    {".adf", ".ans", ".art", ".asc", ".bin", ".diz", ".ice", ".idf", ".nfo", ".txt", ".vt", ".xb"}
+)
+"""Names under which FFmpeg draws any text or bytes as a terminal's picture, and calls it video."""
+
 
 def is_image(path: Path) -> bool:
     """Say whether a name looks like an image file's."""
@@ -41,7 +46,8 @@ def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
 
     16-bit values are divided by 257, so that 65535 becomes 255. Grey is repeated for
     colour, colour is made grey (ITU-R BT.601) for one channel, alpha is dropped unless
-    four channels are wanted.
+    four channels are wanted. Pictures that a camera marked as turned (EXIF) are turned
+    upright, as videos are, unless four channels are wanted.
 
     Args:
         data: The bytes of the file.
@@ -51,8 +57,12 @@ def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
         uint8 [H, W, C], or why that is not possible ("is not ...").
     """
     cv2 = import_cv2()
+    if _is_cut_jpeg(data):
+        return "is cut short: the end of the JPEG is missing"
+    # IMREAD_UNCHANGED is the only way to alpha, and leaves turned pictures turned.
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if channels != 4 else cv2.IMREAD_UNCHANGED
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
         return f"cannot be decoded ({error.err})"
     if image is None:
@@ -76,3 +86,28 @@ def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
         return f"has {have} channels, {channels} are wanted"
     converted = cv2.cvtColor(image, codes[have, channels])
     return np.ascontiguousarray(converted.reshape(*image.shape[:2], channels), np.uint8)
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """Say whether a JPEG lost its end: OpenCV 4 fills the missing part with grey.
+
+    Segments before the scan are stepped over (ITU-T T.81, B.1.1.4), because a thumbnail
+    among them has an end of its own.
+    """
+    at = 2
+    while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        if data[at + 1] == 0xDA:
+            return data.rfind(b"\xff\xd9", at) < 0
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+def video_backend() -> int:
+    """Choose OpenCV's reader of video files: FFmpeg, or whatever this build has instead.
+
+    Other backends take ``clip_01.mp4`` for a numbered series of images, so FFmpeg goes
+    first; a build with GStreamer alone has no FFmpeg.
+    """
+    cv2 = import_cv2()
+    known = cv2.videoio_registry.getStreamBackends()
+    return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in known else cv2.CAP_ANY)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sys
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,11 +19,12 @@ from urllib.parse import parse_qsl
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.draw import VIEWS, render
+from aeseg_edge.draw import VIEWS, fit, render
 from aeseg_edge.errors import SinkError
 from aeseg_edge.geometry import import_cv2
-from aeseg_edge.io.atomic import write_bytes, write_error
+from aeseg_edge.io.atomic import move_into_place, temporary_beside, write_bytes, write_error
 from aeseg_edge.io.frame import Frame
+from aeseg_edge.io.images import video_backend
 
 if TYPE_CHECKING:
     from aeseg_edge.segmenter import Segmentation
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DEFAULT_FPS = 25.0
+_NUMBER = re.compile(r"%\d*d")
 _WANTED = "Give a video (out.mp4), an image pattern (out/%06d.png), window or null://."
 
 
@@ -60,7 +62,7 @@ class Sink(Protocol):
         ...
 
     def abort(self) -> None:
-        """Give up after an error: nothing half-written stays."""
+        """Give up after an error: nothing half-written stays. After ``close`` it does nothing."""
         ...
 
 
@@ -84,7 +86,8 @@ class _Base:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
+        # Ctrl-C ends a run early; what was written until then is wanted.
+        if kind is None or not issubclass(kind, Exception):
             self.close()
         else:
             self.abort()
@@ -160,9 +163,12 @@ class ImageSink(_Base):
     """
 
     def __init__(self, pattern: str, *, view: str, alpha: float, legend: bool) -> None:
-        numbers = re.findall(r"%(?!%)\d*d", pattern)
-        if len(numbers) > 1 or "%" in re.sub(r"%(?!%)\d*d", "", pattern):
-            raise SinkError(f"{pattern} is not a pattern with one number", fix="Use out/%06d.png.")
+        numbers = _NUMBER.findall(pattern)
+        # One that only makes sense in the folder's name would need a folder a frame.
+        if len(numbers) > 1 or "%" in str(Path(pattern).parent) + _NUMBER.sub("", pattern):
+            raise SinkError(
+                f"{pattern} is not a file name with one number", fix="Use out/%06d.png."
+            )
         if view == "labels" and Path(pattern).suffix.lower() != ".png":
             raise SinkError(f"{pattern} would lose class ids", fix="Write labels as .png.")
         self.name = pattern
@@ -188,9 +194,16 @@ class ImageSink(_Base):
         else:
             picture = render(frame.image, result, **self._options)  # type: ignore[arg-type]
         cv2 = import_cv2()
-        done, data = cv2.imencode(path.suffix, picture)
+        try:
+            done, data = cv2.imencode(path.suffix, picture)
+        except cv2.error:
+            # OpenCV 4 raises where OpenCV 5 says False; its text is about its own source code.
+            done = False
         if not done:
-            raise SinkError(f"{path} cannot be encoded", fix="Use .png or .jpg.")
+            raise SinkError(
+                f"{path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]}",
+                fix="Write .png.",
+            )
         write_bytes(path, data.tobytes(), error=SinkError)
         self._written += 1
 
@@ -215,30 +228,36 @@ class VideoSink(_Base):
         self._fps = fps
         self._options = {"view": view, "alpha": alpha, "legend": legend}
         self._writer: Any = None
-        self._size: tuple[int, int] | None = None
+        self._first: tuple[int, int] | None = None
+        self._drawn = (0, 0)
+        self._resized = False
         self._frames = 0
-        try:
-            handle, name = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-            )
-            os.close(handle)
-        except OSError as problem:
-            raise write_error(path, problem, error=SinkError) from problem
-        self._temporary: Path | None = Path(name)
+        self._temporary: Path | None = temporary_beside(path)
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Add one frame; the first decides the size of all."""
-        picture = render(frame.image, result, **self._options)  # type: ignore[arg-type]
+        if self._temporary is None:
+            raise SinkError(f"{self.name} is closed", fix="Open it again.")
+        height, width = frame.image.shape[:2]
+        if self._first is None:
+            self._first = height, width
+        if self._first != (height, width) and not self._resized:
+            self._resized = True
+            _log.warning(
+                "%s: frame %d is %dx%d, the first was %dx%d: such frames are fitted into it",
+                self.name,
+                frame.index,
+                width,
+                height,
+                *self._first[::-1],
+            )
+        picture = _even(render(frame.image, result, size=self._first, **self._options))  # type: ignore[arg-type]
         if self._writer is None:
-            self._open(picture)
-        size = (picture.shape[1], picture.shape[0])
-        if self._size is not None and size != self._size:
-            cv2 = import_cv2()
-            if self._frames:
-                _log.warning(
-                    "%s: a frame is %dx%d, the video %dx%d: resized", self.name, *size, *self._size
-                )
-            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
+            self._writer = self._open(picture.shape[1], picture.shape[0])
+            self._drawn = picture.shape[:2]
+        # A class renamed during the run makes the legend wider, and OpenCV's writer leaves
+        # out, without a word, what is not of its size.
+        picture = fit(picture, *self._drawn)
         self._writer.write(picture)
         self._frames += 1
         if self._frames % 64 == 0:
@@ -248,32 +267,23 @@ class VideoSink(_Base):
         """Finish the file, check that it is whole, and give it its name."""
         if self._temporary is None:
             return
-        temporary = self._temporary
         if self._writer is None:
             self.abort()
             _log.warning("%s is not written: there were no frames", self.name)
             return
-        self._writer.release()
-        self._writer = None
-        found = _count_frames(temporary)
-        if found < self._frames:
-            self.abort()
-            raise SinkError(
-                f"{self.name} cannot be written whole: {found} of {self._frames} frames are on "
-                "the disk",
-                fix="The disk is probably full: free some space, or write to another disk.",
-            )
         try:
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-        except OSError as problem:
+            self._writer.release()
+            found = _count_frames(self._temporary)
+            if found < self._frames:
+                raise SinkError(
+                    f"{self.name} cannot be written whole: {found} of {self._frames} frames are "
+                    "on the disk",
+                    fix="The disk is probably full: free some space, or write to another disk.",
+                )
+            move_into_place(self._temporary, self._path)
+        finally:
+            # Nothing is left to remove where the file has got its name.
             self.abort()
-            raise write_error(self._path, problem, error=SinkError) from problem
-        self._temporary = None
 
     def abort(self) -> None:
         """Remove what was written."""
@@ -284,22 +294,21 @@ class VideoSink(_Base):
             self._temporary.unlink(missing_ok=True)
             self._temporary = None
 
-    def _open(self, picture: NDArray[np.uint8]) -> None:
-        if self._temporary is None:
-            raise SinkError(f"{self.name} is closed", fix="Open it again.")
+    def _open(self, width: int, height: int) -> Any:
         cv2 = import_cv2()
-        # Encoders of YUV 4:2:0 want even sides.
-        height, width = (max(2, side - side % 2) for side in picture.shape[:2])
         codec = VIDEO_CODECS[self._path.suffix.lower()]
-        self._writer = cv2.VideoWriter(
+        writer = cv2.VideoWriter(
             str(self._temporary), cv2.VideoWriter_fourcc(*codec), self._fps, (width, height)
         )
-        self._size = (width, height)
-        if not self._writer.isOpened():
+        if not writer.isOpened():
+            self._check_room()
             raise SinkError(
-                f"OpenCV cannot write {self.name} with the codec {codec}",
-                fix="Write an .avi, or an image pattern (out/%06d.png).",
+                f"OpenCV cannot write {self.name} with the codec {codec} "
+                f"at {width}x{height} and {self._fps:g} fps",
+                fix="Check that the disk has room; else write an .avi, or an image pattern "
+                "(out/%06d.png).",
             )
+        return writer
 
     def _check_room(self) -> None:
         """Notice a full disk during the run: OpenCV's writer does not say so."""
@@ -315,15 +324,28 @@ class VideoSink(_Base):
             )
 
 
-def _count_frames(path: Path) -> int:
-    """Frames that can really be read back; packets are not decoded."""
+def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat the last row and column of odd sides: encoders of YUV 4:2:0 want even ones."""
+    down, right = picture.shape[0] % 2, picture.shape[1] % 2
+    if not down and not right:
+        return picture
     cv2 = import_cv2()
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    padded = cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    return np.asarray(padded, np.uint8)
+
+
+def _count_frames(path: Path) -> int:
+    """Frames that a player will find, 0 where it cannot open the file.
+
+    MP4 and AVI files that lost their end have no index, or state no frames. Matroska has
+    the number in its head and keeps it, so the last frame is looked for.
+    """
+    cv2 = import_cv2()
+    capture = cv2.VideoCapture(str(path), video_backend())
     try:
         stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         if stated <= 0:
             return 0
-        # The index may promise what the disk did not take: look at the last frame.
         capture.set(cv2.CAP_PROP_POS_FRAMES, stated - 1)
         return stated if capture.grab() else stated - 1
     finally:
@@ -349,6 +371,10 @@ class WindowSink(_Base):
         shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         if sys.platform.startswith("linux") and not shown:
             raise SinkError("there is no display to open a window on", fix=alternatives)
+        if not _display_answers(os.environ.get("DISPLAY", "")):
+            raise SinkError(
+                f"the display {os.environ['DISPLAY']} does not answer", fix=alternatives
+            )
         cv2 = import_cv2()
         try:
             cv2.namedWindow("aeseg", cv2.WINDOW_NORMAL)
@@ -359,18 +385,50 @@ class WindowSink(_Base):
                 + alternatives,
             ) from error
         self._options = {"view": view, "alpha": alpha, "legend": legend}
+        self._open = True
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Show one frame."""
+        if self.closed_by_user:
+            return
         cv2 = import_cv2()
         cv2.imshow("aeseg", render(frame.image, result, **self._options))  # type: ignore[arg-type]
-        if cv2.waitKey(1) & 0xFF in (ord("q"), 27):
-            self.closed_by_user = True
+        key = cv2.waitKey(1) & 0xFF
+        # Below 1: somebody clicked the window away; imshow would bring it back.
+        gone = cv2.getWindowProperty("aeseg", cv2.WND_PROP_VISIBLE) < 1
+        self.closed_by_user = gone or key in (ord("q"), 27)
+        if gone:
+            self._open = False
 
     def close(self) -> None:
         """Close the window."""
-        import_cv2().destroyWindow("aeseg")
+        if self._open:
+            self._open = False
+            import_cv2().destroyWindow("aeseg")
 
     def abort(self) -> None:
         """Close the window."""
         self.close()
+
+
+def _display_answers(display: str) -> bool:
+    """Knock at an X server (``[host]:number[.screen]``, X(7)): Qt aborts the process at a dead one.
+
+    Names of another form are taken on trust.
+    """
+    match = re.fullmatch(r"(?:unix)?([^:/]*):(\d+)(?:\.\d+)?", display)
+    if match is None:
+        return True
+    host, number = match[1], int(match[2])
+    if host:
+        try:
+            socket.create_connection((host, 6000 + number), timeout=2).close()
+        except (OSError, OverflowError):
+            return False
+        return True
+    path = f"/tmp/.X11-unix/X{number}"
+    for address in (path, "\0" + path):
+        with socket.socket(socket.AF_UNIX) as knock:
+            if knock.connect_ex(address) == 0:
+                return True
+    return False

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,18 @@ from numpy.typing import NDArray
 from aeseg_edge.errors import SourceError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.images import IMAGE_SUFFIXES, decode_image, natural
+from aeseg_edge.io.images import (
+    TEXT_SUFFIXES,
+    decode_image,
+    is_image,
+    natural,
+    video_backend,
+)
 
 _log = logging.getLogger(__name__)
 
+_MAX_CAMERA = 255
+_MAX_SIDE = 8192
 _WANTED = "Give a video, an image, a folder of images, a glob, a camera number or test://WxH@fps."
 
 
@@ -100,6 +109,9 @@ def open_source(uri: str, *, channels: int = 3) -> Source:
     scheme, _, rest = uri.partition("://")
     if scheme in _SCHEMES and rest:
         return _SCHEMES[scheme](rest, channels)
+    if not uri.strip():
+        # As a path it would be the current folder.
+        raise SourceError("the source is empty", fix=_WANTED)
     if "://" in uri:
         raise SourceError(f"{uri} has an unknown scheme", fix=_WANTED)
     if re.fullmatch(r"\d+", uri):
@@ -214,8 +226,9 @@ class VideoSource(_CaptureSource):
 
     def __init__(self, path: Path, channels: int) -> None:
         cv2 = import_cv2()
-        # Other backends than FFmpeg take "clip_01.mp4" for a numbered series of images.
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        if path.suffix.lower() in TEXT_SUFFIXES:
+            raise SourceError(f"{path} is neither a video nor an image", fix=_WANTED)
+        capture = cv2.VideoCapture(str(path), video_backend())
         if not capture.isOpened():
             raise SourceError(
                 f"{path} cannot be opened as a video",
@@ -269,8 +282,12 @@ class CameraSource(_CaptureSource):
             f"Check that {device} exists (ls /dev/video*), that you may read it (group video), "
             "and that no other program holds it."
         )
-        capture = cv2.VideoCapture(camera)
-        if not capture.isOpened():
+        # By number OpenCV picks the system's camera interface; a path it would try as a video.
+        how = cv2.CAP_V4L2 if isinstance(camera, str) else cv2.CAP_ANY
+        # Numbers beyond a C int are an error of another kind in OpenCV.
+        known = isinstance(camera, str) or camera <= _MAX_CAMERA
+        capture = cv2.VideoCapture(camera, how) if known else None
+        if capture is None or not capture.isOpened():
             raise SourceError(f"{name} cannot be opened", fix=fix)
         super().__init__(name, capture, channels)
         if self._first is None:
@@ -358,22 +375,28 @@ def draw_scene(index: int, width: int, height: int) -> NDArray[np.uint8]:
     return image
 
 
+def _open_file(rest: str, channels: int) -> Source:
+    """Open a file URI (RFC 8089), or ``file://`` before a relative path."""
+    text = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
+    return _open_path(text if Path(text).exists() else unquote(text), channels)
+
+
 def _open_path(text: str, channels: int) -> Source:
     path = Path(text)
     if path.is_dir():
         files = sorted((p for p in path.iterdir() if p.is_file()), key=lambda p: natural(p.name))
-        images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+        images = [p for p in files if is_image(p)]
         if not images:
             found = f"{len(files)} other files" if files else "nothing"
             raise SourceError(f"the folder {path} has no images, but {found}", fix=_WANTED)
         return ImageSource(text, images, channels)
     if path.is_file():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if is_image(path):
             return ImageSource(text, [path], channels)
         return VideoSource(path, channels)
     if glob.has_magic(text):
         matches = [Path(name) for name in sorted(glob.glob(text, recursive=True), key=natural)]
-        images = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES]
+        images = [p for p in matches if p.is_file() and is_image(p)]
         if not images:
             raise SourceError(
                 f"the pattern {text} matches {len(matches)} files and no image", fix=_WANTED
@@ -384,13 +407,17 @@ def _open_path(text: str, channels: int) -> Source:
 
 def _open_test(rest: str, channels: int) -> Source:
     match = re.fullmatch(r"(\d+)x(\d+)(?:@(\d+(?:\.\d+)?))?", rest)
-    if match is None or not int(match[1]) or not int(match[2]):
-        raise SourceError(f"test://{rest} is not a size and rate", fix="Write test://640x480@30.")
-    return TestSource(int(match[1]), int(match[2]), float(match[3] or 30), channels)
+    width, height, fps = match.groups(default="30") if match else ("0", "0", "0")
+    if not (0 < int(width) <= _MAX_SIDE and 0 < int(height) <= _MAX_SIDE and float(fps) > 0):
+        raise SourceError(
+            f"test://{rest} is not a size and rate",
+            fix=f"Write test://640x480@30; sides end at {_MAX_SIDE}.",
+        )
+    return TestSource(int(width), int(height), float(fps), channels)
 
 
 _SCHEMES: dict[str, Callable[[str, int], Source]] = {
-    "file": _open_path,
+    "file": _open_file,
     "v4l2": lambda rest, channels: CameraSource(rest.partition("?")[0], channels),
     "test": _open_test,
 }

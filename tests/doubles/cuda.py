@@ -9,13 +9,17 @@ it as far as its events allow.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 GARBAGE = 0xFF
@@ -27,7 +31,7 @@ class Error(Exception):
 
 
 class Gpu:
-    """The device and the module `pycuda.driver` in one; give it to `sys.modules`.
+    """The device and the module `pycuda.driver` in one; see `install`.
 
     Args:
         schedule: "lazy" or "greedy".
@@ -90,6 +94,9 @@ class Gpu:
 
     def init(self) -> None:
         self.call("init", context=False)
+
+    def get_driver_version(self) -> int:
+        return 12060
 
     def mem_get_info(self) -> tuple[int, int]:
         self.call("mem_get_info")
@@ -320,12 +327,15 @@ class Library:
         return 0
 
 
-def installed(gpu: Gpu) -> Iterator[tuple[str, Any]]:
-    """Names and values for `sys.modules` that make `from pycuda import driver` find `gpu`."""
+def install(gpu: Gpu, patch: pytest.MonkeyPatch) -> None:
+    """Make `from pycuda import driver` and CUDA's library find `gpu`."""
+    package = ModuleType("pycuda")
+    package.__dict__.update(VERSION_TEXT="2026.1", driver=gpu, __path__=[])
+    patch.setitem(sys.modules, "pycuda", package)
+    patch.setitem(sys.modules, "pycuda.driver", gpu)
+    load = ctypes.CDLL
 
-    class Package:
-        driver = gpu
-        __path__: list[str] = []  # noqa: RUF012 - what makes it a package
+    def find(name: str | None, *args: Any, **options: Any) -> Any:
+        return Library(gpu) if name == "libcuda.so.1" else load(name, *args, **options)
 
-    yield "pycuda", Package
-    yield "pycuda.driver", gpu
+    patch.setattr(ctypes, "CDLL", find)

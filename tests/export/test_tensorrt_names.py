@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WALKED = (
     "aeseg_edge/backends/_trt.py",
     "aeseg_edge/backends/tensorrt.py",
+    "aeseg_edge/doctor.py",
     "export/engine.py",
 )
 VERSIONS = {"10.3.0", "10.16.1.11", "11.4.0.106"}

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from aeseg_edge import engines
 from aeseg_edge.engines import EngineCache, EngineKey, default_cache_dir, padded_clusters
 from aeseg_edge.errors import EngineError, EngineNotBuilt, UsageError
+from aeseg_edge.io.atomic import temporary_beside
 
 KEY = EngineKey(
     onnx_sha256="ab" * 32,
@@ -323,8 +323,8 @@ def refuse_with(number: int) -> object:
 @pytest.mark.parametrize(
     ("holder", "function", "number", "message"),
     [
-        (tempfile, "mkstemp", errno.EROFS, "Read-only file system"),
-        (tempfile, "mkstemp", errno.EACCES, "Permission denied"),
+        (os, "open", errno.EROFS, "Read-only file system"),
+        (os, "open", errno.EACCES, "Permission denied"),
         (os, "fsync", errno.ENOSPC, "No space left on device"),
         (Path, "replace", errno.EDQUOT, "quota exceeded"),
     ],
@@ -337,9 +337,9 @@ def test_a_folder_that_cannot_be_written_gives_one_error_and_keeps_the_old_engin
     stored: EngineCache,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with monkeypatch.context() as patch:
+    with stored.locked(KEY), monkeypatch.context() as patch:
         patch.setattr(holder, function, refuse_with(number))
-        with stored.locked(KEY), pytest.raises(EngineError, match=message) as caught:
+        with pytest.raises(EngineError, match=message) as caught:
             stored.store(KEY, b"newer")
     assert "--cache-dir" in caught.value.fix
     assert stored.load(KEY) == PLAN
@@ -450,7 +450,10 @@ def test_a_second_builder_waits_and_goes_on_when_the_first_is_killed(
 
 
 def test_what_a_killed_writer_left_is_removed_by_the_next_one(stored: EngineCache) -> None:
-    (stored.folder / f".{KEY.name}-abc123.plan").write_bytes(PLAN[:9])
+    for suffix in (".plan", ".json"):
+        temporary_beside(stored.path(KEY).with_suffix(suffix)).write_bytes(PLAN[:9])
+    other = dataclasses.replace(KEY, precision="int8")
+    at_work = temporary_beside(stored.path(other))
     with stored.locked(KEY):
-        assert leftovers(stored) == []
+        assert leftovers(stored) == [at_work.name]
     assert stored.load(KEY) == PLAN

@@ -6,7 +6,6 @@ be equal, on both schedules that the stand-in device knows.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import sys
 import threading
@@ -26,6 +25,7 @@ pytest.importorskip("onnxruntime")
 from aeseg_edge.backends import tensorrt as production
 from aeseg_edge.backends.base import GraphSpec, Outputs
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
+from aeseg_edge.calibration.graph import attach_head
 from aeseg_edge.codebook import Codebook
 from aeseg_edge.engines import EngineCache, padded_clusters
 from aeseg_edge.errors import (
@@ -84,12 +84,7 @@ def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Be
 
 def make_bench(schedule: str, patch: pytest.MonkeyPatch) -> Bench:
     gpu = cuda.Gpu(schedule)
-    for name, module in cuda.installed(gpu):
-        patch.setitem(sys.modules, name, module)
-    load = ctypes.CDLL
-    patch.setattr(
-        ctypes, "CDLL", lambda name: cuda.Library(gpu) if name == "libcuda.so.1" else load(name)
-    )
+    cuda.install(gpu, patch)
     bench = Bench(gpu, patch)
     bench.use()
     return bench
@@ -105,16 +100,16 @@ def assert_equal(found: Outputs, wanted: Outputs) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def drive(backend: Any) -> None:
+def drive(backend: Any, graph: bytes = GRAPH, spec: GraphSpec = SPEC) -> None:
     """Everything a caller may do, checked against ONNX Runtime; then close."""
-    reference = OnnxRuntimeBackend(GRAPH, SPEC, codebook(), threads=1)
+    reference = OnnxRuntimeBackend(graph, spec, codebook(spec=spec), threads=1)
     results: list[Outputs] = []
     wanted: list[Outputs] = []
 
     def expect(image: NDArray[np.uint8], mix: float, want: frozenset[str]) -> None:
         wanted.append(reference.collect(reference.submit(image, mix=mix), want))
 
-    images = frames(8)
+    images = frames(8, spec=spec)
     # One at a time, nothing asked for; the first frame's mix must not matter.
     for image in images[:2]:
         results.append(backend.collect(backend.submit(image, mix=0.5)))
@@ -128,9 +123,9 @@ def drive(backend: Any) -> None:
         results.append(backend.collect(ticket, BOTH))
         ticket = following
     # Another codebook while a frame is under way: that frame still has the old one.
-    backend.set_codebook(codebook(3, seed=5))
+    backend.set_codebook(codebook(3, seed=5, spec=spec))
     results.append(backend.collect(ticket, BOTH))
-    reference.set_codebook(codebook(3, seed=5))
+    reference.set_codebook(codebook(3, seed=5, spec=spec))
     backend.reset()
     reference.reset()
     for image in images[6:]:
@@ -147,6 +142,31 @@ def drive(backend: Any) -> None:
 
 def test_it_gives_what_onnx_runtime_gives(bench: Bench) -> None:
     drive(bench.open())
+    assert bench.gpu.leaks() == {}
+
+
+@pytest.fixture(scope="module")
+def edge() -> tuple[bytes, GraphSpec]:
+    """The default architecture's graph; made before stand-ins hide what torch looks for."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.graph import export_encoder
+
+    model = build_autoencoder(AutoencoderConfig("edge", latent_dim=8), seed=0).eval()
+    spec = GraphSpec(64, 96, 3, 8, model.stride, 2)
+    exported = export_encoder(model, height=spec.height, width=spec.width)
+    return attach_head(exported, spec).SerializeToString(), spec
+
+
+@pytest.mark.host
+def test_the_graph_of_the_default_architecture_runs_the_same(
+    edge: tuple[bytes, GraphSpec], bench: Bench
+) -> None:
+    graph, spec = edge
+    plan = make_plan(graph, spec, CLUSTERS)
+    backend = production.TensorRTBackend(plan, spec, CLUSTERS, codebook(spec=spec))
+    drive(backend, graph, spec)
     assert bench.gpu.leaks() == {}
 
 

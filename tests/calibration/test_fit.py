@@ -1,0 +1,220 @@
+"""A bundle and other footage become a new bundle, and no torch is needed for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+cv2 = pytest.importorskip("cv2")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("sklearn")
+
+from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.calibration.fit import FitSettings, Fitted, recalibrate  # noqa: E402
+from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
+from aeseg_edge.io.sources import draw_scene  # noqa: E402
+from aeseg_edge.segmenter import Segmenter  # noqa: E402
+
+SETTINGS = FitSettings(clusters=4, restarts=2, samples=2000, threads=1)
+KEYS = {("fp16", "tensorrt"), ("int8", "onnxruntime"), ("int8", "tensorrt")}
+
+
+def scenes(count: int = 12) -> list[NDArray[np.uint8]]:
+    return [draw_scene(7 * index, 96, 64) for index in range(count)]
+
+
+def refit(bundle: Path, **changes: object) -> Fitted:
+    return recalibrate(Bundle.open(bundle), scenes(), replace(SETTINGS, **changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def fitted(v1_bundle: Path) -> Fitted:
+    return refit(v1_bundle)
+
+
+def test_new_centres_and_graphs_take_the_place_of_the_old(fitted: Fitted, v1_bundle: Path) -> None:
+    old = Bundle.open(v1_bundle)
+    new = fitted.bundle
+    assert new.manifest.clusters == new.codebook.clusters == 4
+    assert new.codebook.latent_dim == old.codebook.latent_dim
+    assert new.manifest.geometry == old.manifest.geometry
+    assert {entry.key for entry in new.manifest.entries} == KEYS | {
+        ("fp32", "onnxruntime"),
+        ("fp32", "tensorrt"),
+    }
+    assert new.graph("int8", "onnxruntime") != old.graph("int8", "onnxruntime")
+
+
+def test_the_encoder_itself_stays_as_it_was_trained(fitted: Fitted, v1_bundle: Path) -> None:
+    frame = scenes(1)[0]
+    latents = []
+    for bundle in (Bundle.open(v1_bundle), fitted.bundle):
+        with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=1) as seg:
+            found = seg(frame, want=frozenset({"latents"})).latents
+            assert found is not None
+            latents.append(found)
+    assert np.allclose(latents[0], latents[1], atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bytes(
+    fitted: Fitted, v1_bundle: Path, tmp_path: Path
+) -> None:
+    fitted.bundle.write(tmp_path / "a.aeseg")
+    refit(v1_bundle).bundle.write(tmp_path / "b.aeseg")
+    assert (tmp_path / "a.aeseg").read_bytes() == (tmp_path / "b.aeseg").read_bytes()
+
+
+def test_another_seed_gives_other_centres(fitted: Fitted, v1_bundle: Path) -> None:
+    other = refit(v1_bundle, seed=5)
+    assert not np.array_equal(other.bundle.codebook.weights, fitted.bundle.codebook.weights)
+
+
+def test_the_manifest_states_agreement_and_how_it_was_calibrated(fitted: Fitted) -> None:
+    manifest = fitted.bundle.manifest
+    assert set(fitted.agreements) == KEYS
+    for entry in manifest.entries:
+        if entry.key not in KEYS:
+            assert entry.agreement is None
+            continue
+        assert entry.agreement is not None
+        assert entry.agreement["labels_equal"] >= 0.95
+        assert entry.recommended
+    for backend in ("fp16", "int8"):
+        note = manifest.entry(backend, "tensorrt").note
+        assert "emulated on a CPU" in note
+    calibration = manifest.training["calibration"]
+    # A third of the 12 frames checks, and never the frames of the ranges.
+    assert (calibration["frames"], calibration["range_frames"]) == (12, 8)
+    assert fitted.agreements["int8", "onnxruntime"].frames == 4
+    assert calibration["clusters"] == 4
+    assert sum(calibration["shares"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_below_the_gate_an_entry_is_not_recommended_and_said_loudly(
+    v1_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = refit(v1_bundle, minimum_agreement=1.0)
+    assert ("int8", "onnxruntime") in found.below
+    entry = found.bundle.manifest.entry("int8", "onnxruntime")
+    assert not entry.recommended
+    assert "gate 1.0" in entry.note
+    assert "int8 for onnxruntime agrees with fp32 on only" in caplog.text
+    with Segmenter.load(found.bundle, backend="onnxruntime", threads=1) as segmenter:
+        assert segmenter.entry.precision == "fp32"
+
+
+def test_without_a_failed_gate_nothing_is_below(fitted: Fitted) -> None:
+    assert fitted.below == {}
+
+
+def test_latents_outside_the_region_do_not_count(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    region = np.zeros((64, 96), np.uint8)
+    region[32:] = 255
+    held = Bundle.build(bundle.manifest, bundle.codebook, bundle.graphs, region=region)
+    found = recalibrate(held, scenes(), SETTINGS)
+    assert found.bundle.region is not None
+    assert np.array_equal(found.bundle.region, region)
+    # 8 of the 16 rows of cells of each frame.
+    assert found.bundle.manifest.training["calibration"]["latents"] <= 12 * 8 * 24
+    with Segmenter.load(found.bundle, backend="onnxruntime", threads=1) as segmenter:
+        labels = segmenter(scenes(1)[0]).labels
+    assert (labels[:32] == 255).all()
+    assert (labels[32:] != 255).all()
+
+
+def test_a_region_without_a_single_latent_is_refused(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    empty = np.zeros((64, 96), np.uint8)
+    held = Bundle.build(bundle.manifest, bundle.codebook, bundle.graphs, region=empty)
+    with pytest.raises(CalibrationError, match="holds no latents"):
+        recalibrate(held, scenes(), SETTINGS)
+
+
+def test_more_clusters_than_distinct_latents_are_refused(v1_bundle: Path) -> None:
+    flat = [np.full((64, 96, 3), level, np.uint8) for level in (50, 60)]
+    with pytest.raises(CalibrationError, match="900 clusters are more than the"):
+        recalibrate(Bundle.open(v1_bundle), flat, replace(SETTINGS, clusters=900))
+
+
+def test_a_single_frame_is_refused(v1_bundle: Path) -> None:
+    with pytest.raises(CalibrationError, match="1 frames are too few"):
+        recalibrate(Bundle.open(v1_bundle), scenes(1), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"clusters": 1},
+        {"clusters": 1025},
+        {"restarts": 0},
+        {"samples": 0},
+        {"calibration_frames": 0},
+        {"agreement_frames": 0},
+        {"minimum_agreement": 1.01},
+        {"clustering": "ward"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_any_work(values: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as caught:
+        replace(SETTINGS, **values)  # type: ignore[arg-type]
+    assert caught.value.fix
+
+
+def test_a_full_folder_for_temporary_files_is_said(
+    v1_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(CalibrationError, match="temporary files cannot be used") as caught:
+        refit(v1_bundle)
+    assert "TMPDIR" in caught.value.fix
+
+
+NO_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Refuse())
+from aeseg_edge.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_calibrate_works_where_torch_is_not_installed(
+    v1_bundle: Path, tmp_path: Path, repository: Path
+) -> None:
+    footage = tmp_path / "night"
+    footage.mkdir()
+    for index, image in enumerate(scenes()):
+        cv2.imwrite(str(footage / f"{index}.png"), image // 2)
+    command = ["calibrate", str(v1_bundle), str(footage), "-o", str(tmp_path / "night.aeseg")]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH, *command, "--restarts", "1", "--json", "-"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # K and the way of clustering are the bundle's, where nothing else is asked for.
+    before, after = Bundle.open(v1_bundle), Bundle.open(tmp_path / "night.aeseg")
+    assert json.loads(done.stdout)["clusters"] == before.manifest.clusters == 5
+    assert after.manifest.method == before.manifest.method
+    assert after.manifest.provenance["calibration_footage"] == [str(footage)]
+    assert after.manifest.training["arch"] == "shallow"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["night", "night.aeseg"]

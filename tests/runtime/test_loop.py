@@ -1,0 +1,284 @@
+"""Every frame reaches every sink, and however the run ends, files are whole or absent."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aeseg_edge import loop
+from aeseg_edge.codebook import default_classes, palette
+from aeseg_edge.errors import SinkError, SourceError
+from aeseg_edge.io.frame import Frame
+from aeseg_edge.loop import run_loop, stop_on_signals
+from aeseg_edge.segmenter import Segmentation
+
+
+class Source:
+    """Frames out of nothing; may fail after some."""
+
+    name, fps, live, total = "made", None, False, None
+
+    def __init__(self, count: int, fails: bool = False) -> None:
+        self.count, self.fails = count, fails
+        self.given = self.closed = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(self.count):
+            self.given += 1
+            yield Frame(np.zeros((4, 6, 3), np.uint8), index, time.monotonic(), self.name)
+        if self.fails:
+            raise SourceError("the cable is out", fix="Put it back.")
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Sink:
+    """Remembers what it got; may fail at a frame or on closing."""
+
+    name = "made"
+
+    def __init__(self, fails_at: int | None = None, fails_closing: bool = False) -> None:
+        self.frames: list[int] = []
+        self.results: list[Segmentation] = []
+        self.ended: list[str] = []
+        self.fails_at, self.fails_closing = fails_at, fails_closing
+        self.closed_by_user = False
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        if frame.index == self.fails_at:
+            raise SinkError("the disk is full", fix="Free some space.")
+        self.frames.append(frame.index)
+        self.results.append(result)
+
+    def close(self) -> None:
+        if self.fails_closing:
+            raise SinkError("the disk was full", fix="Free some space.")
+        self.ended.append("closed")
+
+    def abort(self) -> None:
+        self.ended.append("aborted")
+
+
+class Segmenter:
+    """Everything is class 0."""
+
+    def __call__(self, image: np.ndarray, *, captured: float | None = None) -> Segmentation:
+        classes = default_classes(1)
+        labels = np.zeros(image.shape[:2], np.uint8)
+        age = None if captured is None else time.monotonic() - captured
+        return Segmentation(labels, classes, palette(classes), frame_age=age)
+
+
+def test_every_frame_reaches_every_sink_with_its_frame_and_age() -> None:
+    source, sinks = Source(5), [Sink(), Sink()]
+    totals = run_loop(Segmenter(), source, sinks)
+    assert [sink.frames for sink in sinks] == [[0, 1, 2, 3, 4]] * 2
+    result = sinks[0].results[3]
+    assert result.frame is not None
+    assert result.frame.index == 3
+    assert result.frame_age is not None
+    assert result.frame_age >= 0
+    assert totals.frames == 5
+    assert totals.latency is not None
+    assert totals.latency.count == 5
+    assert source.closed == 1
+    assert [sink.ended[0] for sink in sinks] == ["closed"] * 2
+
+
+def test_no_frame_beyond_the_last_one_wanted_is_read() -> None:
+    source = Source(100)
+    assert run_loop(Segmenter(), source, [Sink()], frames=3).frames == 3
+    assert source.given == 3
+
+
+def test_a_source_without_frames_ends_cleanly() -> None:
+    sink = Sink()
+    totals = run_loop(Segmenter(), Source(0), [sink])
+    assert (totals.frames, totals.latency) == (0, None)
+    assert sink.ended[0] == "closed"
+
+
+def test_a_stop_ends_the_run_after_the_current_frame() -> None:
+    stop, sink = threading.Event(), Sink()
+
+    class Stopping(Sink):
+        def write(self, frame: Frame, result: Segmentation) -> None:
+            if frame.index == 2:
+                stop.set()
+
+    totals = run_loop(Segmenter(), Source(100), [Stopping(), sink], stop=stop)
+    assert totals.frames == 3
+    assert sink.frames == [0, 1, 2]
+    assert sink.ended[0] == "closed"
+
+
+def test_a_window_closed_by_the_user_ends_the_run() -> None:
+    class Window(Sink):
+        def write(self, frame: Frame, result: Segmentation) -> None:
+            self.closed_by_user = frame.index == 1
+
+    sink = Sink()
+    assert run_loop(Segmenter(), Source(100), [Window(), sink]).frames == 2
+    assert sink.ended[0] == "closed"
+
+
+def test_a_source_that_fails_aborts_every_sink() -> None:
+    source, sinks = Source(2, fails=True), [Sink(), Sink()]
+    with pytest.raises(SourceError, match="the cable is out"):
+        run_loop(Segmenter(), source, sinks)
+    assert [sink.ended for sink in sinks] == [["aborted"]] * 2
+    assert source.closed == 1
+
+
+def test_a_sink_that_fails_aborts_the_others_too() -> None:
+    source, sinks = Source(9), [Sink(), Sink(fails_at=4)]
+    with pytest.raises(SinkError, match="the disk is full"):
+        run_loop(Segmenter(), source, sinks)
+    assert [sink.ended for sink in sinks] == [["aborted"]] * 2
+    assert source.closed == 1
+
+
+def test_a_sink_that_cannot_be_finished_does_not_spoil_the_others() -> None:
+    sinks = [Sink(), Sink(fails_closing=True), Sink(), Sink(fails_closing=True)]
+    with pytest.raises(SinkError, match="the disk was full"):
+        run_loop(Segmenter(), Source(2), sinks)
+    assert [sink.ended[0] for sink in sinks] == ["closed", "aborted", "closed", "aborted"]
+
+
+def test_a_line_comes_whenever_the_reporter_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.RateReporter
+    monkeypatch.setattr(loop, "RateReporter", lambda: real(period=0.0))
+    lines = []
+    run_loop(Segmenter(), Source(4), [], on_line=lines.append)
+    assert [line.frames for line in lines] == [1, 2, 3, 4]
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    def send() -> None:
+        signal.raise_signal(number)
+
+    with stop_on_signals() as stop:
+        assert not stop.is_set()
+        send()
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            send()
+    assert signal.getsignal(number) is before
+
+
+def test_other_threads_get_an_event_that_stays_unset() -> None:
+    seen = []
+
+    def run() -> None:
+        with stop_on_signals() as stop:
+            seen.append(stop.is_set())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+RUN = """
+import sys, time
+from aeseg_edge.io.sinks import open_sink
+from aeseg_edge.io.sources import open_source
+from aeseg_edge.loop import run_loop, stop_on_signals
+from aeseg_edge.segmenter import Segmenter
+
+bundle, video, images = sys.argv[1:]
+with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=1) as segmenter:
+    with stop_on_signals() as stop, open_source("test://96x64@25") as source:
+        sinks = [open_sink(video, fps=25), open_sink(images)]
+        write = sinks[1].write
+
+        def tell(frame, result):
+            write(frame, result)
+            if frame.index == 3:
+                print("running", flush=True)
+            time.sleep(0.01)
+
+        sinks[1].write = tell
+        totals = run_loop(segmenter, source, sinks, stop=stop)
+print(totals.frames)
+"""
+
+
+def start(repository: Path, folder: Path, bundle: Path, script: str = RUN) -> subprocess.Popen[str]:
+    run = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            script,
+            str(bundle),
+            str(folder / "out.mp4"),
+            str(folder / "%d.png"),
+        ],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "running\n"
+    return run
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_whole_video_of_what_was_done(
+    tmp_path: Path, repository: Path, v1_bundle: Path, number: signal.Signals
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    pytest.importorskip("onnxruntime")
+    run = start(repository, tmp_path, v1_bundle)
+    run.send_signal(number)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    frames = int(out)
+    assert frames >= 4
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"), cv2.CAP_FFMPEG)
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == frames
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == frames
+    expected = {"out.mp4", *(f"{index}.png" for index in range(frames))}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
+@posix
+def test_a_second_signal_ends_at_once_and_leaves_no_half_video(
+    tmp_path: Path, repository: Path, v1_bundle: Path
+) -> None:
+    pytest.importorskip("cv2")
+    pytest.importorskip("onnxruntime")
+    slow = RUN.replace("time.sleep(0.01)", "time.sleep(60 if frame.index == 3 else 0)")
+    run = start(repository, tmp_path, v1_bundle, slow)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert run.poll() is None  # the first one only asks
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert "KeyboardInterrupt" in err
+    assert {path.name for path in tmp_path.iterdir()} == {f"{i}.png" for i in range(4)}

@@ -1,0 +1,305 @@
+"""The command: help, exit codes, JSON, and the verbs that use a bundle."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2")
+pytest.importorskip("onnxruntime")
+
+from aeseg_edge import __version__  # noqa: E402
+from aeseg_edge.cli import main  # noqa: E402
+from aeseg_edge.io.sources import draw_scene  # noqa: E402
+
+VERBS = ("train", "export", "calibrate", "run", "info", "eval", "bench")
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six labelled frames: images/, masks/ (0 above, 1 below, 9 ignored), classes.txt."""
+    folder = tmp_path_factory.mktemp("street")
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for index in range(6):
+        mask = np.zeros((80, 120), np.uint8)
+        mask[40:] = 1
+        mask[:, :5] = 9
+        cv2.imwrite(str(folder / "images" / f"{index}.png"), draw_scene(9 * index, 120, 80))
+        cv2.imwrite(str(folder / "masks" / f"{index}.png"), mask)
+    (folder / "classes.txt").write_text("above\nbelow\n")
+    return folder
+
+
+def evaluate(bundle: Path, street: Path, *more: str) -> int:
+    where = ["--images", str(street / "images"), "--masks", str(street / "masks")]
+    classes = ["--classes", str(street / "classes.txt"), "--ignore", "9"]
+    return main(["eval", str(bundle), *where, *classes, "--threads", "1", *more])
+
+
+def read(captured: Output) -> Any:
+    """What is on standard output, all of it, is one JSON text."""
+    return json.loads(captured.readouterr().out)
+
+
+# --- help and exit codes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_that_ends_in_an_example(verb: str, capsys: Output) -> None:
+    assert main([verb, "--help"]) == 0
+    assert re.search(rf"example:\n  aeseg {verb} \S+.*\n$", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_example_in_the_help_is_a_command_that_parses(verb: str, capsys: Output) -> None:
+    from aeseg_edge.cli.main import build_parser
+
+    main([verb, "--help"])
+    example = capsys.readouterr().out.rstrip().splitlines()[-1].split()
+    assert build_parser().parse_args(example[1:]).verb == verb
+
+
+def test_the_help_lists_every_verb(capsys: Output) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^ +{verb}\b", out, re.MULTILINE) for verb in VERBS)
+
+
+def test_the_version_is_the_packages(capsys: Output) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"aeseg_edge {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ([], "required: VERB"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["info"], "required: bundle"),
+        (["run", "x.mp4"], "required: -b/--bundle"),
+        (["train", "x.mp4"], "required: -o/--output"),
+        (["train", "x.mp4", "-o", "a.aeseg", "--imgsz", "480"], "'480' is not a size such as"),
+        (["train", "x.mp4", "-o", "a.aeseg", "--imgsz", "0x360"], "'0x360' is not a size"),
+        (["train", "x.mp4", "-o", "a.aeseg", "--clusters", "-3"], "not a whole number of at least"),
+        (["train", "x.mp4", "-o", "a.aeseg", "--arch", "unet"], "invalid choice: 'unet'"),
+        (["train", "x", "-o", "a.aeseg", "--epochs", "1", "--minutes", "2"], "not allowed with"),
+        (["run", "x.mp4", "-b", "a.aeseg", "--alpha", "2"], "'2' is not within 0..1"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_is_wrong(
+    command: list[str], says: str, capsys: Output
+) -> None:
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert captured.out == ""
+
+
+def test_an_output_of_another_kind_is_wrong_usage(tmp_path: Path, capsys: Output) -> None:
+    pytest.importorskip("torch")
+    assert main(["train", "x.mp4", "-o", str(tmp_path / "a.onnx")]) == 2
+    assert "does not end in .aeseg" in capsys.readouterr().err
+
+
+def test_a_failure_exits_with_1_and_gives_the_fix_on_a_line_of_its_own(
+    tmp_path: Path, capsys: Output
+) -> None:
+    assert main(["info", str(tmp_path / "gone.aeseg")]) == 1
+    problem, fix = capsys.readouterr().err.splitlines()
+    assert problem == f"aeseg: error: {tmp_path / 'gone.aeseg'}: there is no such file."
+    assert re.fullmatch(r"  [A-Z].*\.", fix)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    gone = str(tmp_path / "gone" / "x.json")
+    assert evaluate(v1_bundle, street, "--json", gone) == 1
+    captured = capsys.readouterr()
+    assert "Make the folder first" in captured.err
+    assert captured.out == ""
+    command = ["run", "test://64x48", "-b", str(v1_bundle), "--stats", gone, "--frames", "1"]
+    assert main(command) == 1
+    assert "frames in" not in capsys.readouterr().err
+
+
+# --- info -----------------------------------------------------------------------------------------
+
+
+def test_info_says_what_is_in_a_bundle(v1_bundle: Path, capsys: Output) -> None:
+    assert main(["info", str(v1_bundle)]) == 0
+    out = capsys.readouterr().out
+    assert "96x64, 3 channels, stretch" in out
+    assert "5 clusters" in out
+    assert "int8  onnxruntime" in out
+    assert "class 4" in out
+
+
+def test_info_as_json_is_the_manifest(v1_bundle: Path, tmp_path: Path, capsys: Output) -> None:
+    assert main(["info", str(v1_bundle), "--json", "-"]) == 0
+    manifest = read(capsys)
+    assert manifest["geometry"]["width"] == 96
+    assert manifest["clusters"] == 5
+    assert main(["info", str(v1_bundle), "--json", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text()) == manifest
+    assert "96x64" in capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_error(v1_bundle: Path, repository: Path) -> None:
+    command = [sys.executable, "-m", "aeseg_edge.cli", "info", str(v1_bundle)]
+    child = subprocess.Popen(
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    child.stderr.close()
+    assert child.wait(timeout=60) in (0, 1)
+
+
+# --- bench ----------------------------------------------------------------------------------------
+
+
+def test_bench_gives_percentiles_of_every_stage(v1_bundle: Path, capsys: Output) -> None:
+    command = ["bench", str(v1_bundle), "--frames", "10", "--warmup", "0", "--threads", "1"]
+    assert main([*command, "--json", "-"]) == 0
+    report = read(capsys)
+    assert report["frames"] == 10
+    assert set(report["stages_ms"]) == {"preprocess", "inference", "postprocess", "total"}
+    for summary in report["stages_ms"].values():
+        assert {"p50", "p90", "p95", "p99", "mean", "max"} <= set(summary)
+        assert summary["p50"] <= summary["p99"] <= summary["max"]
+    assert report["fps"] > 0
+    assert report["precision"] == "int8"
+    assert report["settings"]["threads"] == 1
+
+
+def test_bench_takes_a_source_and_a_precision(
+    v1_bundle: Path, street: Path, capsys: Output
+) -> None:
+    command = ["bench", str(v1_bundle), str(street / "images"), "--frames", "4", "--warmup", "0"]
+    assert main([*command, "--precision", "fp32"]) == 0
+    out = capsys.readouterr().out
+    assert "fp32 on onnxruntime" in out
+    assert "120x80" in out
+
+
+# --- eval -----------------------------------------------------------------------------------------
+
+
+def test_eval_writes_exactly_these_keys(v1_bundle: Path, street: Path, capsys: Output) -> None:
+    assert evaluate(v1_bundle, street, "--json", "-") == 0
+    report = read(capsys)
+    assert set(report) == {"frames", "clusters", "classes", "hungarian"}
+    assert (report["frames"], report["clusters"]) == (6, 5)
+    assert report["classes"] == ["above", "below"]
+    assert set(report["hungarian"]) == {"miou", "pixel_accuracy", "iou"}
+    assert len(report["hungarian"]["iou"]) == 2
+    assert 0 < report["hungarian"]["miou"] <= report["hungarian"]["pixel_accuracy"] <= 100
+
+
+def test_eval_names_clusters_by_majority_where_there_are_fit_frames(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    fit = ["--fit-images", str(street / "images"), "--fit-masks", str(street / "masks")]
+    target = tmp_path / "report.json"
+    assert evaluate(v1_bundle, street, *fit, "--fit-every", "2", "--json", str(target)) == 0
+    assert "majority" in capsys.readouterr().out
+    report = json.loads(target.read_text())
+    assert set(report) == {"frames", "clusters", "classes", "hungarian", "majority"}
+    # Five clusters share two classes, so nothing is left unmatched; and most are right.
+    assert report["majority"]["pixel_accuracy"] > 80
+    assert report["majority"]["pixel_accuracy"] > report["hungarian"]["pixel_accuracy"]
+
+
+def test_eval_scores_the_bundles_own_names_where_they_occur(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "classes.txt").write_text("Class 0\nclass 1\n")
+    named = ["--classes", str(tmp_path / "classes.txt")]
+    assert evaluate(v1_bundle, street, *named, "--json", "-") == 0
+    report = read(capsys)
+    assert set(report) == {"frames", "clusters", "classes", "hungarian", "named"}
+    assert set(report["named"]) == {"miou", "pixel_accuracy", "iou"}
+
+
+def test_eval_wants_both_folders_of_fit_frames(
+    v1_bundle: Path, street: Path, capsys: Output
+) -> None:
+    assert evaluate(v1_bundle, street, "--fit-images", str(street / "images")) == 2
+    assert "--fit-images and --fit-masks go together" in capsys.readouterr().err
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        good, frame = capture.read()
+        if not good:
+            capture.release()
+            return frames
+        frames.append(frame)
+
+
+def test_run_writes_a_video_images_and_statistics_at_once(
+    v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    sinks = ["-o", str(tmp_path / "out.mp4"), "-o", str(tmp_path / "out" / "%03d.png?view=labels")]
+    command = ["run", "test://120x80@10", "-b", str(v1_bundle), "--frames", "5", *sinks]
+    assert main([*command, "--threads", "1", "--stats", "-"]) == 0
+    captured = capsys.readouterr()
+    stats = json.loads(captured.out)
+    assert (stats["frames"], stats["drops"], stats["stopped_by_signal"]) == (5, 0, False)
+    assert (stats["precision"], stats["backend"]) == ("int8", "onnxruntime")
+    assert re.search(r"5 frames in .* fps, p50 .* ms, p95 .* ms", captured.err)
+    assert len(frames_of(tmp_path / "out.mp4")) == 5
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == [f"{index:03d}.png" for index in range(5)]
+    labels = cv2.imread(str(tmp_path / "out" / "000.png"), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == (80, 120)
+    assert labels.max() < 5
+
+
+def test_run_shows_frame_and_mask_side_by_side(
+    v1_bundle: Path, street: Path, tmp_path: Path
+) -> None:
+    for view in ("mask", "both"):
+        sink = str(tmp_path / f"{view}_%d.png")
+        command = ["run", str(street / "images"), "-b", str(v1_bundle), "-o", sink]
+        assert main([*command, "--view", view, "--no-legend"]) == 0
+    mask = cv2.imread(str(tmp_path / "mask_5.png"))
+    both = cv2.imread(str(tmp_path / "both_5.png"))
+    assert mask.shape == (80, 120, 3)
+    assert both.shape[1] >= 2 * mask.shape[1]
+
+
+def test_run_leaves_what_is_outside_the_region_void(v1_bundle: Path, tmp_path: Path) -> None:
+    roi = np.zeros((40, 60), np.uint8)
+    roi[:, 30:] = 255
+    cv2.imwrite(str(tmp_path / "roi.png"), roi)
+    sink = str(tmp_path / "%d.png?view=labels")
+    command = ["run", "test://120x80", "-b", str(v1_bundle), "-o", sink, "--frames", "1"]
+    assert main([*command, "--roi", str(tmp_path / "roi.png")]) == 0
+    labels = cv2.imread(str(tmp_path / "0.png"), cv2.IMREAD_UNCHANGED)
+    assert (labels[:, :60] == 255).all()
+    assert (labels[:, 60:] < 5).all()
+
+
+def test_run_stops_at_the_end_of_its_source(v1_bundle: Path, street: Path, capsys: Output) -> None:
+    source = str(street / "images" / "*.png")
+    assert main(["run", source, "-b", str(v1_bundle), "--stats", "-"]) == 0
+    assert read(capsys)["frames"] == 6
