@@ -17,8 +17,21 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.base import Backend, Outputs
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook, default_classes, palette
-from aeseg_edge.errors import BackendError, EngineNotBuilt, UsageError
-from aeseg_edge.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
+from aeseg_edge.errors import (
+    AesegError,
+    BackendError,
+    EngineNotBuilt,
+    MissingDependency,
+    UsageError,
+)
+from aeseg_edge.geometry import (
+    apply_region,
+    check_frame,
+    fit_frame,
+    fit_labels,
+    fit_region,
+    import_cv2,
+)
 from aeseg_edge.manifest import BACKENDS, PRECISIONS, Entry, Manifest
 
 if TYPE_CHECKING:
@@ -55,7 +68,9 @@ class Segmentation:
     @property
     def shares(self) -> dict[int, float]:
         """Share of the pixels that each class covers, 0..1, by class id; void counts too."""
-        counts = np.bincount(self.labels.ravel(), minlength=256)
+        cv2 = import_cv2()
+        # Three times as fast as numpy's bincount, which makes 64-bit indices first.
+        counts = cv2.calcHist([self.labels], [0], None, [256], [0, 256]).ravel()
         return {int(i): float(counts[i] / self.labels.size) for i in np.flatnonzero(counts)}
 
 
@@ -388,15 +403,22 @@ def _open_tensorrt(
         return None
     from aeseg_edge.backends.tensorrt import open_backend
 
-    entry = choose_entry(bundle.manifest, precision, "tensorrt")
-    try:
-        return open_backend(bundle, entry, cache_dir=cache_dir), entry
-    except EngineNotBuilt as error:
-        if required:
-            raise
-        _log.warning("using ONNX Runtime: %s", error)
-    except BackendError as error:
-        if required:
-            raise
-        _log.warning("TensorRT cannot be used, using ONNX Runtime: %s", error)
+    entries = [choose_entry(bundle.manifest, precision, "tensorrt")]
+    if precision == "auto":
+        # Whichever engine is built, before none at all.
+        others = [e for e in bundle.manifest.entries if e.backend == "tensorrt" and e.recommended]
+        entries += [e for e in others if e.precision in ("int8", "fp16") and e not in entries]
+    missing: AesegError | None = None
+    for entry in entries:
+        try:
+            return open_backend(bundle, entry, cache_dir=cache_dir), entry
+        except EngineNotBuilt as error:
+            missing = missing or error
+        except (BackendError, MissingDependency) as error:
+            missing = error
+            break
+    assert missing is not None
+    if required:
+        raise missing
+    _log.warning("using ONNX Runtime: %s", missing)
     return None

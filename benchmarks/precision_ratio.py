@@ -49,9 +49,7 @@ def main() -> None:
     for name in segmenters:
         if name != "fp32":
             ratio = found.ratio("fp32", name)
-            print(
-                f"  fp32 / {name:<10} {ratio.median:5.2f}  ({ratio.low:.2f} to {ratio.high:.2f})"
-            )
+            print(f"  fp32 / {name:<10} {ratio.median:5.2f}  ({ratio.low:.2f} to {ratio.high:.2f})")
     if options.json:
         record = {"bundle": options.bundle.name, **found.to_json(), "environment": environment()}
         options.json.write_text(json.dumps(record, indent=1) + "\n")

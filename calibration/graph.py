@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.codebook import PADDING_BIAS
 from aeseg_edge.errors import ExportError
 
 OPSET = 19
@@ -68,11 +69,7 @@ def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
     constants: dict[str, NDArray[Any]] = {
         "head.axis1": np.array([1], np.int64),
         "head.flat": np.array([1, 2 * dim, -1], np.int64),
-        "head.two": np.array([2], np.int64),
-        "head.zero": np.array([0], np.int64),
-        "head.one": np.array([1], np.int64),
-        "head.grid_from": np.array([2], np.int64),
-        "head.grid_to": np.array([4], np.int64),
+        "head.never": np.array(PADDING_BIAS, np.float32),
         "head.batch": np.array([1, -1], np.int64),
         "head.batch_one": np.array([1], np.int64),
         "head.scales": np.array([1, 1, factor, factor], np.float32),
@@ -103,22 +100,12 @@ def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
     shape = add("Concat", [const("batch"), grid], "head_shape", axis=0)
     planes = add("Reshape", [scores, shape], "head_planes")
 
-    top = "head_top"
-    nodes.append(
-        helper.make_node(
-            "TopK",
-            [scores, const("two")],
-            [top, "head_top_index"],
-            name="head/top",
-            axis=1,
-            largest=1,
-            sorted=1,
-        )
-    )
-    best, second = "head_best", "head_second"
-    nodes.append(
-        helper.make_node("Split", [top], [best, second], name="head/split", axis=1, num_outputs=2)
-    )
+    # Two maxima instead of a TopK: fewer kernels on TensorRT, faster on a CPU at K = 27.
+    # Clusters that tie for the best count as one.
+    best = add("ReduceMax", [scores, const("axis1")], "head_best", keepdims=1)
+    behind = add("Less", [scores, best], "head_behind")
+    others = add("Where", [behind, scores, const("never")], "head_others")
+    second = add("ReduceMax", [others, const("axis1")], "head_second", keepdims=1)
     gap = add("Sub", [best, second], "head_gap")
     margin_shape = add("Concat", [const("batch_one"), grid], "head_margin_shape", axis=0)
     add("Reshape", [gap, margin_shape], "margin")

@@ -240,6 +240,7 @@ def _temporary_folder() -> Iterator[Path]:
 
 def _calm_logging() -> Any:
     """Keep onnxruntime's advice about pre-processing out of the user's terminal."""
+
     @contextmanager
     def calm() -> Iterator[None]:
         root = logging.getLogger()

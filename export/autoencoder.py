@@ -278,9 +278,9 @@ def _unit(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Seque
 class EdgeTrunk(nn.Module):
     """Ours: a dense convolution trunk to 1/16, context at 1/32, features at 1/8.
 
-    Only convolutions, ReLU, additions, average pooling and nearest upsampling: each
-    keeps its accuracy in int8, and none is depthwise, which int8 tensor cores and the
-    int8 kernels of CPUs handle badly. Channels are multiples of 32.
+    Only convolutions, ReLU, additions and nearest upsampling: each keeps its accuracy in
+    int8, and none is depthwise, which int8 tensor cores and the int8 kernels of CPUs
+    handle badly. Channels are multiples of 32.
 
     Args:
         channels: Image channels C.
@@ -292,8 +292,7 @@ class EdgeTrunk(nn.Module):
         self.quarter = _unit(32, 32)
         self.eighth = nn.Sequential(_unit(32, 64, 4, 2), _unit(64, 64), _unit(64, 64))
         self.sixteenth = nn.Sequential(_unit(64, 96, 4, 2), _unit(96, 96))
-        self.context = nn.Sequential(nn.AvgPool2d(2), _unit(96, 96))
-        self.scene = nn.Conv2d(96, 96, 1)
+        self.context = nn.Sequential(_unit(96, 96, 4, 2), _unit(96, 96))
         self.lateral_deep = nn.Conv2d(96, 64, 1)
         self.lateral = nn.Conv2d(64, 64, 1)
         self.mix_deep = _unit(96, 96)
@@ -303,9 +302,7 @@ class EdgeTrunk(nn.Module):
         """Turn normalised images [N, C, H, W] into features [N, 64, H/8, W/8]."""
         fine = self.eighth(self.quarter(self.stem(images)))
         middle = self.sixteenth(fine)
-        coarse = self.context(middle)
-        coarse = functional.relu(coarse + self.scene(coarse.mean((2, 3), keepdim=True)))
-        middle = self.mix_deep(middle + _double(coarse))
+        middle = self.mix_deep(middle + _double(self.context(middle)))
         joined = self.lateral(fine) + _double(self.lateral_deep(middle))
         features: Tensor = self.mix(functional.relu(joined))
         return features

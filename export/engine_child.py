@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def serve(folder_name: str) -> None:
         folder_name: Folder with `request.json`, `graph.onnx` and `timing`; `plan` and
             `timing` are written to it.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder_name,), daemon=True).start()
     # Libraries print to standard output; it is ours to talk on.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -202,6 +203,8 @@ def serve(folder_name: str) -> None:
     os._exit(0)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder_name: str) -> None:
     sys.stdin.buffer.read()
+    # A parent that was killed could not tidy up.
+    shutil.rmtree(folder_name, ignore_errors=True)
     os._exit(1)

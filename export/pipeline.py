@@ -16,8 +16,9 @@ from aeseg_edge import __version__
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
-from aeseg_edge.errors import AesegError, CalibrationError, FootageError, UsageError
+from aeseg_edge.errors import AesegError, CalibrationError, FootageError, TrainingError, UsageError
 from aeseg_edge.geometry import Geometry, fit_region, import_cv2
+from aeseg_edge.io.atomic import write_bytes
 from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
@@ -33,6 +34,7 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[str, float, str], None]
 """(stage, fraction of that stage, short note)."""
 
+REGION = "region.png"
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
@@ -201,8 +203,10 @@ def train_bundle(
             "output_stride": output_stride,
             "training": summary,
             "provenance": provenance,
+            "fit": {"clusters": options.fit.clusters, "clustering": options.fit.clustering},
         },
     )
+    _save_region(folder, options.region)
     fitted = _finish(
         autoencoder,
         frames,
@@ -239,9 +243,9 @@ def export_bundle(
         sources: Footage; the frames kept beside the checkpoint when empty.
         image_size: Width, height; as trained when None.
         output_stride: Label stride; as trained when None.
-        fit: Clusters and ranges.
+        fit: Clusters and ranges; number and kind of clusters as trained when None.
         max_frames: Budget, with ``sources``.
-        region: Region of interest, uint8 [h, w], or None.
+        region: Region of interest, uint8 [h, w]; as trained when None.
         progress: Called with a stage, its fraction and a note.
 
     Raises:
@@ -283,15 +287,51 @@ def export_bundle(
         frames,
         geometry,
         stride,
-        fit or FitSettings(),
+        fit or FitSettings(**remembered_fit(folder)),
         meta["training"],
         provenance,
-        region,
+        _load_region(folder) if region is None else region,
         tell,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
     return Trained(fitted, autoencoder, None, (), folder)
+
+
+def remembered_fit(folder: Path) -> dict[str, Any]:
+    """Give what a training was told about clusters.
+
+    Args:
+        folder: ``NAME.train``.
+
+    Returns:
+        ``clusters`` and ``clustering``, for ``FitSettings``.
+
+    Raises:
+        TrainingError: If the checkpoint is missing or damaged.
+    """
+    return dict(load_model(folder)[1].get("fit", {}))
+
+
+def _save_region(folder: Path, region: NDArray[np.uint8] | None) -> None:
+    """Keep a training's region of interest for later exports; forget an older one."""
+    path = folder / REGION
+    if region is None:
+        path.unlink(missing_ok=True)
+        return
+    _, data = import_cv2().imencode(".png", region)
+    write_bytes(path, data.tobytes(), error=TrainingError)
+
+
+def _load_region(folder: Path) -> NDArray[np.uint8] | None:
+    path = folder / REGION
+    if not path.exists():
+        return None
+    cv2 = import_cv2()
+    region = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if region is None:
+        raise TrainingError(f"{path} is damaged", fix="Give the mask again: --roi MASK.")
+    return np.asarray(region, np.uint8)
 
 
 def check_output_stride(wanted: int | None, stride: int) -> int:

@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 
 from aeseg_edge.errors import FootageError
 from aeseg_edge.geometry import Geometry, fit_frame, import_cv2
-from aeseg_edge.io.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, decode_image, natural
+from aeseg_edge.io.images import (
+    IMAGE_SUFFIXES,
+    TEXT_SUFFIXES,
+    VIDEO_SUFFIXES,
+    decode_image,
+    natural,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -405,6 +411,8 @@ def _from_names(source: str, kind: str, names: list[str]) -> list[Reader]:
 def _from_file(path: Path) -> Reader:
     if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         return ZipReader(path)
+    if path.suffix.lower() in TEXT_SUFFIXES:
+        raise FootageError(f"{path} is neither an image nor a video", fix=_FIX)
     return VideoReader(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -140,6 +139,15 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _words(value: object) -> str:
+    """One value of the manifest as a person would write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(_words(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _build_if_missing(bundle: Bundle, options: argparse.Namespace) -> None:
     """Build the engine that a run needs, the first time; nothing where there is no TensorRT."""
     from aeseg_edge.cli.device import build_engines
@@ -193,7 +201,12 @@ def _info(options: argparse.Namespace) -> int:
                 f"  {item.id:3d}  #{item.color[0]:02x}{item.color[1]:02x}{item.color[2]:02x}"
                 f"  {item.name}"
             )
-        print("training " + json.dumps(manifest.training, ensure_ascii=False))
-        print("provenance " + json.dumps(manifest.provenance, ensure_ascii=False))
+        for title, values in (
+            ("training", manifest.training),
+            ("provenance", manifest.provenance),
+        ):
+            print(title)
+            for key, value in values.items():
+                print(f"  {key:<14} {_words(value)}")
     write_json(options.json, asdict(manifest))
     return 0

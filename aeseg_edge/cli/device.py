@@ -30,7 +30,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     build.add_argument("bundle", type=Path)
     build.add_argument("--precision", choices=("fp32", "fp16", "int8", "both"), default="both")
     build.add_argument("--imgsz", type=size, metavar="WxH", help="default: the bundle's own")
-    build.add_argument("--workspace", type=positive, default=256, metavar="MIB")
+    build.add_argument(
+        "--workspace", type=positive, metavar="MIB", help="limit of scratch memory (default 512)"
+    )
     build.add_argument("--force", action="store_true", help="build what the cache has, too")
     build.add_argument("--explain", action="store_true", help="say what each convolution became")
     _add_cache(build)

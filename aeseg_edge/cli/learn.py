@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ARCHS = ("edge", "shallow", "deep")
+DEFAULT_CLUSTERS = 27
+DEFAULT_CLUSTERING = "spherical"
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -110,8 +112,8 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     export.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     export.add_argument("--imgsz", type=size, metavar="WxH")
     export.add_argument("--max-frames", type=positive, default=600, metavar="N")
-    _add_fit(export)
-    _add_graph(export)
+    _add_fit(export, as_before="as trained")
+    _add_graph(export, as_before="as trained")
     add_json(export)
 
     calibrate = add_verb(
@@ -126,25 +128,24 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     calibrate.add_argument("sources", nargs="+", metavar="SOURCE")
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
-    _add_fit(calibrate, as_bundle=True)
+    _add_fit(calibrate, as_before="as in the bundle")
     add_json(calibrate)
 
 
-def _add_fit(parser: argparse.ArgumentParser, *, as_bundle: bool = False) -> None:
-    as_it_is = "as in the bundle"
+def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument(
         "--clusters",
         type=positive,
-        default=None if as_bundle else 27,
+        default=None if as_before else DEFAULT_CLUSTERS,
         metavar="K",
-        help=f"2..1024 (default {as_it_is if as_bundle else 27})",
+        help=f"2..1024 (default {as_before or DEFAULT_CLUSTERS})",
     )
     parser.add_argument(
         "--clustering",
         choices=("kmeans", "spherical"),
-        default=None if as_bundle else "spherical",
+        default=None if as_before else DEFAULT_CLUSTERING,
         help="by nearest centre, or by nearest direction whatever the contrast "
-        f"(default {as_it_is if as_bundle else 'spherical'})",
+        f"(default {as_before or DEFAULT_CLUSTERING})",
     )
     parser.add_argument("--restarts", type=positive, default=4, help="K-means starts (default 4)")
     parser.add_argument(
@@ -164,15 +165,18 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_bundle: bool = False) -> Non
     parser.add_argument("--threads", type=positive)
 
 
-def _add_graph(parser: argparse.ArgumentParser) -> None:
+def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument(
         "--output-stride",
         type=positive,
         metavar="S",
-        help="label stride: 1, 2, 4 or 8 (default: half the encoder's)",
+        help=f"label stride: 1, 2, 4 or 8 (default: {as_before or 'half that of the encoder'})",
     )
     parser.add_argument(
-        "--roi", metavar="MASK", help="picture whose white part is segmented; goes into the bundle"
+        "--roi",
+        metavar="MASK",
+        help="picture whose white part is segmented; goes into the bundle"
+        + (f" (default: {as_before})" if as_before else ""),
     )
 
 
@@ -253,6 +257,12 @@ def _export(options: argparse.Namespace) -> int:
     from aeseg_edge.cli.progress import Progress
 
     output = check_output(options.output, ".aeseg")
+    told = pipeline.remembered_fit(options.folder)
+    settings = _fit_settings(
+        options,
+        clusters=options.clusters or told.get("clusters", DEFAULT_CLUSTERS),
+        clustering=options.clustering or told.get("clustering", DEFAULT_CLUSTERING),
+    )
     with Progress() as progress:
         trained = pipeline.export_bundle(
             options.folder,
@@ -260,7 +270,7 @@ def _export(options: argparse.Namespace) -> int:
             sources=options.sources,
             image_size=options.imgsz,
             output_stride=options.output_stride,
-            fit=_fit_settings(options),
+            fit=settings,
             max_frames=options.max_frames,
             region=read_mask(options.roi),
             progress=progress.update,
@@ -299,7 +309,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             ),
         )
         progress.update("footage", 1.0)
-        _log.info("footage: %s", footage.report.summary())
+        _log.info("footage: %d frames", len(footage.frames))
         fitted = recalibrate(
             bundle,
             list(footage.frames),

@@ -37,8 +37,9 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     Returns:
         A sort key.
     """
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+    # Odd parts are the numbers. ASCII digits only: int() refuses some of what \d matches.
+    parts = re.split(r"([0-9]+)", name)
+    return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
 
 
 def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:

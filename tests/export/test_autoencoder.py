@@ -18,16 +18,7 @@ from aeseg_edge.export.autoencoder import (  # noqa: E402
 
 ARCHS = sorted(ARCHITECTURES)
 STRIDES = {"edge": (8, 32), "shallow": (4, 4), "deep": (8, 8)}
-EDGE_OPERATIONS = {
-    "Conv2d",
-    "BatchNorm2d",
-    "ReLU",
-    "relu",
-    "add",
-    "AvgPool2d",
-    "interpolate",
-    "mean",
-}
+EDGE_OPERATIONS = {"Conv2d", "BatchNorm2d", "ReLU", "relu", "add", "interpolate"}
 """Normalisation is folded into the convolution before it when the graph is exported."""
 
 

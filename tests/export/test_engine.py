@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -186,12 +187,13 @@ def test_a_missing_tensorrt_is_the_same_error_from_the_child() -> None:
         build_engine(b"", SPEC, 32, options)
 
 
-def test_the_child_ends_when_its_parent_is_killed(
+def test_the_child_ends_when_its_parent_is_killed_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A module that takes for ever to import stands for a build that takes long."""
     (tmp_path / "endless_tensorrt.py").write_text("import time; time.sleep(600)")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     parent = multiprocessing.get_context("fork").Process(
         target=build_engine, args=(b"", SPEC, 32, BuildOptions(module="endless_tensorrt"))
     )
@@ -201,6 +203,7 @@ def test_the_child_ends_when_its_parent_is_killed(
     parent.kill()
     parent.join()
     wait_for(lambda: not is_running(child))
+    assert list(tmp_path.glob("aeseg-engine-*")) == []
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:

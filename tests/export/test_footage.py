@@ -408,7 +408,7 @@ def small_video(tmp_path: Path) -> Path:
         (lambda path: "rtsp://camera/stream", "is not a file"),
         (empty_folder, "holds no images or videos, but no files"),
         (text_folder, "holds no images or videos, but 1 other files"),
-        (text_file, "notes.txt cannot be opened as a video"),
+        (text_file, "notes.txt is neither an image nor a video"),
         (zip_of_text, "a.zip holds no images"),
         (damaged_zip, "a.zip is not a readable zip"),
         (video_without_frames, "head.avi .*(no frame|cannot be opened)"),

@@ -237,7 +237,9 @@ def test_a_checkpoint_exports_at_another_size_k_and_stride_without_footage(
     assert ("int8", "onnxruntime") in made.fitted.below
 
 
-def test_an_export_keeps_the_trained_size_and_stride_and_tells_every_stage(copied: Path, tmp_path: Path) -> None:
+def test_an_export_keeps_the_trained_size_and_stride_and_tells_every_stage(
+    copied: Path, tmp_path: Path
+) -> None:
     told: dict[str, float] = {}
     export_bundle(
         copied,
@@ -258,6 +260,26 @@ def test_an_export_keeps_the_trained_size_and_stride_and_tells_every_stage(copie
     assert manifest.geometry == Geometry(96, 64, 3, "stretch")
     assert manifest.output_stride == 2
     assert manifest.training["epochs"] == 2
+
+
+def test_an_export_remembers_clusters_and_region(footage: list[Path], tmp_path: Path) -> None:
+    region = np.zeros((80, 120), np.uint8)
+    region[40:] = 255
+    output = tmp_path / "lower.aeseg"
+    options = replace(OPTIONS, region=region, fit=replace(FIT, clusters=3, clustering="kmeans"))
+    train_bundle(footage, output, options)
+    export_bundle(output.with_suffix(".train"), tmp_path / "again.aeseg")
+    first, again = Bundle.open(output), Bundle.open(tmp_path / "again.aeseg")
+    assert again.manifest.clusters == 3
+    assert again.manifest.method == "kmeans"
+    assert again.region is not None
+    assert first.region is not None
+    assert (again.region[32:] == 255).all()
+    np.testing.assert_array_equal(again.region, first.region)
+    # Trained again without one, it is forgotten.
+    train_bundle(footage, output, replace(options, region=None))
+    export_bundle(output.with_suffix(".train"), tmp_path / "again.aeseg")
+    assert Bundle.open(tmp_path / "again.aeseg").region is None
 
 
 def test_a_checkpoint_that_was_changed_is_refused(copied: Path, tmp_path: Path) -> None:

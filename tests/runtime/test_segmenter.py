@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aeseg_edge.backends.base import Backend
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import VOID, ClassInfo, Codebook
 from aeseg_edge.errors import (
+    AesegError,
     BackendError,
     BundleError,
     CodebookError,
+    EngineNotBuilt,
     FrameError,
     MissingDependency,
     UsageError,
 )
+from aeseg_edge.manifest import Entry
 from aeseg_edge.segmenter import Segmenter
 
 cv2 = pytest.importorskip("cv2")
@@ -223,3 +227,50 @@ def test_a_missing_onnxruntime_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependency, match=r"aeseg_edge\[cpu\]"):
         Segmenter.load(v1_bundle)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        EngineNotBuilt("no engine", fix="Build one."),
+        MissingDependency("libcuda is missing", fix="Install it."),
+        BackendError("no device", fix="Look."),
+    ],
+)
+def test_auto_falls_back_to_onnx_runtime_and_says_why(
+    v1_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: AesegError,
+) -> None:
+    import aeseg_edge.backends.tensorrt as tensorrt
+    import aeseg_edge.segmenter as module
+
+    def fail(*args: object, **options: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(module, "has_tensorrt", lambda: True)
+    monkeypatch.setattr(tensorrt, "open_backend", fail)
+    with Segmenter.load(v1_bundle) as segmenter:
+        assert segmenter.backend.name == "onnxruntime"
+    assert failure.problem in caplog.text
+    with pytest.raises(type(failure), match=failure.problem):
+        Segmenter.load(v1_bundle, backend="tensorrt")
+
+
+def test_auto_takes_the_engine_that_is_built(
+    v1_bundle: Path, monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
+) -> None:
+    import aeseg_edge.backends.tensorrt as tensorrt
+    import aeseg_edge.segmenter as module
+
+    def only_half(bundle: Bundle, entry: Entry, **options: object) -> Backend:
+        if entry.precision != "fp16":
+            raise EngineNotBuilt("no int8 engine", fix="Build one.")
+        return segmenter.backend
+
+    monkeypatch.setattr(module, "has_tensorrt", lambda: True)
+    monkeypatch.setattr(tensorrt, "open_backend", only_half)
+    assert Segmenter.load(v1_bundle).entry.key == ("fp16", "tensorrt")
+    with pytest.raises(EngineNotBuilt):
+        Segmenter.load(v1_bundle, precision="int8", backend="tensorrt")
