@@ -160,18 +160,23 @@ def fit_labels(
     """
     top, left, rows, columns = geometry.box(height, width)
     if (rows, columns) != (geometry.height, geometry.width):
-        scale_y = labels.shape[0] / geometry.height
-        scale_x = labels.shape[1] / geometry.width
-        y0, x0 = round(top * scale_y), round(left * scale_x)
-        y1 = max(y0 + 1, round((top + rows) * scale_y))
-        x1 = max(x0 + 1, round((left + columns) * scale_x))
-        labels = labels[y0:y1, x0:x1]
+        # Look each pixel's centre up exactly: cutting the bars off would round to whole cells.
+        y = _cells(height, top, rows, labels.shape[0], geometry.height)
+        x = _cells(width, left, columns, labels.shape[1], geometry.width)
+        found: NDArray[np.uint8] = labels.take(x, axis=1).take(y, axis=0)
+        return found
     if labels.shape == (height, width):
         return labels
     cv2 = import_cv2()
     # INTER_NEAREST_EXACT samples at pixel centres; INTER_NEAREST would shift by half a cell.
     resized = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized, np.uint8)
+
+
+def _cells(size: int, start: int, length: int, cells: int, total: int) -> NDArray[np.intp]:
+    """Label cell of each pixel along one axis of a letterboxed frame."""
+    centres = (np.arange(size) + 0.5) * length / size + start
+    return np.minimum((centres * cells / total).astype(np.intp), cells - 1)
 
 
 def fit_region(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.bool_]:

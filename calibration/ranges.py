@@ -30,7 +30,7 @@ CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 SMALLEST_SCALE = 1e-6
 """Below this a float16 scale underflows, which TensorRT refuses."""
 
-CPU_OPERATIONS = ("Conv", "Add", "Resize", "MaxPool", "AveragePool", "GlobalAveragePool")
+CPU_OPERATIONS = ("Conv", "Add", "Resize", "MaxPool")
 """Operations with int8 kernels in ONNX Runtime's CPU provider that the encoders use."""
 
 Progress = Callable[[str, float], None]

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import onnx
 import torch
-from onnx import helper
 from torch import Tensor, nn
 
 from aeseg_edge.calibration.graph import ENCODED, FRAME, NORMALISED, OPSET, finish
@@ -90,7 +89,7 @@ def export_encoder(autoencoder: Autoencoder, *, height: int, width: int) -> onnx
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make sizes symbolic, name the normalised image, use the pooling that int8 knows."""
+    """Make sizes symbolic, name the normalised image, drop what the exporter left behind."""
     graph = model.graph
     # The exporter leaves shapes, and notes on itself, at every tensor and node.
     del graph.value_info[:]
@@ -103,12 +102,6 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
             item.type.tensor_type.shape.dim[first + offset].dim_param = name
     multiply = next(node for node in graph.node if node.op_type == "Mul")
     _rename(graph, multiply.output[0], NORMALISED)
-    for node in graph.node:
-        if node.op_type == "ReduceMean":
-            pooled = helper.make_node(
-                "GlobalAveragePool", [node.input[0]], [node.output[0]], name=node.name
-            )
-            node.CopyFrom(pooled)
     wanted = {name for node in graph.node for name in node.input}
     kept = [item for item in graph.initializer if item.name in wanted]
     copies = [onnx.TensorProto.FromString(item.SerializeToString()) for item in kept]

@@ -16,9 +16,8 @@ from aeseg_edge import __version__
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
-from aeseg_edge.errors import AesegError, CalibrationError, FootageError, TrainingError, UsageError
-from aeseg_edge.geometry import Geometry, fit_region, import_cv2
-from aeseg_edge.io.atomic import write_bytes
+from aeseg_edge.errors import AesegError, CalibrationError, FootageError
+from aeseg_edge.geometry import Geometry, import_cv2
 from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
@@ -26,7 +25,9 @@ from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
 from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress
+from .region import frame_region, load_region, save_region
 from .settings import TrainSettings
+from .sizes import check_output_stride, resize_frames, round_size
 from .train import train
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[str, float, str], None]
 """(stage, fraction of that stage, short note)."""
 
-REGION = "region.png"
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
@@ -93,33 +93,6 @@ class Trained:
 def train_folder(output: Path) -> Path:
     """Give the checkpoint folder that belongs to a bundle: ``NAME.train``."""
     return output.with_suffix(".train")
-
-
-def round_size(size: tuple[int, int], multiple: int, arch: str) -> tuple[int, int]:
-    """Round a width and height to multiples of the deepest stride.
-
-    Args:
-        size: Width, height.
-        multiple: Deepest stride.
-        arch: For the message.
-
-    Returns:
-        Width, height; at least one multiple each.
-
-    Raises:
-        UsageError: If a side is smaller than half the deepest stride.
-    """
-    if min(size) * 2 < multiple:
-        raise UsageError(
-            f"{size[0]}x{size[1]} is too small for {arch!r}",
-            fix=f"Use at least {multiple}x{multiple}.",
-        )
-    width, height = (max(multiple, round(side / multiple) * multiple) for side in size)
-    if (width, height) != size:
-        _log.info(
-            "%dx%d becomes %dx%d: %s works on multiples of %d", *size, width, height, arch, multiple
-        )
-    return width, height
 
 
 def train_bundle(
@@ -206,7 +179,7 @@ def train_bundle(
             "fit": {"clusters": options.fit.clusters, "clustering": options.fit.clustering},
         },
     )
-    _save_region(folder, options.region)
+    save_region(folder, options.region)
     fitted = _finish(
         autoencoder,
         frames,
@@ -290,7 +263,7 @@ def export_bundle(
         fit or FitSettings(**remembered_fit(folder)),
         meta["training"],
         provenance,
-        _load_region(folder) if region is None else region,
+        load_region(folder) if region is None else region,
         tell,
     )
     fitted = _with_preview(fitted, frames if kept else None)
@@ -311,65 +284,6 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
         TrainingError: If the checkpoint is missing or damaged.
     """
     return dict(load_model(folder)[1].get("fit", {}))
-
-
-def _save_region(folder: Path, region: NDArray[np.uint8] | None) -> None:
-    """Keep a training's region of interest for later exports; forget an older one."""
-    path = folder / REGION
-    if region is None:
-        path.unlink(missing_ok=True)
-        return
-    _, data = import_cv2().imencode(".png", region)
-    write_bytes(path, data.tobytes(), error=TrainingError)
-
-
-def _load_region(folder: Path) -> NDArray[np.uint8] | None:
-    path = folder / REGION
-    if not path.exists():
-        return None
-    cv2 = import_cv2()
-    region = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if region is None:
-        raise TrainingError(f"{path} is damaged", fix="Give the mask again: --roi MASK.")
-    return np.asarray(region, np.uint8)
-
-
-def check_output_stride(wanted: int | None, stride: int) -> int:
-    """Choose the label stride.
-
-    Half the encoder's stride costs little and smooths borders; see docs/performance.md.
-
-    Raises:
-        UsageError: If it does not divide the encoder's stride.
-    """
-    if wanted is None:
-        return max(1, stride // 2)
-    if wanted < 1 or stride % wanted:
-        options = [str(s) for s in range(1, stride + 1) if stride % s == 0]
-        raise UsageError(
-            f"output stride {wanted} does not divide the encoder's stride {stride}",
-            fix=f"Use one of {', '.join(options)}.",
-        )
-    return wanted
-
-
-def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring kept frames, which have the trained aspect, to another size.
-
-    Args:
-        frames: uint8 [N, H, W, C].
-        size: Width, height.
-
-    Returns:
-        uint8 [N, height, width, C].
-    """
-    if frames.shape[1:3] == (size[1], size[0]):
-        return frames
-    cv2 = import_cv2()
-    shrinks = size[0] < frames.shape[2]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = [cv2.resize(frame, size, interpolation=how) for frame in frames]
-    return np.stack(resized).reshape(len(frames), size[1], size[0], frames.shape[3])
 
 
 def _finish(
@@ -407,23 +321,6 @@ def _finish(
         region=inside,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
-
-
-def frame_region(region: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Lay a region of interest over the graph's input, as a frame is laid.
-
-    Args:
-        region: uint8 [h, w] with the shape of the footage; above 127 is inside.
-        geometry: The graph's sizes. Bars of ``letterbox`` are outside.
-
-    Returns:
-        uint8 [height, width]: 255 inside, 0 outside.
-    """
-    top, left, rows, columns = geometry.box(*region.shape[:2])
-    inside = np.zeros((geometry.height, geometry.width), np.uint8)
-    picture = np.where(fit_region(region, rows, columns), 0, 255)
-    inside[top : top + rows, left : left + columns] = picture
-    return inside
 
 
 def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> None:

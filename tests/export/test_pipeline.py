@@ -19,15 +19,10 @@ from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
 from aeseg_edge.export.autoencoder import AutoencoderConfig  # noqa: E402
-from aeseg_edge.export.pipeline import (  # noqa: E402
-    TrainOptions,
-    check_output_stride,
-    export_bundle,
-    frame_region,
-    round_size,
-    train_bundle,
-)
+from aeseg_edge.export.pipeline import TrainOptions, export_bundle, train_bundle  # noqa: E402
+from aeseg_edge.export.region import frame_region  # noqa: E402
 from aeseg_edge.export.settings import TrainSettings  # noqa: E402
+from aeseg_edge.export.sizes import check_output_stride, round_size  # noqa: E402
 from aeseg_edge.geometry import Geometry  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402

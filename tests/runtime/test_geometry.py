@@ -54,9 +54,9 @@ def test_labels_come_back_to_where_the_picture_was(
     labels = fit_labels((small > 127).astype(np.uint8), geometry, height, width)
     assert labels.shape == size
     wrong = (labels * 255 != frame[..., 0]).mean()
-    # At most about half a label cell along the two edges.
+    # At most half a label cell along the two edges, and the resampling of the frame.
     cell = stride * max(height / 64, width / 96)
-    assert wrong <= 0.75 * cell * (height / 2 + width) / (height * width)
+    assert wrong <= 0.6 * cell * (height / 2 + width) / (height * width)
 
 
 def test_nearest_labels_are_not_shifted_by_half_a_cell() -> None:

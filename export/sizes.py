@@ -1,0 +1,78 @@
+"""Image sizes and label strides that a network can be exported at."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.errors import UsageError
+from aeseg_edge.geometry import import_cv2
+
+_log = logging.getLogger(__name__)
+
+
+def round_size(size: tuple[int, int], multiple: int, arch: str) -> tuple[int, int]:
+    """Round a width and height to multiples of the deepest stride.
+
+    Args:
+        size: Width, height.
+        multiple: Deepest stride.
+        arch: For the message.
+
+    Returns:
+        Width, height; at least one multiple each.
+
+    Raises:
+        UsageError: If a side is smaller than half the deepest stride.
+    """
+    if min(size) * 2 < multiple:
+        raise UsageError(
+            f"{size[0]}x{size[1]} is too small for {arch!r}",
+            fix=f"Use at least {multiple}x{multiple}.",
+        )
+    width, height = (max(multiple, round(side / multiple) * multiple) for side in size)
+    if (width, height) != size:
+        _log.info(
+            "%dx%d becomes %dx%d: %s works on multiples of %d", *size, width, height, arch, multiple
+        )
+    return width, height
+
+
+def check_output_stride(wanted: int | None, stride: int) -> int:
+    """Choose the label stride.
+
+    Half the encoder's stride costs little and smooths borders; see docs/performance.md.
+
+    Raises:
+        UsageError: If it does not divide the encoder's stride.
+    """
+    if wanted is None:
+        return max(1, stride // 2)
+    if wanted < 1 or stride % wanted:
+        options = [str(s) for s in range(1, stride + 1) if stride % s == 0]
+        raise UsageError(
+            f"output stride {wanted} does not divide the encoder's stride {stride}",
+            fix=f"Use one of {', '.join(options)}.",
+        )
+    return wanted
+
+
+def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring kept frames, which have the trained aspect, to another size.
+
+    Args:
+        frames: uint8 [N, H, W, C].
+        size: Width, height.
+
+    Returns:
+        uint8 [N, height, width, C].
+    """
+    if frames.shape[1:3] == (size[1], size[0]):
+        return frames
+    cv2 = import_cv2()
+    shrinks = size[0] < frames.shape[2]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = [cv2.resize(frame, size, interpolation=how) for frame in frames]
+    return np.stack(resized).reshape(len(frames), size[1], size[0], frames.shape[3])
