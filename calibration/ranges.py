@@ -30,6 +30,11 @@ CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 SMALLEST_SCALE = 1e-6
 """Below this a float16 scale underflows, which TensorRT refuses."""
 
+RAISED_SCALE = 2.0**-16
+"""What smaller scales become; float16 holds it exactly."""
+
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
+
 CPU_OPERATIONS = ("Conv", "Add", "Resize", "MaxPool")
 """Operations with int8 kernels in ONNX Runtime's CPU provider that the encoders use."""
 
@@ -100,6 +105,7 @@ def quantize_for_tensorrt(
             "OpTypesToExcludeOutputQuantization": ["Conv"],
         },
     )
+    _raise_small_scales(model)
     half = to_half(model)
     _check_symmetric(half)
     return half
@@ -294,7 +300,7 @@ def _check_excluded(model: onnx.ModelProto, exclude: Sequence[str]) -> None:
 def _check_scales(model: onnx.ModelProto) -> None:
     weights = {item.name: item for item in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type not in _QDQ:
             continue
         scale = numpy_helper.to_array(weights[node.input[1]]).astype(np.float64)
         if not (np.isfinite(scale).all() and (scale > 0).all()):
@@ -304,11 +310,26 @@ def _check_scales(model: onnx.ModelProto) -> None:
             )
 
 
+def _raise_small_scales(model: onnx.ModelProto) -> None:
+    """Lift scales that float16 cannot hold; what they scale is silent and becomes zero.
+
+    A channel that training never used has weights of 1e-6 or so. Without this its scale
+    underflows, which TensorRT refuses.
+    """
+    used = {n.input[1] for n in model.graph.node if n.op_type in _QDQ}
+    for item in model.graph.initializer:
+        if item.name in used:
+            scale = numpy_helper.to_array(item)
+            if (scale < RAISED_SCALE).any():
+                raised = np.maximum(scale, np.float32(RAISED_SCALE))
+                item.CopyFrom(numpy_helper.from_array(raised, item.name))
+
+
 def _check_symmetric(model: onnx.ModelProto) -> None:
     """Assert what TensorRT demands of Q/DQ: int8, zero points 0, scales that fp16 holds."""
     weights = {item.name: item for item in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if node.op_type not in _QDQ:
             continue
         scale = numpy_helper.to_array(weights[node.input[1]]).astype(np.float64)
         zero = numpy_helper.to_array(weights[node.input[2]])

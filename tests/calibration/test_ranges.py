@@ -118,6 +118,28 @@ def test_an_excluded_convolution_stays_float(
         quantize_for_cpu(encoder, frames, exclude=["nothing"])
 
 
+def test_a_silent_channel_does_not_stop_the_tensorrt_graph(
+    encoder: onnx.ModelProto, frames: list[np.ndarray]
+) -> None:
+    """Training leaves such channels behind; their scale would underflow in float16."""
+    quiet = onnx.ModelProto()
+    quiet.CopyFrom(encoder)
+    name = [n for n in quiet.graph.node if n.op_type == "Conv"][1].input[1]
+    weight = next(i for i in quiet.graph.initializer if i.name == name)
+    values = numpy_helper.to_array(weight).copy()
+    values[3] *= 1e-7
+    weight.CopyFrom(numpy_helper.from_array(values, name))
+    model = quantize_for_tensorrt(quiet, frames)
+    scales = [
+        numpy_helper.to_array(i)
+        for i in model.graph.initializer
+        if any(n.op_type == "DequantizeLinear" and i.name == n.input[1] for n in model.graph.node)
+    ]
+    assert min(float(scale.min()) for scale in scales) > 1e-6
+    assert relative_error(quiet, model, frames[7]) < 0.15
+    assert relative_error(quiet, quantize_for_cpu(quiet, frames), frames[7]) < 0.15
+
+
 def test_no_frames_and_unknown_methods_are_refused(
     encoder: onnx.ModelProto, frames: list[np.ndarray]
 ) -> None:
