@@ -35,7 +35,7 @@ RAISED_SCALE = 2.0**-16
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
-CPU_OPERATIONS = ("Conv", "Add", "Resize", "MaxPool")
+CPU_OPERATIONS = ("Conv", "Relu", "Add", "Resize", "MaxPool")
 """Operations with int8 kernels in ONNX Runtime's CPU provider that the encoders use."""
 
 Progress = Callable[[str, float], None]
@@ -378,7 +378,7 @@ def _feed_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def float_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Name the convolutions whose input is not dequantised: they run in floating point.
+    """Name the convolutions whose input or weights are not int8: they run in floating point.
 
     Args:
         model: Any encoder or deployed graph.
@@ -391,5 +391,8 @@ def float_convolutions(model: onnx.ModelProto) -> list[str]:
         node.name
         for node in model.graph.node
         if node.op_type == "Conv"
-        and getattr(makers.get(node.input[0]), "op_type", "") != "DequantizeLinear"
+        and any(
+            getattr(makers.get(name), "op_type", "") != "DequantizeLinear"
+            for name in node.input[:2]
+        )
     ]

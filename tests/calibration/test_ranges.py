@@ -53,6 +53,7 @@ def test_every_convolution_but_the_projection_is_int8_on_the_cpu(
     kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
     convolutions = sum(node.op_type == "Conv" for node in encoder.graph.node)
     assert kinds.count("QLinearConv") == convolutions - 1
+    assert "Relu" not in kinds, "a float island between two integer convolutions"
     assert "QuantizeLinear" not in kinds[: kinds.index("QLinearConv")], "bytes went through float"
 
 
