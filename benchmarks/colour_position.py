@@ -1,7 +1,7 @@
 """The baseline that a label-free method must beat: K-means on colour and position.
 
 ``python benchmarks/colour_position.py --data camvid --clusters 11``. Lab colour (OpenCV) of a
-2x2-averaged frame and the pixel's place, each axis scaled to about the spread of colour.
+2x2-averaged frame and the pixel's place, each of the five axes standardised.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from sklearn.cluster import KMeans
 from aeseg_edge.calibration.evaluation import evaluate, find_pairs, format_table, read_classes
 from aeseg_edge.io.sources import open_source
 
-POSITION = 60.0
-"""Lab units across the frame: the weight of position against colour."""
-
 
 def features(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32 [h, w, 5] of a frame, at half size."""
@@ -28,7 +25,7 @@ def features(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB).astype(np.float32)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    place = np.stack((y / height, x / width), axis=-1) * POSITION
+    place = np.stack((y / height, x / width), axis=-1)
     return np.concatenate((lab, place), axis=-1)
 
 
@@ -47,12 +44,15 @@ def main() -> None:
         for frame in source:
             points = features(frame.image).reshape(-1, 5)
             samples.append(points[generator.choice(len(points), 200, replace=False)])
+    points = np.concatenate(samples)
+    mean, scale = points.mean(axis=0), points.std(axis=0)
     fit = KMeans(options.clusters, n_init=4, random_state=options.seed)
-    fit.fit(np.concatenate(samples))
+    fit.fit((points - mean) / scale)
 
     def predict(frame: NDArray[np.uint8]) -> NDArray[np.int64]:
         found = features(frame)
-        labels = fit.predict(found.reshape(-1, 5)).reshape(found.shape[:2]).astype(np.uint8)
+        scaled = (found.reshape(-1, 5) - mean) / scale
+        labels = fit.predict(scaled).reshape(found.shape[:2]).astype(np.uint8)
         size = (frame.shape[1], frame.shape[0])
         grown = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
         return np.asarray(grown, np.int64)

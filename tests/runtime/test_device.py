@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -208,13 +209,15 @@ def test_process_memory_is_in_bytes(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
 def test_the_memory_of_this_process_grows_with_what_it_holds() -> None:
     before = process_memory()
-    block = np.ones(16 * 2**20, np.uint8)
-    after = process_memory()
+    # Pages straight from the system: an allocator could reuse what other tests left.
+    with mmap.mmap(-1, 64 * 2**20) as block:
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
+        after = process_memory()
     assert before is not None
     assert after is not None
-    assert after["resident"] - before["resident"] > 12 * 2**20
+    assert after["resident"] - before["resident"] > 48 * 2**20
     assert after["peak"] >= after["resident"]
-    assert block.any()
 
 
 def test_this_machine_is_described_in_json_with_real_versions() -> None:
