@@ -180,14 +180,21 @@ def test_a_full_folder_for_temporary_files_is_said(
     assert "TMPDIR" in caught.value.fix
 
 
-NO_TORCH = """
+NO_TORCH = '''
 import sys
 
-# What an import sees, and find_spec too, where a package is not installed.
-sys.modules["torch"] = None
+import importlib.machinery
+
+found = importlib.machinery.PathFinder.find_spec
+
+def without_torch(name, path=None, target=None):
+    """Find nothing, as where the package is not installed: some libraries only ask."""
+    return None if name.partition(".")[0] == "torch" else found(name, path, target)
+
+importlib.machinery.PathFinder.find_spec = without_torch
 from aeseg_edge.cli import main
 sys.exit(main(sys.argv[1:]))
-"""
+'''
 
 
 def test_calibrate_works_where_torch_is_not_installed(
