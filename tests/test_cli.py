@@ -19,7 +19,7 @@ from aeseg_edge import __version__  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 
-VERBS = ("train", "export", "calibrate", "run", "info", "eval", "bench")
+VERBS = ("train", "export", "calibrate", "run", "info", "name", "eval", "bench")
 
 Output = pytest.CaptureFixture[str]
 
