@@ -16,6 +16,7 @@ from aeseg_edge.draw import VIEWS
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.io.web import metrics
 from aeseg_edge.io.web.classes import ClassEditor, cluster_at
+from aeseg_edge.io.web.encoding import without_password
 from aeseg_edge.io.web.guard import MAX_BODY, SECURITY_HEADERS, Guard
 from aeseg_edge.naming import clusters_of, parse_edit
 
@@ -216,7 +217,7 @@ class Pages:
         """Counters for Prometheus."""
         out = metrics.Metrics()
         shot = self._hub.newest
-        info = {"version": __version__, "source": shot.frame.source if shot else ""}
+        info = {"version": __version__, "source": without_password(shot.frame.source) if shot else ""}
         if self._editor is not None:
             info["bundle"] = self._editor.title
         out.add("aeseg_info", "gauge", "What runs.", [(info, 1.0)])
@@ -255,7 +256,7 @@ class Pages:
         found: dict[str, Any] = {"state": state, "silent": round(silent, 1), "fps": self._hub.rate}
         if shot is not None:
             height, width = shot.frame.image.shape[:2]
-            found |= {"name": shot.frame.source, "width": width, "height": height}
+            found |= {"name": without_password(shot.frame.source), "width": width, "height": height}
         return found
 
     def _counters(self) -> dict[str, Any]:

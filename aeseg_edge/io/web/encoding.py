@@ -12,6 +12,7 @@ lengths.
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Shot:
 
 
 class Scale:
-    """What a margin counts as certain: the upper quartile, averaged over the last frames.
+    """What a margin counts as certain: the median, averaged over the last frames.
 
     Margins are differences of scores, whose unit depends on the network; only their size
     against one another says something.
@@ -63,10 +64,15 @@ class Scale:
         Returns:
             uint8 [h, w]: 255 where the two best clusters score alike, 0 from the level on.
         """
-        here = float(np.quantile(margin, 0.75))
+        here = float(np.median(margin))
         before = here if self._level is None else self._level
         self._level = max(0.9 * before + 0.1 * here, 1e-6)
         return np.asarray(255 * (1 - np.clip(margin / self._level, 0, 1)), np.uint8)
+
+
+def without_password(source: str) -> str:
+    """Leave the user and the password out of a source's address."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", source)
 
 
 def encode_packet(shot: Shot, scale: Scale, *, width: int, quality: int) -> bytes:
@@ -90,7 +96,7 @@ def encode_packet(shot: Shot, scale: Scale, *, width: int, quality: int) -> byte
     head: dict[str, Any] = {
         "number": shot.number,
         "frame": frame.index,
-        "source": frame.source,
+        "source": without_password(frame.source),
         "timestamp": frame.timestamp,
         "width": labels.shape[1],
         "height": labels.shape[0],
