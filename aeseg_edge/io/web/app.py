@@ -217,7 +217,10 @@ class Pages:
         """Counters for Prometheus."""
         out = metrics.Metrics()
         shot = self._hub.newest
-        info = {"version": __version__, "source": without_password(shot.frame.source) if shot else ""}
+        info = {
+            "version": __version__,
+            "source": without_password(shot.frame.source) if shot else "",
+        }
         if self._editor is not None:
             info["bundle"] = self._editor.title
         out.add("aeseg_info", "gauge", "What runs.", [(info, 1.0)])
@@ -323,13 +326,13 @@ def build_app(
     }
     routes = [Route(path, _endpoint(work), methods=["GET"]) for path, work in get.items()]
     routes += [Route(path, _endpoint(work), methods=["POST"]) for path, work in post.items()]
-    routes.append(Route("/stream.mjpg", pages.stream, methods=["GET"]))
+    routes.append(Route("/stream.mjpg", _endpoint(pages.stream), methods=["GET"]))
     app: Starlette = Starlette(routes=routes)
     return _Gate(app, guard)
 
 
 def _endpoint(
-    work: Callable[[Request], Awaitable[Answer]],
+    work: Callable[[Request], Awaitable[Answer | Response]],
 ) -> Callable[[Request], Awaitable[Response]]:
     """Turn answers and errors into responses."""
 
@@ -344,6 +347,8 @@ def _endpoint(
             # The encoder's thread ends with the run.
             _log.debug("%s: %s", request.url.path, error)
             answer = answer_error(503, "the run has ended")
+        if isinstance(answer, Response):
+            return answer
         return Response(
             answer.body,
             status_code=answer.status,

@@ -282,7 +282,9 @@ function buildRow(item, typed) {
     const done = target === ""
       ? await edit({ action: "rename", id: item.id, name: input.value })
       : await edit({ action: "merge", into: Number(target), ids: [item.id] });
-    if (done) openEditor(null);
+    if (!done) return;
+    openEditor(null);
+    $("classes").querySelector(`li[data-id="${target === "" ? item.id : target}"] .class`)?.focus();
   });
   find(".chips").replaceChildren(...item.clusters.map((cluster) => {
     const chip = document.createElement(item.clusters.length > 1 ? "button" : "span");

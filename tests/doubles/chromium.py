@@ -151,5 +151,3 @@ class Browser:
         except urllib.error.HTTPError as error:
             told = json.load(error)["value"]
             raise AssertionError(f"{told['error']}: {told['message'].splitlines()[0]}") from None
-
-
