@@ -78,13 +78,13 @@ clean: ## remove everything that these targets made
 	@touch $@
 
 .venv/.test: .venv/.base setup.py pyproject.toml constraints.txt
-	$(BIN)/python $(PIP_INSTALL) -e '.[host,rtx,dev]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[host,rtx,web,dev]'
 	@touch $@
 
 # Without torch: what a device has that runs and calibrates.
 .venv-py310/.test: setup.py pyproject.toml constraints.txt
 	$(PYTHON310) -m venv .venv-py310
-	$(BIN310)/python $(PIP_INSTALL) -e '.[calibrate]' pytest pytest-xdist
+	$(BIN310)/python $(PIP_INSTALL) -e '.[calibrate,web]' pytest pytest-xdist
 	@touch $@
 
 # From source, without CURAND: a toolkit need not have it and nothing here uses it. The empty

@@ -180,7 +180,7 @@ def legend_panel(
     hidden = len(classes) - len(shown)
     if hidden:
         shown.pop()
-    names = [_letters(item.name) for item in shown]
+    names = [drawable(item.name) for item in shown]
     texts = [name if len(name) <= 18 else name[:17] + "~" for name in names]
     widest = max((cv2.getTextSize(t, font, scale, thick)[0][0] for t in texts), default=0)
     figures = cv2.getTextSize("100 %", font, scale, thick)[0][0]
@@ -209,7 +209,7 @@ def legend_panel(
     return panel
 
 
-def _letters(text: str) -> str:
+def drawable(text: str) -> str:
     """Give the letters that OpenCV can draw: version 4 has ASCII only, 5 has all.
 
     Accents go (Unicode's NFKD), and what has no base letter becomes one question mark.

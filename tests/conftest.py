@@ -69,8 +69,9 @@ def lacks_gpu() -> str | None:
 
 def lacks_browser() -> str | None:
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = any(shutil.which(name) for name in names)
-    return None if found else "Chromium is not installed"
+    if not any(shutil.which(name) for name in names):
+        return "Chromium is not installed"
+    return None if shutil.which("chromedriver") else "chromedriver is not installed"
 
 
 LACKS: dict[str, Callable[[], str | None]] = {

@@ -21,7 +21,7 @@ from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.cli.main import build_parser  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 
-WANTED = {"train", "export", "calibrate", "run", "info", "eval", "bench"}
+WANTED = {"train", "export", "calibrate", "run", "info", "name", "eval", "bench"}
 
 
 def list_verbs() -> list[str]:

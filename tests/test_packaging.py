@@ -39,9 +39,6 @@ def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(repository / folder, target / folder, symlinks=True, ignore=ignored)
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(repository / file, target / file)
-    web = target / "aeseg_edge" / "io" / "web"
-    web.mkdir(exist_ok=True)
-    (web / "page.html").write_text("<!doctype html>\n")
     return target
 
 
@@ -106,7 +103,8 @@ def test_the_wheel_carries_its_type_marker_page_licence_and_command(wheel: Path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
 
-    assert {"aeseg_edge/py.typed", "aeseg_edge/io/web/page.html"} <= names
+    page = {f"aeseg_edge/io/web/page.{kind}" for kind in ("html", "css", "js")}
+    assert {"aeseg_edge/py.typed"} | page <= names
     assert any(re.search(r"\.dist-info/(licenses/)?LICENSE$", name) for name in names)
     assert "aeseg = aeseg_edge.cli:main" in metadata(wheel, "entry_points.txt")
 

@@ -23,6 +23,8 @@ from aeseg_edge.errors import BackendError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
+    from aeseg_edge.io.web.sink import Live
+    from aeseg_edge.segmenter import Segmenter
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -43,7 +45,8 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SINK",
-        help="video file, image pattern (out/%%06d.png), window, null:// (repeatable)",
+        help="video file, image pattern (out/%%06d.png), window, null://, "
+        "http://127.0.0.1:8080 (live page) (repeatable)",
     )
     add_runner(run)
     run.add_argument("--view", choices=("overlay", "mask", "both"), default="overlay")
@@ -58,6 +61,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--frames", type=positive, metavar="N", help="stop after N frames")
     run.add_argument("--cache-dir", type=Path, metavar="DIR", help="where engines are kept")
+    run.add_argument("--token", help="what the live page asks for; made and shown if left out")
     run.add_argument("--stats", metavar="FILE", help="write the summary as JSON, - for stdout")
 
     info = add_verb(
@@ -94,6 +98,7 @@ def _run(options: argparse.Namespace) -> int:
     ) as segmenter:
         channels = segmenter.manifest.geometry.channels
         with stop_on_signals() as stop, open_source(options.source, channels=channels) as source:
+            live = _live(segmenter, options)
             sinks = []
             try:
                 for uri in options.output or ["null://"]:
@@ -104,6 +109,7 @@ def _run(options: argparse.Namespace) -> int:
                             view=options.view,
                             alpha=options.alpha,
                             legend=not options.no_legend,
+                            live=live,
                         )
                     )
             except BaseException:
@@ -146,6 +152,22 @@ def _words(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(_words(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
+    """What a live page among the sinks may see and change."""
+    from aeseg_edge.io.web.classes import LiveClasses
+    from aeseg_edge.io.web.sink import Live
+
+    def want(outputs: frozenset[str]) -> None:
+        segmenter.always = outputs
+
+    return Live(
+        editor=LiveClasses(segmenter),
+        token=options.token,
+        on_want=want,
+        announce=lambda address: print(f"live page: {address}", file=sys.stderr),
+    )
 
 
 def _build_if_missing(bundle: Bundle, options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Where results go, written as URIs or as people type them.
 
 ``out.mp4`` (or .avi, .mkv), ``out/%06d.png``, ``out/%06d.png?view=labels`` (raw class ids),
-``window``, ``null://``.
+``window``, ``null://``, ``http://127.0.0.1:8080`` (the live page).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.images import video_backend
 
 if TYPE_CHECKING:
+    from aeseg_edge.io.web.sink import Live
     from aeseg_edge.segmenter import Segmentation
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", 
 IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DEFAULT_FPS = 25.0
 _NUMBER = re.compile(r"%\d*d")
-_WANTED = "Give a video (out.mp4), an image pattern (out/%06d.png), window or null://."
+_WANTED = "Give a video (out.mp4), an image pattern (out/%06d.png), window, null:// or http://127.0.0.1:8080."
 
 
 class Sink(Protocol):
@@ -100,6 +101,7 @@ def open_sink(
     view: str = "overlay",
     alpha: float = 0.5,
     legend: bool = True,
+    live: Live | None = None,
 ) -> Sink:
     """Open a sink.
 
@@ -109,10 +111,15 @@ def open_sink(
         view: ``overlay``, ``mask`` or ``both``; for image patterns also ``labels``.
         alpha: Strength of the colours, 0..1.
         legend: Draw the classes' names.
+        live: What the live page is given besides results; without it, it only shows.
 
     Raises:
         SinkError: If it cannot be opened.
     """
+    if uri.startswith("http://"):
+        from aeseg_edge.io.web.sink import WebSink
+
+        return WebSink(uri, live)
     target, _, query = uri.partition("?")
     options = dict(parse_qsl(query))
     view = options.pop("view", view)

@@ -1,0 +1,196 @@
+"""The verb that names what a bundle found: name."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aeseg_edge.cli.options import Verbs, add_json, add_verb, check_output, positive, write_json
+from aeseg_edge.codebook import VOID, Codebook
+from aeseg_edge.errors import CodebookError, SinkError, UsageError
+
+if TYPE_CHECKING:
+    from aeseg_edge.bundle import Bundle
+
+SHEET_FRAMES = 60
+
+
+def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    """Add this module's verbs."""
+    name = add_verb(
+        verbs,
+        common,
+        "name",
+        _name,
+        summary="name, merge and colour what a bundle found; nothing is built again",
+        example="aeseg name street.aeseg 3=road 5=sky --merge 7,9 --void 4",
+    )
+    name.add_argument("bundle", type=Path)
+    name.add_argument(
+        "names",
+        nargs="*",
+        metavar="WHICH=NAME",
+        help="WHICH is a cluster's number (see --sheet), which stands for the class it "
+        "belongs to, or a class's present name; two of one name become one class",
+    )
+    name.add_argument("-o", "--output", type=Path, metavar="OTHER.aeseg", help="default: in place")
+    for option, metavar, text in (
+        ("--split", "N", "give a cluster a class of its own again"),
+        ("--merge", "A,B", "make one class of two or more; the first gives name and colour"),
+        ("--void", "WHICH", "leave out: 255 in label maps"),
+        ("--color", "WHICH=RRGGBB", "draw in this colour"),
+    ):
+        name.add_argument(option, action="append", default=[], metavar=metavar, help=text)
+    name.add_argument(
+        "--sheet",
+        nargs=2,
+        metavar=("FILE", "SOURCE"),
+        help="write a picture of what each cluster looks like in a video or folder",
+    )
+    name.add_argument(
+        "--sheet-frames", type=positive, default=SHEET_FRAMES, metavar="N", help="default: 60"
+    )
+    add_json(name)
+
+
+def _name(options: argparse.Namespace) -> int:
+    from aeseg_edge.bundle import Bundle
+
+    bundle = Bundle.open(options.bundle)
+    edits = any((options.names, options.split, options.merge, options.void, options.color))
+    if not edits and options.sheet is None and options.output is None:
+        raise UsageError(
+            "there is nothing to do", fix="Name clusters (3=road), or ask for --sheet."
+        )
+    if edits or options.output is not None:
+        target = options.output or options.bundle
+        check_output(target, ".aeseg")
+        codebook = edit(bundle.codebook, options)
+        bundle = bundle.with_codebook(codebook)
+        bundle.write(target)
+    if options.sheet is not None:
+        _write_sheet(bundle, *options.sheet, frames=options.sheet_frames)
+    rows = list_classes(bundle.codebook)
+    if options.json != "-":
+        for row in rows:
+            print(f"{row['id']:>4}  {row['color']:<7}  {row['name']}  (clusters {row['clusters']})")
+    write_json(options.json, rows)
+    return 0
+
+
+def edit(codebook: Codebook, options: argparse.Namespace) -> Codebook:
+    """Apply what the options say: splits first, then merges, void, names, colours.
+
+    Raises:
+        UsageError: If an option is not written as it should be.
+        CodebookError: If it names a cluster or class that is not there.
+    """
+    from aeseg_edge import naming
+
+    for text in options.split:
+        codebook = naming.split(codebook, _number(text))
+    for text in options.merge:
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) < 2:
+            raise UsageError(f"--merge {text} names one class", fix="Write --merge 7,9.")
+        into, *others = (_find(codebook, part) for part in parts)
+        # Some may be of one class already; what is asked for is then there.
+        rest = [other for other in dict.fromkeys(others) if other != into]
+        codebook = naming.merge(codebook, into, rest) if rest else codebook
+    for text in options.void:
+        codebook = naming.make_void(codebook, _find(codebook, text))
+    for text in options.names:
+        which, value = _pair(text, "3=road")
+        if which.isdecimal() and _class_of(codebook, int(which)) == VOID:
+            codebook = naming.split(codebook, int(which))
+        codebook = naming.rename(codebook, _find(codebook, which), value)
+    for text in options.color:
+        which, value = _pair(text, "--color 3=804080")
+        codebook = naming.recolor(codebook, _find(codebook, which), naming.parse_color(value))
+    return codebook
+
+
+def list_classes(codebook: Codebook) -> list[dict[str, object]]:
+    """Give id, name, colour and clusters of each class, and of void where it has clusters."""
+    from aeseg_edge.naming import clusters_of
+
+    rows = [(c.id, c.name, "#{:02x}{:02x}{:02x}".format(*c.color)) for c in codebook.classes]
+    if (codebook.remap == VOID).any():
+        rows.append((VOID, "void", ""))
+    return [
+        {
+            "id": class_id,
+            "name": name,
+            "color": color,
+            "clusters": ",".join(map(str, clusters_of(codebook, class_id))),
+        }
+        for class_id, name, color in rows
+    ]
+
+
+def _pair(text: str, example: str) -> tuple[str, str]:
+    which, equals, value = text.partition("=")
+    if not equals or not which.strip():
+        raise UsageError(f"{text!r} is not WHICH=VALUE", fix=f"Write {example}.")
+    return which.strip(), value
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"{text!r} is not a cluster's number", fix="Write --split 7.")
+    return int(text)
+
+
+def _class_of(codebook: Codebook, cluster: int) -> int:
+    if cluster >= codebook.clusters:
+        raise CodebookError(
+            f"there is no cluster {cluster}", fix=f"Clusters are 0 to {codebook.clusters - 1}."
+        )
+    return int(codebook.remap[cluster])
+
+
+def _find(codebook: Codebook, which: str) -> int:
+    """Give the id of the class that a cluster belongs to, or that has a name."""
+    from aeseg_edge.naming import find_class
+
+    if which.isdecimal():
+        class_id = _class_of(codebook, int(which))
+        if class_id == VOID:
+            raise CodebookError(
+                f"cluster {which} is void", fix=f"Give it a class first: --split {which}."
+            )
+        return class_id
+    found = find_class(codebook, which)
+    if found is None:
+        raise CodebookError(
+            f"there is no class {which!r}", fix="`aeseg info` lists the classes of a bundle."
+        )
+    return found.id
+
+
+def _write_sheet(bundle: Bundle, target: str, source: str, *, frames: int) -> None:
+    from aeseg_edge import sheet
+    from aeseg_edge.geometry import import_cv2
+    from aeseg_edge.io.atomic import write_bytes
+    from aeseg_edge.io.sources import open_source
+    from aeseg_edge.segmenter import Segmenter
+
+    path = Path(target)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"{target} is no picture", fix="Name it sheet.png.")
+    check_output(path)
+    channels = bundle.manifest.geometry.channels
+    with (
+        Segmenter.load(bundle, backend="onnxruntime") as segmenter,
+        open_source(source, channels=channels) as opened,
+    ):
+        # Spread over a recording whose length is known; a camera's first frames otherwise.
+        step = max(1, (opened.total or 0) // frames)
+        chosen = (frame.image for frame in opened if frame.index % step == 0)
+        gallery = sheet.collect(segmenter, islice(chosen, frames))
+    done, data = import_cv2().imencode(path.suffix, sheet.draw(gallery, bundle.codebook))
+    if not done:
+        raise SinkError(f"{target} cannot be encoded", fix="Write .png.")
+    write_bytes(path, data.tobytes(), error=SinkError)

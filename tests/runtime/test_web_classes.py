@@ -1,0 +1,137 @@
+"""Edits of a running segmenter: in the next frame, and in the bundle once they are saved."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+pytest.importorskip("onnxruntime")
+
+from aeseg_edge.bundle import Bundle
+from aeseg_edge.codebook import VOID
+from aeseg_edge.errors import BundleError, CodebookError, UsageError
+from aeseg_edge.geometry import Geometry
+from aeseg_edge.io.sources import draw_scene
+from aeseg_edge.io.web.classes import LiveClasses, cluster_at
+from aeseg_edge.naming import make_void, merge, rename
+from aeseg_edge.segmenter import Segmenter
+
+
+@pytest.fixture
+def bundle(v1_bundle: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "street.aeseg"
+    shutil.copy(v1_bundle, path)
+    return path
+
+
+@pytest.fixture
+def segmenter(bundle: Path) -> Iterator[Segmenter]:
+    with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=1) as opened:
+        yield opened
+
+
+def test_an_edit_is_in_the_next_frame(segmenter: Segmenter) -> None:
+    classes, scene = LiveClasses(segmenter), draw_scene(0, 96, 64)
+    before = segmenter(scene)
+    common = max(before.shares, key=lambda key: before.shares[key])
+    classes.apply(partial(make_void, class_id=common))
+    after = segmenter(scene)
+    assert ((after.labels == VOID) == (before.labels == common)).all()
+    classes.undo()
+    np.testing.assert_array_equal(segmenter(scene).labels, before.labels)
+
+
+def test_a_saved_edit_is_in_the_bundle_and_the_rest_of_it_is_untouched(
+    segmenter: Segmenter, bundle: Path
+) -> None:
+    classes = LiveClasses(segmenter)
+    first = Bundle.open(bundle)
+    assert not classes.unsaved
+    classes.apply(partial(rename, class_id=2, name="road"))
+    assert classes.unsaved
+    assert Bundle.open(bundle).codebook.classes[2].name == "class 2"
+    classes.save()
+    assert not classes.unsaved
+    found = Bundle.open(bundle)
+    assert found.codebook.classes[2].name == "road"
+    assert found.graphs == first.graphs
+    classes.apply(partial(merge, into=2, others=[3]))
+    assert classes.unsaved
+    classes.undo()
+    assert not classes.unsaved
+
+
+def test_an_edit_that_does_not_fit_changes_nothing(segmenter: Segmenter) -> None:
+    classes = LiveClasses(segmenter)
+    book = classes.current()
+    with pytest.raises(CodebookError):
+        classes.apply(partial(rename, class_id=9, name="road"))
+    assert classes.current() is book
+    with pytest.raises(UsageError, match="nothing to take back"):
+        classes.undo()
+
+
+def test_a_bundle_that_cannot_be_written_keeps_its_edits(
+    segmenter: Segmenter, tmp_path: Path
+) -> None:
+    classes = LiveClasses(segmenter, tmp_path / "gone" / "x.aeseg")
+    classes.apply(partial(rename, class_id=2, name="road"))
+    with pytest.raises(BundleError, match="cannot be written"):
+        classes.save()
+    assert classes.unsaved
+    plain = Bundle.open(tmp_path / "street.aeseg")
+    made = Bundle.build(plain.manifest, plain.codebook, plain.graphs)
+    with Segmenter.load(made, backend="onnxruntime") as nameless:
+        with pytest.raises(BundleError, match="never a file"):
+            LiveClasses(nameless).save()
+        assert LiveClasses(nameless).title == "unnamed bundle"
+
+
+def test_the_history_is_bounded(segmenter: Segmenter) -> None:
+    classes = LiveClasses(segmenter)
+    for index in range(130):
+        classes.apply(partial(rename, class_id=0, name=f"name {index}"))
+    for _ in range(100):
+        classes.undo()
+    assert not classes.can_undo
+
+
+@pytest.mark.parametrize("size", [(64, 96), (120, 200), (33, 47)])
+def test_the_cluster_under_a_point_is_the_one_the_graph_chose(
+    segmenter: Segmenter, size: tuple[int, int]
+) -> None:
+    scene = draw_scene(3, size[1], size[0])
+    wanted = segmenter.clusters(scene)
+    latents = segmenter(scene, want=frozenset({"latents"})).latents
+    assert latents is not None
+    rows, columns = np.random.default_rng(0).integers(0, size, (200, 2)).T
+    found = [
+        cluster_at(segmenter.codebook, segmenter.manifest.geometry, latents, size, (int(r), int(c)))
+        for r, c in zip(rows, columns, strict=True)
+    ]
+    # Labels are computed at half the stride and repeated; edges differ by that much.
+    assert (np.array(found) == wanted[rows, columns]).mean() > 0.9
+
+
+def test_only_clusters_of_the_label_are_looked_at(segmenter: Segmenter) -> None:
+    latents = np.zeros((8, 16, 24), np.float32)
+    for label in range(5):
+        found = cluster_at(segmenter.codebook, Geometry(96, 64), latents, (64, 96), (10, 10), label)
+        assert segmenter.codebook.remap[found] == label
+
+
+def test_outputs_that_are_always_wanted_come_with_every_frame(segmenter: Segmenter) -> None:
+    scene = draw_scene(0, 96, 64)
+    assert segmenter(scene).margin is None
+    segmenter.always = frozenset({"margin"})
+    result = segmenter(scene, want=frozenset({"latents"}))
+    assert result.margin is not None
+    assert result.latents is not None
+    segmenter.always = frozenset()
+    assert segmenter(scene).margin is None
