@@ -11,9 +11,10 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -27,6 +28,7 @@ from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.images import video_backend
 
 if TYPE_CHECKING:
+    from aeseg_edge.counters import LoopCounters
     from aeseg_edge.segmenter import Segmentation
 
 _log = logging.getLogger(__name__)
@@ -63,6 +65,19 @@ class Sink(Protocol):
 
     def abort(self) -> None:
         """Give up after an error: nothing half-written stays. After ``close`` it does nothing."""
+        ...
+
+
+@runtime_checkable
+class WatchesLoop(Protocol):
+    """A sink that shows how the loop is doing."""
+
+    def watch(self, counters: Callable[[], LoopCounters]) -> None:
+        """Keep the function that gives a snapshot; called once, before the first frame.
+
+        Args:
+            counters: Cheap, and callable from any thread until the sink is closed.
+        """
         ...
 
 
