@@ -77,8 +77,9 @@ def _run(options: argparse.Namespace) -> int:
     from aeseg_edge.bundle import Bundle
     from aeseg_edge.io.sinks import open_sink
     from aeseg_edge.io.sources import open_source
-    from aeseg_edge.loop import run_loop, stop_on_signals
+    from aeseg_edge.loop import run_loop
     from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.signals import stop_on_signals
 
     roi = read_mask(options.roi)
     bundle = Bundle.open(options.bundle)

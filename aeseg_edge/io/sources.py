@@ -53,7 +53,11 @@ class Source(Protocol):
     total: int | None
 
     def __iter__(self) -> Iterator[Frame]:
-        """Give frames until the end; cameras have none."""
+        """Give frames until the end; cameras have none.
+
+        Raises:
+            SourceError: If the source is lost before its end. A loop opens a live one again.
+        """
         ...
 
     def close(self) -> None:
