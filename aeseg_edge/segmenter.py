@@ -92,6 +92,10 @@ class Segmenter:
         roi: Region of interest, uint8 [h, w], above 127 inside; labels outside are void.
         smooth: Share of the last frame's latents in each frame's, 0 up to below 1.
 
+    Attributes:
+        always: Any of ``latents`` and ``margin``, given with every result besides what the
+            call wants; may be set from any thread.
+
     Raises:
         UsageError: If ``smooth`` is out of range.
 
@@ -115,6 +119,7 @@ class Segmenter:
         self.bundle = bundle
         self.entry = entry
         self.smooth = smooth
+        self.always: frozenset[str] = frozenset()
         self._backend = backend
         self._roi = roi if roi is not None else bundle.region
         self._roi_is_framed = roi is not None
@@ -274,7 +279,7 @@ class Segmenter:
         Raises:
             BackendError: If the backend is closed or fails.
         """
-        outputs = self._backend.collect(submitted.ticket, want)
+        outputs = self._backend.collect(submitted.ticket, want | self.always)
         inferred = time.perf_counter_ns()
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()

@@ -46,11 +46,12 @@ class Camera:
         self.name, self.script, self.size, self.before = name, script, size, before
         self.wake = threading.Event()
         self.closed = 0
-        self.interrupted = False
+        self.interrupted = self.hangs = False
 
     def __iter__(self) -> Iterator[Frame]:
         for index, entry in enumerate([*self.script, HANG]):
             if entry == HANG:
+                self.hangs = True
                 self.wake.wait(20)
                 continue
             if entry == LOST:

@@ -237,9 +237,7 @@ def test_a_checkpoint_exports_at_another_size_k_and_stride_without_footage(
     assert ("int8", "onnxruntime") in made.fitted.below
 
 
-def test_an_export_keeps_the_trained_size_and_stride_and_tells_every_stage(
-    copied: Path, tmp_path: Path
-) -> None:
+def test_an_export_keeps_the_trained_size_and_stride_and_tells_every_stage(copied: Path, tmp_path: Path) -> None:
     told: dict[str, float] = {}
     export_bundle(
         copied,

@@ -134,13 +134,18 @@ def test_a_camera_that_cannot_be_opened_is_tried_again_with_longer_waits(harness
 
 
 def test_no_more_than_two_threads_hang_in_a_driver(harness: Make) -> None:
-    run = harness(Camera([HANG]), Camera([HANG]), Camera([1]))
-    for _ in range(2):
+    stuck = [Camera([HANG]), Camera([HANG])]
+    run = harness(*stuck, Camera([1]))
+    for camera in stuck:
+        wait_for(lambda camera=camera: camera.hangs)
         run.later(15.1)
-        run.state("waiting")
+        assert run.feed.figures[0] == "waiting"
         run.later(8.1)
     assert run.feed.figures[0] == "waiting"
-    wait_for(lambda: len(run.cameras) == 1)
+    assert len(run.cameras) == 1
+    stuck[0].wake.set()
+    wait_for(lambda: stuck[0].closed)
+    wait_for(lambda: run.later(0) or run.values == [1])
 
 
 def test_a_camera_that_is_lost_too_often_is_given_up(harness: Make) -> None:
