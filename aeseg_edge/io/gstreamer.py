@@ -64,16 +64,17 @@ def has_element(name: str) -> bool | None:
     return asked.returncode == 0
 
 
-def open_pipeline(name: str, pipeline: str, channels: int) -> Source:
+def open_pipeline(name: str, pipeline: str, channels: int, *, endless: bool = False) -> Source:
     """Open a pipeline that ends in appsink, whichever way this machine can.
 
     Args:
         name: Of the source.
         pipeline: As for gst-launch-1.0, with appsink as its last element.
         channels: C of the frames, 1 or 3.
+        endless: The end of its stream is a lost source too: cameras have none.
 
     Returns:
-        A live source.
+        A live source. OpenCV cannot tell an end from an error: there, either is a loss.
 
     Raises:
         SourceError: If it does not end in appsink, cannot run, or neither way is there.
@@ -88,7 +89,7 @@ def open_pipeline(name: str, pipeline: str, channels: int) -> Source:
 
         return StreamSource(name, pipeline, import_cv2().CAP_GSTREAMER, channels)
     if has_launch():
-        return LaunchedSource(name, pipeline, channels)
+        return LaunchedSource(name, pipeline, channels, endless=endless)
     raise SourceError(
         f"{name} needs GStreamer: this OpenCV is built without it and {LAUNCH} is not installed",
         fix=INSTALL,
@@ -167,6 +168,7 @@ class LaunchedSource(Closing):
         name: Of the source.
         pipeline: Ends in appsink; its ``drop=true`` is kept, other properties have no meaning.
         channels: C of the frames, 1 or 3.
+        endless: The end of its stream is a lost source too.
 
     Raises:
         SourceError: If the pipeline fails, or gives no frame within 15 seconds.
@@ -175,8 +177,9 @@ class LaunchedSource(Closing):
     live = True
     total: int | None = None
 
-    def __init__(self, name: str, pipeline: str, channels: int) -> None:
+    def __init__(self, name: str, pipeline: str, channels: int, *, endless: bool = False) -> None:
         self.name = name
+        self._endless = endless
         self.fps: float | None = None
         if channels not in (1, 3):
             raise SourceError(
@@ -242,9 +245,10 @@ class LaunchedSource(Closing):
         data = self._part()
         if data is None:
             status = self._child.end()
-            if status != 0:
+            if status != 0 or self._endless:
+                why = self._child.complaint if status else "the other side ended the stream"
                 raise SourceError(
-                    f"{self.name} stopped: {self._child.complaint}",
+                    f"{self.name} stopped: {why}",
                     fix="Try the pipeline with gst-launch-1.0 and fakesink.",
                 )
             return None

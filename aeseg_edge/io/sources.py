@@ -190,7 +190,7 @@ def _open_csi(rest: str, channels: int) -> Source:
             fix="It comes with JetPack (apt install nvidia-l4t-gstreamer); a container needs "
             "--runtime nvidia and /tmp/argus_socket. USB cameras are v4l2:///dev/video0.",
         )
-    return open_pipeline(name, pipeline, channels)
+    return open_pipeline(name, pipeline, channels, endless=True)
 
 
 def rtsp_pipeline(uri: str, *, jetson: bool) -> str:
@@ -219,7 +219,7 @@ def _open_rtsp(rest: str, channels: int) -> Source:
     ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
     # FFmpeg decodes on the CPU, but is inside pip's OpenCV; GStreamer uses the device's decoder.
     if opencv_has_gstreamer() or (has_launch() and (jetson or not ffmpeg)):
-        return open_pipeline(name, rtsp_pipeline(uri, jetson=jetson), channels)
+        return open_pipeline(name, rtsp_pipeline(uri, jetson=jetson), channels, endless=True)
     if ffmpeg:
         return StreamSource(name, uri, cv2.CAP_FFMPEG, channels)
     raise SourceError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,7 @@ from aeseg_edge.io import gstreamer, sources
 from aeseg_edge.io.files import RealTime
 from aeseg_edge.io.gstreamer import LaunchedSource, i420_to_bgr, open_pipeline
 from aeseg_edge.io.mjpeg import MjpegSource, without_password
-from aeseg_edge.io.sources import csi_pipeline, open_source, rtsp_pipeline
+from aeseg_edge.io.sources import Source, csi_pipeline, open_source, rtsp_pipeline
 
 cv2 = pytest.importorskip("cv2")
 
@@ -445,3 +446,79 @@ def test_pictures_have_no_rate(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(SourceError, match=r"has no rate.*--realtime"):
         open_source(str(tmp_path), realtime=True)
+
+
+# --- RTSP -----------------------------------------------------------------------------------------
+
+SERVER = """
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+server = GstRtspServer.RTSPServer()
+server.set_address("127.0.0.1")
+server.set_service("0")
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch(
+    "( videotestsrc is-live=true pattern=red ! video/x-raw,width=64,height=48,framerate=30/1 "
+    "! vp8enc deadline=1 keyframe-max-dist=10 ! rtpvp8pay name=pay0 )"
+)
+server.get_mount_points().add_factory("/live", factory)
+server.attach(None)
+print(server.get_bound_port(), flush=True)
+GLib.MainLoop().run()
+"""
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture
+def rtsp() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A network camera in a process of its own, on Debian's packages."""
+    if not Path(SYSTEM_PYTHON).exists():
+        pytest.skip("no system Python for an RTSP server")
+    server = subprocess.Popen(
+        [SYSTEM_PYTHON, "-c", SERVER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdout is not None
+    port = server.stdout.readline().strip()
+    if not port:
+        server.wait()
+        pytest.skip("no RTSP server (gir1.2-gst-rtsp-server-1.0, python3-gi)")
+    yield f"rtsp://127.0.0.1:{port}/live", server
+    server.kill()
+    server.communicate()
+
+
+def is_red(image: np.ndarray) -> bool:
+    blue, green, red = image.reshape(-1, 3).mean(axis=0)
+    return bool(red > 200 and green < 40 and blue < 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["opencv", "child"])
+def test_an_rtsp_camera_gives_pictures_until_it_is_gone(
+    rtsp: tuple[str, subprocess.Popen[str]], way: str
+) -> None:
+    uri, server = rtsp
+    if way == "child":
+        if shutil.which("gst-launch-1.0") is None:
+            pytest.skip("gst-launch-1.0 is not installed")
+        source: Source = LaunchedSource(uri, rtsp_pipeline(uri, jetson=False), 3, endless=True)
+    else:
+        source = open_source(uri)
+    with source:
+        frames = iter(source)
+        for _ in range(5):
+            image = next(frames).image
+            assert image.shape == (48, 64, 3)
+            assert is_red(image)
+        server.kill()
+        # What was decoded already may still come; then it is lost, and nothing is made up.
+        pictures = []
+        with pytest.raises(SourceError, match="stopped"):
+            pictures.extend(frame.image for frame in frames)
+        assert all(is_red(image) for image in pictures)
