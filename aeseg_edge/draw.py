@@ -149,6 +149,23 @@ def fit(picture: Picture, height: int, width: int) -> Picture:
     return canvas
 
 
+def even(picture: Picture) -> Picture:
+    """Repeat the last row and column of odd sides: encoders of YUV 4:2:0 want even ones.
+
+    Args:
+        picture: uint8 [H, W, 3].
+
+    Returns:
+        uint8 with even sides.
+    """
+    down, right = picture.shape[0] % 2, picture.shape[1] % 2
+    if not down and not right:
+        return picture
+    cv2 = import_cv2()
+    padded = cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    return np.asarray(padded, np.uint8)
+
+
 def legend_panel(
     classes: Sequence[ClassInfo], shares: Mapping[int, float], *, height: int
 ) -> Picture:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.base import Backend, Outputs
+from aeseg_edge.backends.base import Backend, Ticket
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook, default_classes, palette
 from aeseg_edge.errors import (
@@ -72,6 +72,27 @@ class Segmentation:
         # Three times as fast as numpy's bincount, which makes 64-bit indices first.
         counts = cv2.calcHist([self.labels], [0], None, [256], [0, 256]).ravel()
         return {int(i): float(counts[i] / self.labels.size) for i in np.flatnonzero(counts)}
+
+
+@dataclass(frozen=True)
+class SubmittedFrame:
+    """A frame on its way; see ``Segmenter.submit``.
+
+    Attributes:
+        ticket: The backend's.
+        size: Rows and columns of the frame.
+        captured: When it was captured.
+        used: Codebook and palette it is segmented with.
+        started: ``perf_counter_ns`` before preprocessing.
+        prepared: And after it.
+    """
+
+    ticket: Ticket
+    size: tuple[int, int]
+    captured: float | None
+    used: tuple[Codebook, NDArray[np.uint8]]
+    started: int
+    prepared: int
 
 
 class Segmenter:
@@ -192,12 +213,12 @@ class Segmenter:
     @property
     def codebook(self) -> Codebook:
         """The codebook in use."""
-        return self._codebook
+        return self._used[0]
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         """The classes in use."""
-        return self._codebook.classes
+        return self.codebook.classes
 
     @property
     def backend(self) -> Backend:
@@ -234,25 +255,64 @@ class Segmenter:
             FrameError: If dtype or channels are not the bundle's.
             BackendError: If the backend is closed or fails.
         """
+        return self.collect(self.submit(frame, captured=captured), want)
+
+    def submit(self, frame: NDArray[np.uint8], *, captured: float | None = None) -> SubmittedFrame:
+        """Start one frame; the next may be submitted before this one is collected.
+
+        Args:
+            frame: uint8 [H, W, C], BGR, any size.
+            captured: ``time.monotonic()`` at capture, for the frame age.
+
+        Raises:
+            FrameError: If dtype or channels are not the bundle's.
+            BackendError: If the backend is closed or fails.
+        """
         started = time.perf_counter_ns()
         image = check_frame(frame, self.manifest.geometry.channels)
         ready = fit_frame(image, self.manifest.geometry)
         prepared = time.perf_counter_ns()
-        outputs = self._run(ready, want | self.always)
+        # Names and colours of this moment: a rename meanwhile is for later frames.
+        used = self._used
+        ticket = self._backend.submit(ready, mix=self.smooth)
+        height, width = image.shape[:2]
+        return SubmittedFrame(ticket, (height, width), captured, used, started, prepared)
+
+    def collect(
+        self, submitted: SubmittedFrame, want: frozenset[str] = frozenset()
+    ) -> Segmentation:
+        """Wait for one frame.
+
+        Args:
+            submitted: From ``submit``; each once, in the order of submission.
+            want: Any of ``latents`` and ``margin``.
+
+        Returns:
+            Labels at the frame's own size, and what was asked for. ``total`` runs from
+            submission to labels; frames between them count into ``inference``.
+
+        Raises:
+            BackendError: If the backend is closed or fails.
+        """
+        outputs = self._backend.collect(submitted.ticket, want | self.always)
         inferred = time.perf_counter_ns()
-        labels = self._finish(outputs.labels, image.shape[0], image.shape[1])
+        labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
+        codebook, colors = submitted.used
+        started, prepared = submitted.started, submitted.prepared
         return Segmentation(
             labels=labels,
-            classes=self._codebook.classes,
-            palette=self._palette,
+            classes=codebook.classes,
+            palette=colors,
             milliseconds={
                 "preprocess": (prepared - started) / 1e6,
                 "inference": (inferred - prepared) / 1e6,
                 "postprocess": (done - inferred) / 1e6,
                 "total": (done - started) / 1e6,
             },
-            frame_age=None if captured is None else time.monotonic() - captured,
+            frame_age=(
+                None if submitted.captured is None else time.monotonic() - submitted.captured
+            ),
             margin=outputs.margin,
             latents=outputs.latents,
         )
@@ -310,7 +370,7 @@ class Segmenter:
                 sized = fit_labels(part, self.manifest.geometry, image.shape[0], image.shape[1])
                 total += sized.astype(np.int64) << (8 * shift)
         finally:
-            self._backend.set_codebook(self._codebook)
+            self._backend.set_codebook(self.codebook)
         return total
 
     def reset(self) -> None:
@@ -335,11 +395,11 @@ class Segmenter:
         self.close()
 
     def _use(self, codebook: Codebook) -> None:
-        self._codebook = codebook
-        self._palette = palette(codebook.classes)
+        # One assignment: another thread may rename while a frame is submitted.
+        self._used = codebook, palette(codebook.classes)
 
     def _cluster_codebooks(self) -> list[Codebook]:
-        book = self._codebook
+        book = self.codebook
         numbers = np.arange(book.clusters)
         shifts = [0] if book.clusters <= 256 else [0, 8]
         return [
@@ -352,10 +412,6 @@ class Segmenter:
             )
             for shift in shifts
         ]
-
-    def _run(self, ready: NDArray[np.uint8], want: frozenset[str]) -> Outputs:
-        ticket = self._backend.submit(ready, mix=self.smooth)
-        return self._backend.collect(ticket, want)
 
     def _finish(self, labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         sized = fit_labels(labels, self.manifest.geometry, height, width)

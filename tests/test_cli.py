@@ -313,3 +313,62 @@ def test_run_stops_at_the_end_of_its_source(v1_bundle: Path, street: Path, capsy
     source = str(street / "images" / "*.png")
     assert main(["run", source, "-b", str(v1_bundle), "--stats", "-"]) == 0
     assert read(capsys)["frames"] == 6
+
+
+def run_json(tmp_path: Path, *arguments: str) -> dict[str, object]:
+    stats = tmp_path / "stats.json"
+    assert main(["run", *arguments, "--stats", str(stats)]) == 0
+    found: dict[str, object] = json.loads(stats.read_text())
+    return found
+
+
+def test_several_sources_share_an_engine_and_have_a_file_each(
+    v1_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = ["test://96x64@25", "test://96x64@25"]
+    output = ["-o", str(tmp_path / "{source}.avi"), "-o", f"json:{tmp_path}/all.jsonl"]
+    stats = run_json(tmp_path, *two, "-b", str(v1_bundle), "--frames", "10", *output)
+    names = ["test://96x64@25", "test://96x64@25 (2)"]
+    assert [each["name"] for each in stats["sources"]] == names  # type: ignore[attr-defined]
+    counts = [each["segmented"] for each in stats["sources"]]  # type: ignore[attr-defined]
+    assert sum(counts) == 10
+    # In turn; which of them is ready first is the scheduler's.
+    assert min(counts) >= 2
+    lines = (tmp_path / "all.jsonl").read_text().splitlines()
+    taken = [json.loads(line)["source"] for line in lines]
+    assert [taken.count(name) for name in names] == counts
+    for name, count in zip(("test-96x64-25.avi", "test-96x64-25-2.avi"), counts, strict=True):
+        capture = cv2.VideoCapture(str(tmp_path / name), cv2.CAP_FFMPEG)
+        assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == count
+    assert "test://96x64@25 (2): " in capsys.readouterr().err
+
+
+def test_a_recording_at_its_own_rate_ends_after_its_duration(
+    v1_bundle: Path, tmp_path: Path
+) -> None:
+    stats = run_json(
+        tmp_path, "test://48x32@50", "-b", str(v1_bundle), "--realtime", "--duration", "0.4"
+    )
+    # At full speed it would be hundreds; how many of the 20 a busy machine drops is its own.
+    (source,) = stats["sources"]  # type: ignore[misc]
+    assert 2 <= source["frames_in"] <= 22
+    assert source["state"] == "ended"
+
+
+def test_sources_that_would_share_a_video_are_refused(
+    v1_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.mp4"
+    command = ["run", "test://48x32", "test://64x32", "-b", str(v1_bundle), "-o", str(output)]
+    assert main(command) == 1
+    assert "{source}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--duration", "--stall"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+def test_times_that_are_no_times_are_refused(
+    option: str, value: str, v1_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "test://48x32", "-b", str(v1_bundle), f"{option}={value}"]) == 2
+    assert "not a time in seconds above 0" in capsys.readouterr().err

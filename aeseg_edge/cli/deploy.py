@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from aeseg_edge.cli.options import (
     entries_table,
     positive,
     read_mask,
+    seconds,
     share,
     write_json,
 )
@@ -23,6 +26,9 @@ from aeseg_edge.errors import BackendError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
+    from aeseg_edge.counters import LoopCounters
+    from aeseg_edge.io.feed import Input
+    from aeseg_edge.io.sink import Sink
     from aeseg_edge.io.web.sink import Live
     from aeseg_edge.segmenter import Segmenter
 
@@ -37,7 +43,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         summary="segment every frame of a source",
         example="aeseg run drive.mp4 -b street.aeseg -o drive_labels.mp4 --view both",
     )
-    run.add_argument("source", help="video, image, folder, glob, camera number or URI")
+    run.add_argument(
+        "source",
+        nargs="+",
+        help="video, image, folder, glob, camera number, v4l2:///dev/video0?size=1280x720&fps=30, "
+        "csi://0, rtsp://..., http://... (Motion JPEG), 'gst://... ! appsink', test://640x480@30; "
+        "several share one engine",
+    )
     run.add_argument("-b", "--bundle", required=True, type=Path, help="the .aeseg file")
     run.add_argument(
         "-o",
@@ -45,8 +57,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SINK",
-        help="video file, image pattern (out/%%06d.png), window, null://, "
-        "http://127.0.0.1:8080 (live page) (repeatable)",
+        help="video file, image pattern (out/%%06d.png), window, json:FILE, unix:PATH, "
+        "'gst://appsrc ! ...', null://, "
+        "http://127.0.0.1:8080 (live page) (repeatable; {source} makes one for each source)",
     )
     add_runner(run)
     run.add_argument("--view", choices=("overlay", "mask", "both"), default="overlay")
@@ -60,6 +73,28 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="share of the last frame's latents in each frame's (default 0)",
     )
     run.add_argument("--frames", type=positive, metavar="N", help="stop after N frames")
+    run.add_argument("--duration", type=seconds, metavar="S", help="stop after S seconds")
+    run.add_argument(
+        "--drop",
+        choices=("auto", "latest", "none"),
+        default="auto",
+        help="latest: always the newest frame, as cameras want it; none: every frame, as "
+        "recordings want it (default: by the sources)",
+    )
+    run.add_argument("--realtime", action="store_true", help="play recordings at their own rate")
+    run.add_argument(
+        "--stall",
+        type=seconds,
+        default=5.0,
+        metavar="S",
+        help="seconds without a frame after which a camera is opened again (default 5)",
+    )
+    run.add_argument(
+        "--restarts",
+        type=positive,
+        metavar="N",
+        help="give a camera up after N reconnects in ten minutes (default: never)",
+    )
     run.add_argument("--cache-dir", type=Path, metavar="DIR", help="where engines are kept")
     run.add_argument("--token", help="what the live page asks for; made and shown if left out")
     run.add_argument("--stats", metavar="FILE", help="write the summary as JSON, - for stdout")
@@ -78,52 +113,65 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from aeseg_edge.bundle import Bundle
-    from aeseg_edge.io.sinks import open_sink
-    from aeseg_edge.io.sources import open_source
-    from aeseg_edge.loop import run_loop, stop_on_signals
+    from aeseg_edge.delivery import Routed
+    from aeseg_edge.io.sinks import open_sinks
+    from aeseg_edge.loop import CameraLoop
     from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.signals import stop_on_signals
+    from aeseg_edge.watchdog import Patience
 
     roi = read_mask(options.roi)
+    patience = Patience(stall=options.stall, restarts=options.restarts)
     bundle = Bundle.open(options.bundle)
     if options.backend != "onnxruntime":
         _build_if_missing(bundle, options)
-    with Segmenter.load(
-        bundle,
-        precision=options.precision,
-        backend=options.backend,
-        threads=options.threads,
-        roi=roi,
-        smooth=options.smooth,
-        cache_dir=options.cache_dir,
-    ) as segmenter:
-        channels = segmenter.manifest.geometry.channels
-        with stop_on_signals() as stop, open_source(options.source, channels=channels) as source:
-            live = _live(segmenter, options)
-            sinks = []
-            try:
-                for uri in options.output or ["null://"]:
-                    sinks.append(
-                        open_sink(
-                            uri,
-                            fps=source.fps,
-                            view=options.view,
-                            alpha=options.alpha,
-                            legend=not options.no_legend,
-                            live=live,
-                        )
-                    )
-            except BaseException:
-                for sink in sinks:
-                    sink.abort()
-                raise
-            totals = run_loop(
-                segmenter,
-                source,
-                sinks,
-                frames=options.frames,
-                stop=stop,
-                on_line=lambda line: print(line, file=sys.stderr),
+    with (
+        Segmenter.load(
+            bundle,
+            precision=options.precision,
+            backend=options.backend,
+            threads=options.threads,
+            roi=roi,
+            smooth=options.smooth,
+            cache_dir=options.cache_dir,
+        ) as segmenter,
+        stop_on_signals() as stop,
+        ExitStack() as undo,
+    ):
+        inputs = _open_inputs(options, segmenter.manifest.geometry.channels, undo)
+        rates = [(each.name, each.source.fps) for each in inputs]
+        live = _live(segmenter, options)
+        sinks: list[Sink | Routed] = []
+        for uri in options.output or ["null://"]:
+            opened = open_sinks(
+                uri,
+                rates,
+                view=options.view,
+                alpha=options.alpha,
+                legend=not options.no_legend,
+                live=live,
             )
+            for each in opened:
+                # The loop closes them first; what is closed cannot be aborted any more.
+                undo.callback((each.sink if isinstance(each, Routed) else each).abort)
+            sinks += opened
+        # A recording at its own rate stands for a camera.
+        drop = "latest" if options.realtime and options.drop == "auto" else options.drop
+        loop = CameraLoop(
+            segmenter,
+            inputs,
+            sinks,
+            drop=drop,
+            frames=options.frames,
+            duration=options.duration,
+            patience=patience,
+        )
+        undo.pop_all()
+        try:
+            totals = loop.run(stop=stop, on_line=lambda line: print(line, file=sys.stderr))
+        finally:
+            counters = loop.counters()
+            _print_summary(counters)
         entry = segmenter.entry
     latency = totals.latency
     spread = f", p50 {latency.p50:.1f} ms, p95 {latency.p95:.1f} ms" if latency else ""
@@ -136,7 +184,8 @@ def _run(options: argparse.Namespace) -> int:
         options.stats,
         {
             **totals.to_json(),
-            "source": options.source,
+            **counters.to_json(),
+            "source": options.source[0] if len(options.source) == 1 else options.source,
             "precision": entry.precision,
             "backend": segmenter.backend.name,
             "stopped_by_signal": stop.is_set(),
@@ -168,6 +217,46 @@ def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
         on_want=want,
         announce=lambda address: print(f"live page: {address}", file=sys.stderr),
     )
+
+
+def _open_inputs(options: argparse.Namespace, channels: int, undo: ExitStack) -> list[Input]:
+    """Open every source, under names unlike each other."""
+    from aeseg_edge.io.feed import Input
+    from aeseg_edge.io.sources import open_source
+
+    inputs: list[Input] = []
+    for uri in options.source:
+        reopen = partial(open_source, uri, channels=channels, realtime=options.realtime)
+        source = reopen()
+        undo.callback(source.close)
+        name, count = source.name, 2
+        while name in {each.name for each in inputs}:
+            name, count = f"{source.name} ({count})", count + 1
+        inputs.append(Input(source, name, reopen if source.live else None))
+    return inputs
+
+
+def _print_summary(counters: LoopCounters) -> None:
+    """Say what became of every camera's frames; recordings lose none."""
+    for each in counters.sources:
+        lost = sum(each.dropped.values())
+        if not (lost or each.stalls or each.reconnects or len(counters.sources) > 1):
+            continue
+        age = ""
+        if each.age is not None:
+            age = f", age p50 {each.age.p50:.0f} p95 {each.age.p95:.0f} p99 {each.age.p99:.0f} ms"
+        print(
+            f"{each.name}: {each.frames_in} frames in, {each.segmented} segmented, {lost} dropped, "
+            f"{each.stalls} stalls, {each.reconnects} reconnects{age}",
+            file=sys.stderr,
+        )
+    for sink in counters.sinks:
+        if sink.dropped:
+            print(
+                f"{sink.name}: {sink.delivered} results, {sink.dropped} dropped: it is slower than "
+                "the source",
+                file=sys.stderr,
+            )
 
 
 def _build_if_missing(bundle: Bundle, options: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """Where results go, written as URIs or as people type them.
 
 ``out.mp4`` (or .avi, .mkv), ``out/%06d.png``, ``out/%06d.png?view=labels`` (raw class ids),
-``window``, ``null://``, ``http://127.0.0.1:8080`` (the live page).
+``window``, ``null://``, ``json:FILE``, ``unix:PATH``, ``gst://appsrc ! PIPELINE``,
+``http://127.0.0.1:8080`` (the live page). docs/sinks.md has the options of each.
 """
 
 from __future__ import annotations
@@ -9,24 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import re
-import socket
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-import numpy as np
-from numpy.typing import NDArray
-
-from aeseg_edge.draw import VIEWS, fit, render
+from aeseg_edge.draw import VIEWS, even, fit, render
 from aeseg_edge.errors import SinkError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import move_into_place, temporary_beside, write_bytes, write_error
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.images import video_backend
+from aeseg_edge.io.sink import Closing, Sink, WatchesLoop
 
 if TYPE_CHECKING:
+    from aeseg_edge.delivery import Routed
     from aeseg_edge.io.web.sink import Live
     from aeseg_edge.segmenter import Segmentation
 
@@ -36,62 +34,12 @@ VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", 
 IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DEFAULT_FPS = 25.0
 _NUMBER = re.compile(r"%\d*d")
-_WANTED = "Give a video (out.mp4), an image pattern (out/%06d.png), window, null:// or http://127.0.0.1:8080."
+_WANTED = (
+    "Give a video (out.mp4), an image pattern (out/%06d.png), window, json:FILE, unix:PATH, "
+    "gst://appsrc ! PIPELINE, null:// or http://127.0.0.1:8080."
+)
 
-
-class Sink(Protocol):
-    """Takes results, one after another.
-
-    Attributes:
-        name: What messages call it.
-        closed_by_user: True once somebody closed the window.
-    """
-
-    name: str
-    closed_by_user: bool
-
-    def write(self, frame: Frame, result: Segmentation) -> None:
-        """Take one result.
-
-        Raises:
-            SinkError: If it cannot be written.
-        """
-        ...
-
-    def close(self) -> None:
-        """Finish: what was written is whole. Closing twice is fine."""
-        ...
-
-    def abort(self) -> None:
-        """Give up after an error: nothing half-written stays. After ``close`` it does nothing."""
-        ...
-
-
-class _Base:
-    """What the sinks here share."""
-
-    closed_by_user = False
-
-    def close(self) -> None:
-        """Finish; nothing to do for most."""
-
-    def abort(self) -> None:
-        """Give up; nothing to do for most."""
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # Ctrl-C ends a run early; what was written until then is wanted.
-        if kind is None or not issubclass(kind, Exception):
-            self.close()
-        else:
-            self.abort()
+__all__ = ["Sink", "WatchesLoop", "open_sink", "open_sinks"]
 
 
 def open_sink(
@@ -102,6 +50,7 @@ def open_sink(
     alpha: float = 0.5,
     legend: bool = True,
     live: Live | None = None,
+    title: str = "aeseg",
 ) -> Sink:
     """Open a sink.
 
@@ -112,6 +61,7 @@ def open_sink(
         alpha: Strength of the colours, 0..1.
         legend: Draw the classes' names.
         live: What the live page is given besides results; without it, it only shows.
+        title: Of a window.
 
     Raises:
         SinkError: If it cannot be opened.
@@ -120,6 +70,13 @@ def open_sink(
         from aeseg_edge.io.web.sink import WebSink
 
         return WebSink(uri, live)
+    if uri.startswith("gst://"):
+        # A pipeline may have question marks of its own.
+        from aeseg_edge.io.gst_sink import GstSink
+
+        return GstSink(uri[6:], fps=fps or DEFAULT_FPS, view=view, alpha=alpha, legend=legend)
+    if uri.startswith(_DATA):
+        return _open_data(uri)
     target, _, query = uri.partition("?")
     options = dict(parse_qsl(query))
     view = options.pop("view", view)
@@ -134,7 +91,9 @@ def open_sink(
     if target == "null://":
         return NullSink()
     if target == "window":
-        return WindowSink(view=view, alpha=alpha, legend=legend)
+        from aeseg_edge.io.window import WindowSink
+
+        return WindowSink(view=view, alpha=alpha, legend=legend, title=title)
     target = target.removeprefix("file://")
     if "://" in target:
         raise SinkError(f"{uri} has an unknown scheme", fix=_WANTED)
@@ -147,7 +106,92 @@ def open_sink(
     raise SinkError(f"{uri} is no sink: {suffix or 'no suffix'} is not known", fix=_WANTED)
 
 
-class NullSink(_Base):
+_DATA = ("json:", "unix:")
+
+
+def _open_data(uri: str) -> Sink:
+    """Open what takes figures or label maps, and no pictures."""
+    kind, _, rest = uri.partition(":")
+    target, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    append = options.pop("append", "0") if kind == "json" else "0"
+    if options or append not in ("0", "1"):
+        raise SinkError(f"{uri} has unknown options", fix="json:FILE?append=1 is the only one.")
+    # json:///data/x is how a URI would have it.
+    path = Path(target.removeprefix("//"))
+    if not target or path.is_dir():
+        raise SinkError(f"{uri} names no file", fix=f"Write {kind}:FILE.")
+    if kind == "json":
+        from aeseg_edge.io.json_sink import JsonSink
+
+        return JsonSink(path, append=append == "1")
+    from aeseg_edge.io.unix_sink import UnixSink
+
+    return UnixSink(path)
+
+
+def open_sinks(
+    uri: str,
+    sources: Sequence[tuple[str, float | None]],
+    *,
+    view: str = "overlay",
+    alpha: float = 0.5,
+    legend: bool = True,
+    live: Live | None = None,
+) -> list[Sink | Routed]:
+    """Open what one URI means for one or several sources.
+
+    With ``{source}`` in the URI, or a window, there is one sink a source. Else all results go
+    into one sink, which names the source of each: json, unix, null and the live page. A video,
+    a pattern of images or a pipeline holds one source only.
+
+    Args:
+        uri: See ``open_sink``.
+        sources: Name and rate of each; names are unlike each other.
+        view: See ``open_sink``.
+        alpha: Strength of the colours.
+        legend: Draw the classes' names.
+        live: See ``open_sink``.
+
+    Raises:
+        SinkError: If it cannot be opened, or would mix sources in one picture.
+    """
+    from aeseg_edge.delivery import Routed
+
+    several = len(sources) > 1
+    if several and "{source}" not in uri and uri.partition("?")[0] != "window":
+        if not uri.startswith(("null://", "http://", *_DATA)):
+            raise SinkError(
+                f"{uri} would mix the pictures of {len(sources)} sources",
+                fix="Put {source} into its name, such as out-{source}.mp4: one for each.",
+            )
+        return [open_sink(uri, view=view, alpha=alpha, legend=legend, live=live)]
+    opened: list[Sink | Routed] = []
+    try:
+        for name, fps in sources:
+            sink = open_sink(
+                uri.replace("{source}", file_part(name)),
+                fps=fps,
+                view=view,
+                alpha=alpha,
+                legend=legend,
+                live=live,
+                title=f"aeseg: {name}" if several else "aeseg",
+            )
+            opened.append(Routed(sink, name) if several else sink)
+    except BaseException:
+        for each in opened:
+            (each.sink if isinstance(each, Routed) else each).abort()
+        raise
+    return opened
+
+
+def file_part(name: str) -> str:
+    """Give a source's name as it may stand in a file's: ``csi://0`` becomes ``csi-0``."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "source"
+
+
+class NullSink(Closing):
     """Takes results and drops them: for timing and for counting."""
 
     name = "null://"
@@ -156,7 +200,7 @@ class NullSink(_Base):
         """Do nothing."""
 
 
-class ImageSink(_Base):
+class ImageSink(Closing):
     """One image file a frame; each is whole or not there.
 
     Args:
@@ -168,6 +212,8 @@ class ImageSink(_Base):
     Raises:
         SinkError: If the folder cannot be made, or the pattern has two numbers.
     """
+
+    backlog = 16
 
     def __init__(self, pattern: str, *, view: str, alpha: float, legend: bool) -> None:
         numbers = _NUMBER.findall(pattern)
@@ -215,7 +261,7 @@ class ImageSink(_Base):
         self._written += 1
 
 
-class VideoSink(_Base):
+class VideoSink(Closing):
     """A video file, written beside its target and renamed when it is whole.
 
     Args:
@@ -228,6 +274,8 @@ class VideoSink(_Base):
     Raises:
         SinkError: If the folder does not exist or cannot be written.
     """
+
+    backlog = 16
 
     def __init__(self, path: Path, *, fps: float, view: str, alpha: float, legend: bool) -> None:
         self.name = str(path)
@@ -258,7 +306,7 @@ class VideoSink(_Base):
                 height,
                 *self._first[::-1],
             )
-        picture = _even(render(frame.image, result, size=self._first, **self._options))  # type: ignore[arg-type]
+        picture = even(render(frame.image, result, size=self._first, **self._options))  # type: ignore[arg-type]
         if self._writer is None:
             self._writer = self._open(picture.shape[1], picture.shape[0])
             self._drawn = picture.shape[:2]
@@ -331,16 +379,6 @@ class VideoSink(_Base):
             )
 
 
-def _even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Repeat the last row and column of odd sides: encoders of YUV 4:2:0 want even ones."""
-    down, right = picture.shape[0] % 2, picture.shape[1] % 2
-    if not down and not right:
-        return picture
-    cv2 = import_cv2()
-    padded = cv2.copyMakeBorder(picture, 0, down, 0, right, cv2.BORDER_REPLICATE)
-    return np.asarray(padded, np.uint8)
-
-
 def _count_frames(path: Path) -> int:
     """Frames that a player will find, 0 where it cannot open the file.
 
@@ -357,85 +395,3 @@ def _count_frames(path: Path) -> int:
         return stated if capture.grab() else stated - 1
     finally:
         capture.release()
-
-
-class WindowSink(_Base):
-    """A window on the desktop; q or Escape closes it.
-
-    Args:
-        view: See ``open_sink``.
-        alpha: Strength of the colours.
-        legend: Draw the legend.
-
-    Raises:
-        SinkError: If there is no display, or OpenCV has no windows.
-    """
-
-    name = "window"
-
-    def __init__(self, *, view: str, alpha: float, legend: bool) -> None:
-        alternatives = "Write a video (-o out.mp4) or images (-o out/%06d.png) instead."
-        shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-        if sys.platform.startswith("linux") and not shown:
-            raise SinkError("there is no display to open a window on", fix=alternatives)
-        if not _display_answers(os.environ.get("DISPLAY", "")):
-            raise SinkError(
-                f"the display {os.environ['DISPLAY']} does not answer", fix=alternatives
-            )
-        cv2 = import_cv2()
-        try:
-            cv2.namedWindow("aeseg", cv2.WINDOW_NORMAL)
-        except cv2.error as error:
-            raise SinkError(
-                "this OpenCV is built without windows",
-                fix="pip uninstall opencv-python-headless; pip install opencv-python. "
-                + alternatives,
-            ) from error
-        self._options = {"view": view, "alpha": alpha, "legend": legend}
-        self._open = True
-
-    def write(self, frame: Frame, result: Segmentation) -> None:
-        """Show one frame."""
-        if self.closed_by_user:
-            return
-        cv2 = import_cv2()
-        cv2.imshow("aeseg", render(frame.image, result, **self._options))  # type: ignore[arg-type]
-        key = cv2.waitKey(1) & 0xFF
-        # Below 1: somebody clicked the window away; imshow would bring it back.
-        gone = cv2.getWindowProperty("aeseg", cv2.WND_PROP_VISIBLE) < 1
-        self.closed_by_user = gone or key in (ord("q"), 27)
-        if gone:
-            self._open = False
-
-    def close(self) -> None:
-        """Close the window."""
-        if self._open:
-            self._open = False
-            import_cv2().destroyWindow("aeseg")
-
-    def abort(self) -> None:
-        """Close the window."""
-        self.close()
-
-
-def _display_answers(display: str) -> bool:
-    """Knock at an X server (``[host]:number[.screen]``, X(7)): Qt aborts the process at a dead one.
-
-    Names of another form are taken on trust.
-    """
-    match = re.fullmatch(r"(?:unix)?([^:/]*):(\d+)(?:\.\d+)?", display)
-    if match is None:
-        return True
-    host, number = match[1], int(match[2])
-    if host:
-        try:
-            socket.create_connection((host, 6000 + number), timeout=2).close()
-        except (OSError, OverflowError):
-            return False
-        return True
-    path = f"/tmp/.X11-unix/X{number}"
-    for address in (path, "\0" + path):
-        with socket.socket(socket.AF_UNIX) as knock:
-            if knock.connect_ex(address) == 0:
-                return True
-    return False

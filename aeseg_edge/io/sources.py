@@ -1,103 +1,51 @@
 """Where frames come from, written as URIs or as people type them.
 
 ``drive.mp4``, ``file:///data/drive.mp4``, ``photo.jpg``, ``photos/``, ``photos/*.png``,
-``0`` (a camera), ``v4l2:///dev/video0``, ``test://640x480@30`` (a moving drawn scene).
+``0`` or ``v4l2:///dev/video0?size=1280x720&fps=30`` (a camera), ``csi://0`` (a Jetson's camera),
+``rtsp://host/path``, ``http://host/stream.mjpg``, ``gst://PIPELINE ! appsink``,
+``test://640x480@30`` (a moving drawn scene). docs/sources.md has the options of each.
 """
 
 from __future__ import annotations
 
 import glob
-import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
-from urllib.parse import unquote
-
-import numpy as np
-from numpy.typing import NDArray
+from urllib.parse import parse_qsl, unquote
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.geometry import import_cv2
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.images import (
-    TEXT_SUFFIXES,
-    decode_image,
-    is_image,
-    natural,
-    video_backend,
+from aeseg_edge.io.capture import CameraMode, CameraSource, StreamSource, VideoSource
+from aeseg_edge.io.files import ImageSource, RealTime
+from aeseg_edge.io.gstreamer import (
+    INSTALL,
+    has_element,
+    has_launch,
+    open_pipeline,
+    opencv_has_gstreamer,
+)
+from aeseg_edge.io.images import is_image, natural
+from aeseg_edge.io.mjpeg import MjpegSource, NotMjpeg, without_password
+from aeseg_edge.io.scene import TestSource, draw_scene
+from aeseg_edge.io.source import Source
+
+__all__ = ["ImageSource", "Source", "VideoSource", "draw_scene", "open_source"]
+
+_MAX_SIDE = 8192
+_WANTED = (
+    "Give a video, an image, a folder of images, a glob, a camera number, or a URI: v4l2://, "
+    "csi://, rtsp://, http://, gst://, test://WxH@fps."
 )
 
-_log = logging.getLogger(__name__)
 
-_MAX_CAMERA = 255
-_MAX_SIDE = 8192
-_WANTED = "Give a video, an image, a folder of images, a glob, a camera number or test://WxH@fps."
-
-
-class Source(Protocol):
-    """Frames, one after another.
-
-    Attributes:
-        name: What results are named by.
-        fps: Frames a second as the recording or camera states it; None where unknown.
-        live: True for cameras: frames that are not taken are gone.
-        total: Frames the recording states; None where unknown.
-    """
-
-    name: str
-    fps: float | None
-    live: bool
-    total: int | None
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Give frames until the end; cameras have none."""
-        ...
-
-    def close(self) -> None:
-        """Release the file or device. Closing twice is fine."""
-        ...
-
-    def __enter__(self) -> Source:
-        """Return itself."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        ...
-
-
-class _Closing:
-    """What every source here shares: closing at the end of a ``with`` block."""
-
-    def close(self) -> None:
-        """Release nothing; sources that hold something say so themselves."""
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def open_source(uri: str, *, channels: int = 3) -> Source:
+def open_source(uri: str, *, channels: int = 3, realtime: bool = False) -> Source:
     """Open a source.
 
     Args:
         uri: See the module's text.
         channels: C of the frames: 1, 3 or 4 (four-channel images only).
+        realtime: Give recorded frames at their own rate; live sources do so anyway.
 
     Returns:
         An open source; a video or camera has given its first frame already, so that what
@@ -106,6 +54,11 @@ def open_source(uri: str, *, channels: int = 3) -> Source:
     Raises:
         SourceError: If there is no such thing, or nothing in it can be read.
     """
+    source = _open(uri, channels)
+    return RealTime(source) if realtime and not source.live else source
+
+
+def _open(uri: str, channels: int) -> Source:
     scheme, _, rest = uri.partition("://")
     if scheme in _SCHEMES and rest:
         return _SCHEMES[scheme](rest, channels)
@@ -114,265 +67,9 @@ def open_source(uri: str, *, channels: int = 3) -> Source:
         raise SourceError("the source is empty", fix=_WANTED)
     if "://" in uri:
         raise SourceError(f"{uri} has an unknown scheme", fix=_WANTED)
-    if re.fullmatch(r"\d+", uri):
-        return CameraSource(int(uri), channels)
+    if match := re.fullmatch(r"(\d+)(\?.*)?", uri):
+        return CameraSource(int(match[1]), channels, _mode(uri, (match[2] or "?")[1:]))
     return _open_path(uri, channels)
-
-
-class ImageSource(_Closing):
-    """Image files in natural order.
-
-    Files that cannot be read are skipped, named in the log, and counted in ``skipped``.
-
-    Args:
-        name: What the user gave.
-        paths: The files.
-        channels: C of the frames.
-    """
-
-    live = False
-    fps: float | None = None
-    total: int | None = None
-
-    def __init__(self, name: str, paths: Sequence[Path], channels: int) -> None:
-        self.name = name
-        self.total = len(paths)
-        self.skipped: list[str] = []
-        self._paths = paths
-        self._channels = channels
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Read one image after another.
-
-        Raises:
-            SourceError: If none of them can be read.
-        """
-        index = 0
-        for path in self._paths:
-            try:
-                image = decode_image(path.read_bytes(), self._channels)
-            except OSError as error:
-                image = f"cannot be read ({error.strerror})"
-            if isinstance(image, str):
-                self.skipped.append(str(path))
-                _log.warning("%s is skipped: it %s", path, image)
-                continue
-            yield Frame(image, index, time.monotonic(), self.name)
-            index += 1
-        if not index:
-            raise SourceError(
-                f"none of the {len(self._paths)} images of {self.name} can be read",
-                fix="Open one in a viewer; convert them to PNG or JPEG with "
-                f"{self._channels} channels.",
-            )
-
-
-class _CaptureSource(_Closing):
-    """Frames of an OpenCV capture; the first one is read on opening."""
-
-    def __init__(self, name: str, capture: Any, channels: int) -> None:
-        cv2 = import_cv2()
-        self.name = name
-        self._capture = capture
-        self._channels = channels
-        rate = float(capture.get(cv2.CAP_PROP_FPS))
-        self.fps: float | None = rate if 0 < rate < 1000 else None
-        good, image = capture.read()
-        self._first = image if good else None
-        self._first_at = time.monotonic()
-
-    def _frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield self._convert(first), self._first_at
-        while self._capture is not None:
-            good, image = self._capture.read()
-            if not good:
-                return
-            yield self._convert(image), time.monotonic()
-
-    def _convert(self, image: Any) -> NDArray[np.uint8]:
-        if image.ndim == 2:
-            image = image[..., None]
-        if image.shape[2] == self._channels:
-            return np.asarray(image, np.uint8)
-        cv2 = import_cv2()
-        if (image.shape[2], self._channels) == (3, 1):
-            return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], np.uint8)
-        raise SourceError(
-            f"{self.name} has {image.shape[2]} channels, the bundle wants {self._channels}",
-            fix="Use a bundle that was trained on such footage.",
-        )
-
-    def close(self) -> None:
-        """Release the capture."""
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
-
-
-class VideoSource(_CaptureSource):
-    """A video file, decoded as it is read and never held in memory.
-
-    Args:
-        path: The file.
-        channels: C of the frames, 1 or 3.
-
-    Raises:
-        SourceError: If it is no video, or its first frame cannot be decoded.
-    """
-
-    live = False
-
-    def __init__(self, path: Path, channels: int) -> None:
-        cv2 = import_cv2()
-        if path.suffix.lower() in TEXT_SUFFIXES:
-            raise SourceError(f"{path} is neither a video nor an image", fix=_WANTED)
-        capture = cv2.VideoCapture(str(path), video_backend())
-        if not capture.isOpened():
-            raise SourceError(
-                f"{path} cannot be opened as a video",
-                fix="Play it to see whether it is whole; convert it to MP4 (H.264) if it is.",
-            )
-        super().__init__(str(path), capture, channels)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.total: int | None = count if 0 < count < 1 << 40 else None
-        if self._first is None:
-            self.close()
-            raise SourceError(
-                f"{path} has no frame that can be decoded",
-                fix="It is damaged or cut short: record or copy it again.",
-            )
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Decode to the end; warn once where the end comes early."""
-        index = 0
-        for image, captured in self._frames():
-            timestamp = index / self.fps if self.fps else None
-            yield Frame(image, index, captured, self.name, timestamp)
-            index += 1
-        if self.total is not None and self._capture is not None and index < 0.98 * self.total - 1:
-            _log.warning(
-                "%s states %d frames, and %d could be read: it is damaged or cut short",
-                self.name,
-                self.total,
-                index,
-            )
-
-
-class CameraSource(_CaptureSource):
-    """A camera, through OpenCV.
-
-    Args:
-        camera: Number or device path.
-        channels: C of the frames, 1 or 3.
-
-    Raises:
-        SourceError: If it cannot be opened or gives no frame.
-    """
-
-    live = True
-    total: int | None = None
-
-    def __init__(self, camera: int | str, channels: int) -> None:
-        cv2 = import_cv2()
-        name = f"camera {camera}"
-        device = camera if isinstance(camera, str) else f"/dev/video{camera}"
-        fix = (
-            f"Check that {device} exists (ls /dev/video*), that you may read it (group video), "
-            "and that no other program holds it."
-        )
-        # By number OpenCV picks the system's camera interface; a path it would try as a video.
-        how = cv2.CAP_V4L2 if isinstance(camera, str) else cv2.CAP_ANY
-        # Numbers beyond a C int are an error of another kind in OpenCV.
-        known = isinstance(camera, str) or camera <= _MAX_CAMERA
-        capture = cv2.VideoCapture(camera, how) if known else None
-        if capture is None or not capture.isOpened():
-            raise SourceError(f"{name} cannot be opened", fix=fix)
-        super().__init__(name, capture, channels)
-        if self._first is None:
-            self.close()
-            raise SourceError(f"{name} gives no frame", fix=fix)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Give frames until the camera stops.
-
-        Raises:
-            SourceError: If it stops.
-        """
-        index = 0
-        for image, captured in self._frames():
-            yield Frame(image, index, captured, self.name)
-            index += 1
-        if self._capture is not None:
-            raise SourceError(
-                f"{self.name} stopped after {index} frames", fix="Check its cable and power."
-            )
-
-
-class TestSource(_Closing):
-    """A drawn scene that moves: sky, ground, a road, boxes. Endless and repeatable.
-
-    Args:
-        width: Columns.
-        height: Rows.
-        fps: Stated rate; frames are given as fast as they are taken.
-        channels: C of the frames.
-    """
-
-    __test__ = False
-    live = False
-    total: int | None = None
-
-    def __init__(self, width: int, height: int, fps: float, channels: int) -> None:
-        self.name = f"test://{width}x{height}@{fps:g}"
-        self.fps: float | None = fps
-        self._size = (width, height)
-        self._channels = channels
-        self._open = True
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Draw frame after frame until closed."""
-        index = 0
-        while self._open:
-            image = draw_scene(index, *self._size)
-            if self._channels != 3:
-                grey = image.mean(axis=2, keepdims=True).astype(np.uint8)
-                image = grey if self._channels == 1 else np.concatenate([image, grey], axis=2)
-            timestamp = index / (self.fps or 1.0)
-            yield Frame(image, index, time.monotonic(), self.name, timestamp)
-            index += 1
-
-    def close(self) -> None:
-        """Stop drawing."""
-        self._open = False
-
-
-def draw_scene(index: int, width: int, height: int) -> NDArray[np.uint8]:
-    """Draw one frame of the test scene.
-
-    Args:
-        index: Frame number; the scene moves with it.
-        width: Columns.
-        height: Rows.
-
-    Returns:
-        uint8 [height, width, 3], BGR.
-    """
-    y, x = np.ogrid[:height, :width]
-    horizon = height // 2 + round(height / 24 * np.sin(index / 20))
-    image = np.empty((height, width, 3), np.uint8)
-    image[:] = np.array((200, 160, 110), np.uint8)
-    image[max(0, horizon) :] = np.array((60, 120, 70), np.uint8)
-    centre = width / 2 + width / 8 * np.sin(index / 25)
-    depth = np.clip((y - horizon) / max(1, height - horizon), 0, 1)
-    road = (np.abs(x - centre) < width * (0.02 + 0.3 * depth)) & (y >= horizon)
-    image[road] = (95, 95, 95)
-    for number, (color, speed) in enumerate((((30, 30, 190), 3), ((170, 60, 30), -2))):
-        left = int((index * speed * width / 480 + number * width / 2) % width)
-        top = horizon - height // 12 + number * height // 8
-        image[max(0, top) : top + height // 6, left : left + width // 8] = color
-    return image
 
 
 def _open_file(rest: str, channels: int) -> Source:
@@ -416,8 +113,146 @@ def _open_test(rest: str, channels: int) -> Source:
     return TestSource(int(width), int(height), float(fps), channels)
 
 
+def _options(uri: str, query: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Read ``key=value&...``, and refuse keys that nobody would look at."""
+    found = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(set(found) - set(known)):
+        raise SourceError(
+            f"{uri} has unknown options {unknown}", fix=f"The options are {', '.join(known)}."
+        )
+    return found
+
+
+def _mode(uri: str, query: str, more: tuple[str, ...] = ("format",)) -> CameraMode:
+    """Read ``size=1280x720&fps=30&format=MJPG``."""
+    options = _options(uri, query, ("size", "fps", *more))
+    size = re.fullmatch(r"(\d+)x(\d+)", options.get("size", "1x1"))
+    rate = re.fullmatch(r"\d+(\.\d+)?", options.get("fps", "1"))
+    wide, high = (int(size[1]), int(size[2])) if size else (0, 0)
+    if not (0 < wide <= _MAX_SIDE and 0 < high <= _MAX_SIDE and rate and float(rate[0]) > 0):
+        raise SourceError(
+            f"{uri} asks for no size or rate of a camera", fix="Write ?size=1280x720&fps=30."
+        )
+    form = options.get("format")
+    if form is not None and re.fullmatch(r"[A-Za-z0-9]{4}", form) is None:
+        raise SourceError(
+            f"{uri} asks for the format {form!r}", fix="Write four characters: MJPG or YUYV."
+        )
+    return CameraMode(
+        size=(wide, high) if "size" in options else None,
+        fps=float(options["fps"]) if "fps" in options else None,
+        format=form,
+    )
+
+
+def _open_v4l2(rest: str, channels: int) -> Source:
+    device, _, query = rest.partition("?")
+    return CameraSource(device, channels, _mode(f"v4l2://{rest}", query))
+
+
+def csi_pipeline(rest: str) -> str:
+    """Write the pipeline of a camera on a Jetson's CSI port.
+
+    Args:
+        rest: ``0?size=1280x720&fps=30&flip=2``; flip is nvvidconv's flip-method, 0..7.
+
+    Returns:
+        A pipeline from nvarguscamerasrc (the ISP of the device) to appsink.
+
+    Raises:
+        SourceError: If it is no sensor number, or an option is wrong.
+    """
+    uri = f"csi://{rest}"
+    number, _, query = rest.partition("?")
+    flip = dict(parse_qsl(query)).get("flip", "0")
+    if re.fullmatch(r"\d{1,2}", number) is None or re.fullmatch("[0-7]", flip) is None:
+        raise SourceError(
+            f"{uri} is no sensor number with options", fix="Write csi://0?size=1280x720&fps=30."
+        )
+    mode = _mode(uri, query, ("flip",))
+    caps = "video/x-raw(memory:NVMM),format=NV12"
+    if mode.size is not None:
+        caps += f",width={mode.size[0]},height={mode.size[1]}"
+    if mode.fps is not None:
+        caps += f",framerate={round(mode.fps * 1000)}/1000"
+    return (
+        f"nvarguscamerasrc sensor-id={number} ! {caps} ! nvvidconv flip-method={flip} ! "
+        "video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! "
+        "appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def _open_csi(rest: str, channels: int) -> Source:
+    pipeline, name = csi_pipeline(rest), f"csi://{rest.partition('?')[0]}"
+    if has_element("nvarguscamerasrc") is False:
+        raise SourceError(
+            f"{name} needs the GStreamer element nvarguscamerasrc, which is not there",
+            fix="It comes with JetPack (apt install nvidia-l4t-gstreamer); a container needs "
+            "--runtime nvidia and /tmp/argus_socket. USB cameras are v4l2:///dev/video0.",
+        )
+    return open_pipeline(name, pipeline, channels, endless=True)
+
+
+def rtsp_pipeline(uri: str, *, jetson: bool) -> str:
+    """Write the pipeline of a network camera.
+
+    Args:
+        uri: ``rtsp://[user:password@]host[:port]/path``.
+        jetson: Decoded frames lie in NVMM memory, and nvvidconv fetches them.
+    """
+    fetch = "nvvidconv ! video/x-raw,format=BGRx ! " if jetson else ""
+    return (
+        f'rtspsrc location="{uri}" protocols=tcp latency=100 ! decodebin ! {fetch}'
+        "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def _open_rtsp(rest: str, channels: int) -> Source:
+    uri = f"rtsp://{rest}"
+    if re.search(r"[\s\"'!\\]", rest):
+        raise SourceError(
+            f"{without_password(uri)} has characters that an address cannot have",
+            fix="Write them as %20 (a space), %22 (\"), %27 ('), %21 (!).",
+        )
+    cv2, name = import_cv2(), without_password(uri)
+    jetson = has_element("nvv4l2decoder") is True
+    ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
+    # FFmpeg decodes on the CPU, but is inside pip's OpenCV; GStreamer uses the device's decoder.
+    if opencv_has_gstreamer() or (has_launch() and (jetson or not ffmpeg)):
+        return open_pipeline(name, rtsp_pipeline(uri, jetson=jetson), channels, endless=True)
+    if ffmpeg:
+        return StreamSource(name, uri, cv2.CAP_FFMPEG, channels)
+    raise SourceError(
+        f"{name} needs FFmpeg or GStreamer: this OpenCV has neither, and there is no "
+        "gst-launch-1.0",
+        fix=INSTALL,
+    )
+
+
+def _open_http(uri: str, channels: int) -> Source:
+    try:
+        return MjpegSource(uri, channels)
+    except NotMjpeg as problem:
+        # A video, or a playlist: FFmpeg knows what to do with it.
+        cv2 = import_cv2()
+        try:
+            return StreamSource(without_password(uri), uri, cv2.CAP_FFMPEG, channels)
+        except SourceError:
+            raise problem from None
+
+
+def _open_gst(rest: str, channels: int) -> Source:
+    name = f"gst://{rest.partition('!')[0].strip()}"
+    return open_pipeline(name, rest, channels)
+
+
 _SCHEMES: dict[str, Callable[[str, int], Source]] = {
+    "csi": _open_csi,
     "file": _open_file,
-    "v4l2": lambda rest, channels: CameraSource(rest.partition("?")[0], channels),
+    "gst": _open_gst,
+    "http": lambda rest, channels: _open_http(f"http://{rest}", channels),
+    "https": lambda rest, channels: _open_http(f"https://{rest}", channels),
+    "rtsp": _open_rtsp,
     "test": _open_test,
+    "v4l2": _open_v4l2,
 }

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from aeseg_edge import loop
 from aeseg_edge.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError, SourceError
 from aeseg_edge.io.frame import Frame
-from aeseg_edge.loop import run_loop, stop_on_signals
+from aeseg_edge.loop import run_loop
 from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.signals import stop_on_signals
 
 
 class Source:
@@ -77,7 +78,15 @@ class Sink:
 class Segmenter:
     """Everything is class 0."""
 
-    def __call__(self, image: np.ndarray, *, captured: float | None = None) -> Segmentation:
+    smooth = 0.0
+
+    def submit(
+        self, image: np.ndarray, *, captured: float | None = None
+    ) -> tuple[np.ndarray, float | None]:
+        return image, captured
+
+    def collect(self, submitted: tuple[np.ndarray, float | None]) -> Segmentation:
+        image, captured = submitted
         classes = default_classes(1)
         labels = np.zeros(image.shape[:2], np.uint8)
         age = None if captured is None else time.monotonic() - captured
@@ -113,27 +122,29 @@ def test_a_source_without_frames_ends_cleanly() -> None:
     assert sink.ended[0] == "closed"
 
 
-def test_a_stop_ends_the_run_after_the_current_frame() -> None:
+def test_a_stop_ends_the_run_and_what_was_segmented_is_delivered() -> None:
     stop, sink = threading.Event(), Sink()
 
     class Stopping(Sink):
         def write(self, frame: Frame, result: Segmentation) -> None:
             if frame.index == 2:
                 stop.set()
+            time.sleep(0.001)
 
-    totals = run_loop(Segmenter(), Source(100), [Stopping(), sink], stop=stop)
-    assert totals.frames == 3
-    assert sink.frames == [0, 1, 2]
+    totals = run_loop(Segmenter(), Source(1000), [Stopping(), sink], stop=stop)
+    assert 3 <= totals.frames < 1000
+    assert sink.frames == list(range(totals.frames))
     assert sink.ended[0] == "closed"
 
 
 def test_a_window_closed_by_the_user_ends_the_run() -> None:
     class Window(Sink):
         def write(self, frame: Frame, result: Segmentation) -> None:
-            self.closed_by_user = frame.index == 1
+            self.closed_by_user = frame.index >= 1
+            time.sleep(0.001)
 
     sink = Sink()
-    assert run_loop(Segmenter(), Source(100), [Window(), sink]).frames == 2
+    assert 2 <= run_loop(Segmenter(), Source(1000), [Window(), sink]).frames < 1000
     assert sink.ended[0] == "closed"
 
 
@@ -162,10 +173,25 @@ def test_a_sink_that_cannot_be_finished_does_not_spoil_the_others() -> None:
 
 def test_a_line_comes_whenever_the_reporter_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     real = loop.RateReporter
-    monkeypatch.setattr(loop, "RateReporter", lambda: real(period=0.0))
-    lines = []
-    run_loop(Segmenter(), Source(4), [], on_line=lines.append)
-    assert [line.frames for line in lines] == [1, 2, 3, 4]
+    monkeypatch.setattr(loop, "RateReporter", lambda clock: real(period=0.0, clock=clock))
+    lines: list[int] = []
+
+    class Waiting(Source):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                wait_for(lambda at=frame.index: at in lines)
+                yield frame
+
+    run_loop(Segmenter(), Waiting(4), [], on_line=lambda line: lines.append(line.frames))
+    assert sorted(set(lines)) == [0, 1, 2, 3, 4]
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Fail, rather than hang, where something never happens."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.001)
 
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")
@@ -205,8 +231,9 @@ RUN = """
 import sys, time
 from aeseg_edge.io.sinks import open_sink
 from aeseg_edge.io.sources import open_source
-from aeseg_edge.loop import run_loop, stop_on_signals
+from aeseg_edge.loop import run_loop
 from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.signals import stop_on_signals
 
 bundle, video, images = sys.argv[1:]
 with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=1) as segmenter:

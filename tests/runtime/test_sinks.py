@@ -16,7 +16,7 @@ import pytest
 from aeseg_edge.codebook import VOID, ClassInfo, palette
 from aeseg_edge.draw import render
 from aeseg_edge.errors import SinkError
-from aeseg_edge.io import sinks
+from aeseg_edge.io import sinks, window
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.sinks import Sink, open_sink
 from aeseg_edge.segmenter import Segmentation
@@ -382,7 +382,7 @@ class FakeWindows:
         self.shown: list[np.ndarray] = []
         self.key, self.visible, self.destroyed = -1, 1.0, 0
         monkeypatch.setenv("DISPLAY", ":0")
-        monkeypatch.setattr(sinks, "_display_answers", lambda _: True)
+        monkeypatch.setattr(window, "_display_answers", lambda _: True)
         monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
         monkeypatch.setattr(cv2, "imshow", lambda _, image: self.shown.append(image))
         monkeypatch.setattr(cv2, "waitKey", lambda _: self.key)
@@ -446,7 +446,7 @@ def test_a_display_that_does_not_answer_is_refused(
 def test_a_display_that_listens_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1] - 6000
-        assert sinks._display_answers(f"127.0.0.1:{number}.0")
+        assert window._display_answers(f"127.0.0.1:{number}.0")
 
 
 def test_ctrl_c_in_a_with_block_keeps_what_was_written(tmp_path: Path) -> None:

@@ -1,0 +1,388 @@
+"""Run the camera loop for a long time over a source that misbehaves on a schedule.
+
+A looping generated clip is played as a camera would give it. On the schedule the source stalls
+(a read that hangs), dies (an error), refuses to be opened, and comes back with another size. At
+the end the figures are checked: no lost wake-up, every frame accounted for, frame age bounded,
+resident memory flat after the first 1,000 frames. `make soak` runs it.
+
+    python tools/soak.py --frames 20000 --fps 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.errors import AesegError, SourceError
+from aeseg_edge.io.feed import Input
+from aeseg_edge.io.frame import Frame
+from aeseg_edge.io.scene import draw_scene
+from aeseg_edge.io.sink import Closing as SinkBase
+from aeseg_edge.io.sinks import open_sink
+from aeseg_edge.io.source import Closing as SourceBase
+from aeseg_edge.loop import CameraLoop
+from aeseg_edge.watchdog import Patience
+
+if TYPE_CHECKING:
+    from aeseg_edge.segmenter import Segmentation, Segmenter
+
+CLIP = 60
+SIZES = ((480, 360), (320, 240), (640, 480))
+PATIENCE = Patience(stall=0.5, opening=1.0, backoff=0.05, most=0.2, settled=0.5)
+
+
+@dataclass
+class Script:
+    """What goes wrong, counted in frames; shared by all openings of the source.
+
+    Attributes:
+        every: Frames between two faults, which take turns: stall, death, death with two
+            refusals to be opened.
+        given: Frames given so far.
+        faults: Faults so far.
+        refusals: Openings still to be refused.
+    """
+
+    every: int
+    given: int = 0
+    faults: int = 0
+    refusals: int = 0
+
+
+class Misbehaving(SourceBase):
+    """One opening of the camera.
+
+    Args:
+        clips: Pictures of each size.
+        fps: Its rate.
+        script: What goes wrong.
+    """
+
+    live = True
+    total: int | None = None
+    name = "soak"
+
+    def __init__(self, clips: list[list[NDArray[np.uint8]]], fps: float, script: Script) -> None:
+        if script.refusals:
+            script.refusals -= 1
+            raise SourceError("the camera is not there yet", fix="Wait.")
+        self.fps: float | None = fps
+        self._period = 1 / fps
+        self._clip = clips[script.faults % len(clips)]
+        self._script = script
+        self._woken = threading.Event()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give pictures at the rate until the next fault.
+
+        Raises:
+            SourceError: At a fault.
+        """
+        script, index = self._script, 0
+        due = time.monotonic()
+        while True:
+            due = max(due + self._period, time.monotonic() - self._period)
+            if (early := due - time.monotonic()) > 0:
+                self._woken.wait(early)
+            script.given += 1
+            # A copy, as a driver would give: memory that leaks is then seen.
+            yield Frame(self._clip[index % CLIP].copy(), index, time.monotonic(), self.name)
+            index += 1
+            if script.given % script.every == 0:
+                kind = script.faults % 3
+                script.faults += 1
+                if kind == 0:
+                    self._woken.wait(30)
+                if kind == 2:
+                    script.refusals = 2
+                raise SourceError("the camera is gone", fix="Wait.")
+
+    def interrupt(self) -> None:
+        """Wake up a read that hangs."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Release nothing."""
+        self._woken.set()
+
+
+class Slow(SinkBase):
+    """A sink that is always behind, for the others to be measured beside."""
+
+    name = "slow"
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Take its time."""
+        time.sleep(self._seconds)
+
+
+class Meter(SinkBase):
+    """Looks at memory now and then, and checks that no frame comes twice or out of order."""
+
+    name = "meter"
+    backlog = 64
+
+    def __init__(self, every: int) -> None:
+        self.samples: list[tuple[int, float]] = []
+        self.out_of_order = 0
+        self._every = every
+        self._last = -1
+        self._seen = 0
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Count."""
+        self.out_of_order += frame.index <= self._last
+        self._last = frame.index
+        self._seen += 1
+        if result.labels.shape != frame.image.shape[:2]:
+            self.out_of_order += 1
+        if self._seen % self._every == 0:
+            self.samples.append((self._seen, resident_mib()))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Figures of a soak.
+
+    Attributes:
+        frames: Segmented.
+        frames_in: Captured.
+        dropped: Replaced by newer ones.
+        stalls: Noticed.
+        reconnects: Done.
+        lost_wakeups: Of any thread.
+        unaccounted: Frames that were neither segmented nor dropped.
+        out_of_order: Results that came twice, late, or in another size than their frame.
+        segment_ms: Median time from the start of a frame's segmentation to its labels.
+        interval_ms: Between two frames of the source.
+        age_p50_ms: Frame age at labels.
+        age_p95_ms: Likewise.
+        age_p99_ms: Likewise.
+        age_max_ms: Likewise.
+        memory_mib: Resident, after the first 1,000 frames (or half of a short run).
+        memory_end_mib: Resident at the end.
+        slope_kib: Least-squares slope of resident memory over 1,000 frames, from there on.
+        threads: Of the process, above those before the run.
+        seconds: The run took.
+    """
+
+    frames: int
+    frames_in: int
+    dropped: int
+    stalls: int
+    reconnects: int
+    lost_wakeups: int
+    unaccounted: int
+    out_of_order: int
+    segment_ms: float
+    interval_ms: float
+    age_p50_ms: float
+    age_p95_ms: float
+    age_p99_ms: float
+    age_max_ms: float
+    memory_mib: float
+    memory_end_mib: float
+    slope_kib: float
+    threads: int
+    seconds: float
+
+    def failures(self, *, slope_kib: float) -> list[str]:
+        """List what is not as it must be.
+
+        Args:
+            slope_kib: Most growth of resident memory over 1,000 frames.
+        """
+        # Faster than the source: two intervals. Slower: two segmentations, and never growing.
+        bound = 2 * max(self.interval_ms, self.segment_ms)
+        checks = {
+            f"{self.lost_wakeups} lost wake-ups": self.lost_wakeups == 0,
+            f"{self.unaccounted} frames are unaccounted for": self.unaccounted == 0,
+            f"{self.out_of_order} results out of order": self.out_of_order == 0,
+            f"{self.threads} threads are left": self.threads <= 0,
+            f"age p95 {self.age_p95_ms:.1f} ms is above {bound:.1f} ms": self.age_p95_ms <= bound,
+            f"memory grows by {self.slope_kib:.0f} KiB in 1,000 frames": self.slope_kib
+            <= slope_kib,
+            "the source was never lost": self.reconnects > 0,
+            "the source never stalled": self.stalls > 0,
+        }
+        return [text for text, good in checks.items() if not good]
+
+
+def resident_mib() -> float:
+    """Resident memory of this process in MiB, from /proc (proc(5), statm)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def soak(
+    segmenter: Segmenter,
+    *,
+    frames: int,
+    fps: float,
+    every: int,
+    on_line: Callable[[object], None] | None = None,
+) -> Outcome:
+    """Run the loop over the misbehaving source.
+
+    Args:
+        segmenter: Open, for three channels.
+        frames: To segment.
+        fps: Of the source.
+        every: Frames between two faults.
+        on_line: Called about once a second.
+    """
+    clips = [[draw_scene(3 * i, *size) for i in range(CLIP)] for size in SIZES]
+    script = Script(every)
+
+    def reopen() -> Misbehaving:
+        return Misbehaving(clips, fps, script)
+
+    # Lazy parts of the engine and numpy are loaded before anything is measured.
+    for clip in clips:
+        segmenter(clip[0])
+    before = threading.active_count()
+    meter = Meter(max(1, min(50, frames // 40)))
+    with tempfile.TemporaryDirectory() as folder:
+        sinks = [meter, Slow(3 / fps), open_sink(f"json:{folder}/lines.jsonl")]
+        loop = CameraLoop(
+            segmenter,
+            [Input(reopen(), "soak", reopen)],
+            sinks,
+            frames=frames,
+            patience=PATIENCE,
+            chance=random.Random(0),
+        )
+        totals = loop.run(on_line=on_line)
+    counters = loop.counters()
+    (source,) = counters.sources
+    assert source.age is not None
+    assert totals.latency is not None
+    dropped = source.dropped["capture"]
+    unaccounted = abs(source.frames_in - source.segmented - dropped)
+    unaccounted += sum(abs(source.segmented - s.delivered - s.dropped) for s in counters.sinks)
+    start = min(1000, frames // 2)
+    later = np.array([each for each in meter.samples if each[0] >= start])
+    slope = float(np.polyfit(later[:, 0], later[:, 1], 1)[0]) * 1000 * 1024
+    return Outcome(
+        frames=totals.frames,
+        frames_in=source.frames_in,
+        dropped=dropped,
+        stalls=source.stalls,
+        reconnects=source.reconnects,
+        lost_wakeups=counters.lost_wakeups,
+        unaccounted=unaccounted,
+        out_of_order=meter.out_of_order,
+        segment_ms=totals.latency.p50,
+        interval_ms=1e3 / fps,
+        age_p50_ms=source.age.p50,
+        age_p95_ms=source.age.p95,
+        age_p99_ms=source.age.p99,
+        age_max_ms=source.age.max,
+        memory_mib=float(later[0, 1]),
+        memory_end_mib=float(later[-1, 1]),
+        slope_kib=slope,
+        threads=threading.active_count() - before,
+        seconds=totals.seconds,
+    )
+
+
+def overhead(segmenter: Segmenter, *, frames: int, size: tuple[int, int]) -> tuple[float, float]:
+    """Measure what loop and delivery cost beyond the segmenter, with the null sink.
+
+    The loop and a plain call of the segmenter take turns, so that a busy machine slows both.
+
+    Args:
+        segmenter: Open.
+        frames: In each of five turns.
+        size: Columns and rows.
+
+    Returns:
+        Milliseconds a frame: the segmenter alone, and the whole run; medians of the turns.
+    """
+    pictures = [draw_scene(3 * i, *size) for i in range(CLIP)]
+
+    class Recorded(SourceBase):
+        name, live, fps, total = "recorded", False, None, frames
+
+        def __iter__(self) -> Iterator[Frame]:
+            for index in range(frames):
+                yield Frame(pictures[index % CLIP], index, time.monotonic(), self.name)
+
+    alone, whole = [], []
+    for _ in range(5):
+        begun = time.perf_counter()
+        for index in range(frames):
+            segmenter(pictures[index % CLIP])
+        alone.append((time.perf_counter() - begun) * 1e3 / frames)
+        loop = CameraLoop(segmenter, [Input(Recorded())], [open_sink("null://")])
+        begun = time.perf_counter()
+        loop.run()
+        whole.append((time.perf_counter() - begun) * 1e3 / frames)
+    return float(np.median(alone)), float(np.median(whole))
+
+
+def main() -> int:
+    """Run it and print the figures; 1 if something is not as it must be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("-b", "--bundle", default="tests/data/v1.aeseg")
+    parser.add_argument("--frames", type=int, default=20_000)
+    parser.add_argument("--fps", type=float, default=100.0, help="rate of the source")
+    parser.add_argument("--every", type=int, default=700, help="frames between two faults")
+    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
+    parser.add_argument("--slope", type=float, default=32.0, help="KiB of growth in 1,000 frames")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--overhead", action="store_true", help="measure that at 480x360, only")
+    options = parser.parse_args()
+    from aeseg_edge.segmenter import Segmenter
+
+    try:
+        with Segmenter.load(
+            options.bundle, backend="onnxruntime", threads=options.threads
+        ) as segmenter:
+            if options.overhead:
+                alone, whole = overhead(segmenter, frames=min(options.frames, 300), size=(480, 360))
+                share = 100 * (whole / alone - 1)
+                print(f"segmenter {alone:.3f} ms, loop {whole:.3f} ms a frame: {share:+.1f} %")
+                return 0
+            outcome = soak(
+                segmenter,
+                frames=options.frames,
+                fps=options.fps,
+                every=options.every,
+                on_line=lambda line: print(line, file=sys.stderr),
+            )
+    except AesegError as error:
+        print(f"soak: {error}", file=sys.stderr)
+        return 1
+    figures = asdict(outcome)
+    for name, value in figures.items():
+        print(
+            f"{name:<16}{value:>12,.2f}" if isinstance(value, float) else f"{name:<16}{value:>12,}"
+        )
+    print(f"python {platform.python_version()} on {platform.machine()}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=1) + "\n")
+    failures = outcome.failures(slope_kib=options.slope)
+    for failure in failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
