@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from aeseg_edge.errors import MissingDependency, SinkError
+from aeseg_edge.io.web.encoding import without_password
 from aeseg_edge.io.web.guard import Guard, is_loopback, new_token
 from aeseg_edge.io.web.hub import Hub
 
 if TYPE_CHECKING:
+    from aeseg_edge.counters import LoopCounters, SourceCounters
     from aeseg_edge.io.frame import Frame
     from aeseg_edge.io.web.classes import ClassEditor
     from aeseg_edge.segmenter import Segmentation
@@ -89,6 +91,8 @@ class WebSink:
             self._wanted: frozenset[str] = frozenset()
             self._on_want = live.on_want
             self._failure: BaseException | None = None
+            self._given_status = live.status
+            self._counters: Callable[[], LoopCounters] | None = None
             self._started = threading.Event()
             self._server = self._build(live)
         except BaseException:
@@ -101,6 +105,14 @@ class WebSink:
             raise SinkError(f"{self.name} does not start: {self._failure}", fix=_WANTED)
         if live.announce is not None:
             live.announce(self.address)
+
+    def watch(self, counters: Callable[[], LoopCounters]) -> None:
+        """Show the loop's counters, unless the page was given other figures.
+
+        Args:
+            counters: Gives a snapshot, from any thread.
+        """
+        self._counters = counters
 
     @property
     def wants(self) -> frozenset[str]:
@@ -145,13 +157,36 @@ class WebSink:
         """Stop the server."""
         self.close()
 
+    def _status(self) -> Mapping[str, object]:
+        """Figures by name; one level of mappings by source or sink."""
+        if self._given_status is not None:
+            return self._given_status()
+        if self._counters is None:
+            return {}
+        now = self._counters()
+        by_source: dict[str, Callable[[SourceCounters], float]] = {
+            "frames_in_total": lambda each: each.frames_in,
+            "segmented_total": lambda each: each.segmented,
+            "dropped_total": lambda each: sum(each.dropped.values()),
+            "reconnects_total": lambda each: each.reconnects,
+            "stalls_total": lambda each: each.stalls,
+        }
+        figures: dict[str, object] = {
+            name: {without_password(each.name): count(each) for each in now.sources}
+            for name, count in by_source.items()
+        }
+        figures["sink_dropped_total"] = {
+            without_password(each.name): each.dropped for each in now.sinks
+        }
+        return figures
+
     def _build(self, live: Live) -> Any:
         import uvicorn
 
         from aeseg_edge.io.web.app import build_app
 
         config = uvicorn.Config(
-            build_app(self._hub, self._guard, live.editor, live.status),
+            build_app(self._hub, self._guard, live.editor, self._status),
             loop="asyncio",
             http="h11",
             ws="none",
