@@ -513,3 +513,19 @@ def test_a_run_with_a_page_ends_by_itself_and_tells_its_address(
     with WebSink("http://127.0.0.1:0") as other:
         assert main([*run, "-o", other.name]) == 1
     assert "cannot be taken" in capsys.readouterr().err
+
+
+def test_the_loops_counters_are_metrics_unless_others_are_given() -> None:
+    from aeseg_edge.counters import LoopCounters, SinkCounters, SourceCounters
+
+    source = SourceCounters(
+        name="rtsp://user:secret@camera/1", state="running", frames_in=9, segmented=7,
+        dropped={"capture": 2}, reconnects=1, stalls=3, age=None, size=(96, 64), problem=None,
+    )  # fmt: skip
+    counters = LoopCounters(1.0, (source,), (SinkCounters("null://", 7, 0, None),))
+    with WebSink("http://127.0.0.1:0") as opened:
+        opened.watch(lambda: counters)
+        text = ask(opened, "/metrics").data
+    assert "secret" not in str(text)
+    for name, value in (("frames_in", 9), ("segmented", 7), ("dropped", 2), ("stalls", 3)):
+        assert re.search(rf"aeseg_loop_{name}_total{{[^}}]*}} {value}\b", str(text)), text
