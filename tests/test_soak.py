@@ -50,6 +50,7 @@ def test_every_figure_that_may_fail_does(tool: ModuleType) -> None:
         unaccounted=0,
         out_of_order=0,
         segment_ms=3.0,
+        segment_p95_ms=5.0,
         interval_ms=10.0,
         age_p50_ms=4.0,
         age_p95_ms=19.0,
@@ -74,6 +75,6 @@ def test_every_figure_that_may_fail_does(tool: ModuleType) -> None:
     ):
         assert len(replace(good, **wrong).failures(slope_kib=32)) == 1
     # Slower than the source: two segmentations are the bound.
-    slow = replace(good, segment_ms=30.0, age_p95_ms=59.0)
+    slow = replace(good, segment_ms=25.0, segment_p95_ms=30.0, age_p95_ms=59.0)
     assert slow.failures(slope_kib=32) == []
     assert len(replace(slow, age_p95_ms=61.0).failures(slope_kib=32)) == 1
