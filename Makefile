@@ -30,7 +30,7 @@ FAST := not slow and not gpu and not rtx and not browser and not pycuda
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo check test lint test-py310 test-gpu test-pycuda clean
+.PHONY: help demo check test lint test-py310 test-gpu test-pycuda soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ test-gpu: .venv/.test ## the tests that need TensorRT and a CUDA device
 
 test-pycuda: .venv/.pycuda ## the tests that need pycuda; compiles it with the CUDA toolkit
 	$(PYTEST) -m pycuda
+
+soak: .venv/.test ## 20,000 frames from a camera that misbehaves on a schedule
+	$(BIN)/python tools/soak.py
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-py310 demo build dist aeseg_edge.egg-info

@@ -525,7 +525,7 @@ def test_the_loops_counters_are_metrics_unless_others_are_given() -> None:
     counters = LoopCounters(1.0, (source,), (SinkCounters("null://", 7, 0, None),))
     with WebSink("http://127.0.0.1:0") as opened:
         opened.watch(lambda: counters)
-        text = ask(opened, "/metrics").data
-    assert "secret" not in str(text)
+        text = ask(opened, "/metrics").body.decode()
+    assert "secret" not in text
     for name, value in (("frames_in", 9), ("segmented", 7), ("dropped", 2), ("stalls", 3)):
-        assert re.search(rf"aeseg_loop_{name}_total{{[^}}]*}} {value}\b", str(text)), text
+        assert re.search(rf"aeseg_loop_{name}_total{{[^}}]*}} {value}\b", text), text
