@@ -160,7 +160,8 @@ def serve(folder_name: str) -> None:
         folder_name: Folder with `request.json`, `graph.onnx` and `timing`; `plan` and
             `timing` are written to it.
     """
-    threading.Thread(target=_end_with_parent, args=(folder_name,), daemon=True).start()
+    ending = threading.Lock()
+    threading.Thread(target=_end_with_parent, args=(folder_name, ending), daemon=True).start()
     # Libraries print to standard output; it is ours to talk on.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -198,13 +199,17 @@ def serve(folder_name: str) -> None:
                 "kernels": kernels,
             }
         )
-    channel.flush()
+    with contextlib.suppress(BrokenPipeError):
+        channel.flush()
+    # Where the parent is gone, the folder is being removed: that thread ends the process.
+    ending.acquire()
     # TensorRT's own tear-down has nothing left to do, and may not crash after the last word.
     os._exit(0)
 
 
-def _end_with_parent(folder_name: str) -> None:
+def _end_with_parent(folder_name: str, ending: threading.Lock) -> None:
     sys.stdin.buffer.read()
+    ending.acquire()
     # A parent that was killed could not tidy up.
     shutil.rmtree(folder_name, ignore_errors=True)
     os._exit(1)
