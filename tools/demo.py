@@ -180,7 +180,7 @@ def plot_losses(history: Sequence[EpochRecord]) -> NDArray[np.uint8]:
     if held:
         axes.plot(*zip(*held, strict=True), label="held-out frames")
     axes.set_xlabel("epoch")
-    axes.set_ylabel("L1 loss")
+    axes.set_ylabel("loss: pixels (L1) and appearance")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
