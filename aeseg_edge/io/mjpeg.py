@@ -10,12 +10,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.images import decode_image
 from aeseg_edge.io.source import Closing
@@ -26,13 +27,6 @@ _TIMEOUT = 10.0
 _MAX_PART = 64 << 20
 _MAX_BAD = 30
 _FIX = "Open the address in a browser; check the network, the password and the camera's manual."
-
-
-def without_password(uri: str) -> str:
-    """Give an address as it may be shown and logged: without user and password."""
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=host))
 
 
 class MjpegSource(Closing):

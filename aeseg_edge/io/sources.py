@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.geometry import import_cv2
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.capture import CameraMode, CameraSource, StreamSource, VideoSource
 from aeseg_edge.io.files import ImageSource, RealTime
 from aeseg_edge.io.gstreamer import (
@@ -26,7 +27,7 @@ from aeseg_edge.io.gstreamer import (
     opencv_has_gstreamer,
 )
 from aeseg_edge.io.images import is_image, natural
-from aeseg_edge.io.mjpeg import MjpegSource, NotMjpeg, without_password
+from aeseg_edge.io.mjpeg import MjpegSource, NotMjpeg
 from aeseg_edge.io.scene import TestSource, draw_scene
 from aeseg_edge.io.source import Source
 

@@ -15,9 +15,10 @@ import pytest
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.io import gstreamer, sources
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.files import RealTime
 from aeseg_edge.io.gstreamer import LaunchedSource, i420_to_bgr, open_pipeline
-from aeseg_edge.io.mjpeg import MjpegSource, without_password
+from aeseg_edge.io.mjpeg import MjpegSource
 from aeseg_edge.io.sources import Source, csi_pipeline, open_source, rtsp_pipeline
 
 cv2 = pytest.importorskip("cv2")
@@ -403,6 +404,7 @@ def test_a_video_behind_an_address_is_left_to_ffmpeg(tmp_path: Path, camera: Cam
         ("rtsp://u:p@h:554/a?b=1", "rtsp://h:554/a?b=1"),
         ("http://h/a", "http://h/a"),
         ("http://u:p%40x@h", "http://h"),
+        ("test://640x480@30", "test://640x480@30"),
     ],
 )
 def test_a_password_is_never_part_of_a_name(uri: str, shown: str) -> None:

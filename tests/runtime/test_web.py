@@ -24,8 +24,9 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from aeseg_edge.errors import MissingDependency, SinkError  # noqa: E402
+from aeseg_edge.io.address import without_password  # noqa: E402
 from aeseg_edge.io.sinks import open_sink  # noqa: E402
-from aeseg_edge.io.web.encoding import Scale, without_password  # noqa: E402
+from aeseg_edge.io.web.encoding import Scale  # noqa: E402
 from aeseg_edge.io.web.sink import WATCHED, Live, WebSink  # noqa: E402
 from tests.doubles.web import Editor, ask, frame, put, result, send  # noqa: E402
 

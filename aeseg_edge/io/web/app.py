@@ -14,9 +14,9 @@ from aeseg_edge import __version__
 from aeseg_edge.codebook import VOID
 from aeseg_edge.draw import VIEWS
 from aeseg_edge.errors import AesegError, UsageError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.web import metrics
 from aeseg_edge.io.web.classes import ClassEditor, cluster_at
-from aeseg_edge.io.web.encoding import without_password
 from aeseg_edge.io.web.guard import MAX_BODY, SECURITY_HEADERS, Guard
 from aeseg_edge.naming import clusters_of, parse_edit
 

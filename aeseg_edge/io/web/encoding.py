@@ -12,7 +12,6 @@ lengths.
 from __future__ import annotations
 
 import json
-import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from aeseg_edge.draw import as_bgr, render
 from aeseg_edge.errors import SinkError
 from aeseg_edge.geometry import import_cv2
+from aeseg_edge.io.address import without_password
 
 if TYPE_CHECKING:
     from aeseg_edge.io.frame import Frame
@@ -68,11 +68,6 @@ class Scale:
         before = here if self._level is None else self._level
         self._level = max(0.9 * before + 0.1 * here, 1e-6)
         return np.asarray(255 * (1 - np.clip(margin / self._level, 0, 1)), np.uint8)
-
-
-def without_password(source: str) -> str:
-    """Leave the user and the password out of a source's address."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", source)
 
 
 def encode_packet(shot: Shot, scale: Scale, *, width: int, quality: int) -> bytes:

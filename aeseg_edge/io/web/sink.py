@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from aeseg_edge.errors import MissingDependency, SinkError
-from aeseg_edge.io.web.encoding import without_password
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.web.guard import Guard, is_loopback, new_token
 from aeseg_edge.io.web.hub import Hub
 
