@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,13 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.backends.base import Backend, Ticket
+from aeseg_edge.backends.choose import choose_entry, open_tensorrt
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook, default_classes, palette
 from aeseg_edge.errors import (
-    AesegError,
-    BackendError,
-    EngineNotBuilt,
-    MissingDependency,
     UsageError,
 )
 from aeseg_edge.geometry import (
@@ -189,7 +185,7 @@ class Segmenter:
             raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         if backend in ("auto", "tensorrt") and graph is None:
-            opened = _open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")
+            opened = open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")
             if opened is not None:
                 runner, entry = opened
                 return cls(bundle, runner, entry, roi=roi, smooth=smooth)
@@ -424,62 +420,3 @@ class Segmenter:
                 # The bundle's own region lies over the graph's input, bars included.
                 self._outside = fit_labels(self._roi, self.manifest.geometry, height, width) <= 127
         return apply_region(sized, self._outside)
-
-
-def has_tensorrt() -> bool:
-    """Say whether TensorRT and pycuda are installed; neither is imported."""
-    return find_spec("tensorrt") is not None and find_spec("pycuda") is not None
-
-
-def choose_entry(manifest: Manifest, precision: str, backend: str) -> Entry:
-    """Find the entry that a precision stands for.
-
-    Args:
-        manifest: Of the bundle.
-        precision: ``fp32``, ``fp16``, ``int8``, or ``auto``: int8 where it is recommended,
-            else fp16 on TensorRT and fp32 on ONNX Runtime.
-        backend: What the graph was shaped for.
-
-    Raises:
-        BundleError: If the bundle has no such entry.
-    """
-    if precision != "auto":
-        entry = manifest.entry(precision, backend)
-        if not entry.recommended:
-            _log.warning("%s for %s is not recommended: %s", precision, backend, entry.note)
-        return entry
-    order = ("int8", "fp16", "fp32") if backend == "tensorrt" else ("int8", "fp32")
-    for name in order:
-        for entry in manifest.entries:
-            if entry.key == (name, backend) and entry.recommended:
-                return entry
-    return manifest.entry("fp32", backend)
-
-
-def _open_tensorrt(
-    bundle: Bundle, precision: str, cache_dir: Path | None, *, required: bool
-) -> tuple[Backend, Entry] | None:
-    """Open an engine; None where TensorRT is not to be had and not required."""
-    if not required and not has_tensorrt():
-        return None
-    from aeseg_edge.backends.tensorrt import open_backend
-
-    entries = [choose_entry(bundle.manifest, precision, "tensorrt")]
-    if precision == "auto":
-        # Whichever engine is built, before none at all.
-        others = [e for e in bundle.manifest.entries if e.backend == "tensorrt" and e.recommended]
-        entries += [e for e in others if e.precision in ("int8", "fp16") and e not in entries]
-    missing: AesegError | None = None
-    for entry in entries:
-        try:
-            return open_backend(bundle, entry, cache_dir=cache_dir), entry
-        except EngineNotBuilt as error:
-            missing = missing or error
-        except (BackendError, MissingDependency) as error:
-            missing = error
-            break
-    assert missing is not None
-    if required:
-        raise missing
-    _log.warning("using ONNX Runtime: %s", missing)
-    return None

@@ -261,9 +261,9 @@ def _print_summary(counters: LoopCounters) -> None:
 
 def _build_if_missing(bundle: Bundle, options: argparse.Namespace) -> None:
     """Build the engine that a run needs, the first time; nothing where there is no TensorRT."""
+    from aeseg_edge.backends.choose import choose_entry, has_tensorrt
     from aeseg_edge.cli.device import build_engines
     from aeseg_edge.errors import EngineNotBuilt
-    from aeseg_edge.segmenter import choose_entry, has_tensorrt
 
     if options.backend == "auto" and not has_tensorrt():
         return

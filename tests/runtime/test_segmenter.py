@@ -243,8 +243,8 @@ def test_auto_falls_back_to_onnx_runtime_and_says_why(
     caplog: pytest.LogCaptureFixture,
     failure: AesegError,
 ) -> None:
+    import aeseg_edge.backends.choose as module
     import aeseg_edge.backends.tensorrt as tensorrt
-    import aeseg_edge.segmenter as module
 
     def fail(*args: object, **options: object) -> None:
         raise failure
@@ -261,8 +261,8 @@ def test_auto_falls_back_to_onnx_runtime_and_says_why(
 def test_auto_takes_the_engine_that_is_built(
     v1_bundle: Path, monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
 ) -> None:
+    import aeseg_edge.backends.choose as module
     import aeseg_edge.backends.tensorrt as tensorrt
-    import aeseg_edge.segmenter as module
 
     def only_half(bundle: Bundle, entry: Entry, **options: object) -> Backend:
         if entry.precision != "fp16":

@@ -1,0 +1,88 @@
+"""Which graph of a bundle is run, and on what."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+from aeseg_edge.backends.base import Backend
+from aeseg_edge.bundle import Bundle
+from aeseg_edge.errors import AesegError, BackendError, EngineNotBuilt, MissingDependency
+from aeseg_edge.manifest import Entry, Manifest
+
+_log = logging.getLogger(__name__)
+
+
+def has_tensorrt() -> bool:
+    """Say whether TensorRT and pycuda are installed; neither is imported."""
+    return find_spec("tensorrt") is not None and find_spec("pycuda") is not None
+
+
+def choose_entry(manifest: Manifest, precision: str, backend: str) -> Entry:
+    """Find the entry that a precision stands for.
+
+    Args:
+        manifest: Of the bundle.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``auto``: int8 where it is recommended,
+            else fp16 on TensorRT and fp32 on ONNX Runtime.
+        backend: What the graph was shaped for.
+
+    Raises:
+        BundleError: If the bundle has no such entry.
+    """
+    if precision != "auto":
+        entry = manifest.entry(precision, backend)
+        if not entry.recommended:
+            _log.warning("%s for %s is not recommended: %s", precision, backend, entry.note)
+        return entry
+    order = ("int8", "fp16", "fp32") if backend == "tensorrt" else ("int8", "fp32")
+    for name in order:
+        for entry in manifest.entries:
+            if entry.key == (name, backend) and entry.recommended:
+                return entry
+    return manifest.entry("fp32", backend)
+
+
+def open_tensorrt(
+    bundle: Bundle, precision: str, cache_dir: Path | None, *, required: bool
+) -> tuple[Backend, Entry] | None:
+    """Open an engine.
+
+    Args:
+        bundle: Its codebook and graph decide which engine.
+        precision: As in ``choose_entry``; for ``auto`` any engine that is built will do.
+        cache_dir: Where engines are kept; the user's cache folder when None.
+        required: Raise instead of giving None.
+
+    Returns:
+        The backend and its entry; None, with the reason in the log, where there is none.
+
+    Raises:
+        EngineNotBuilt: If it is required and not built.
+        BackendError: If it is required and cannot be opened.
+        MissingDependency: If it is required and a package is missing.
+    """
+    if not required and not has_tensorrt():
+        return None
+    from aeseg_edge.backends.tensorrt import open_backend
+
+    entries = [choose_entry(bundle.manifest, precision, "tensorrt")]
+    if precision == "auto":
+        # Whichever engine is built, before none at all.
+        others = [e for e in bundle.manifest.entries if e.backend == "tensorrt" and e.recommended]
+        entries += [e for e in others if e.precision in ("int8", "fp16") and e not in entries]
+    missing: AesegError | None = None
+    for entry in entries:
+        try:
+            return open_backend(bundle, entry, cache_dir=cache_dir), entry
+        except EngineNotBuilt as error:
+            missing = missing or error
+        except (BackendError, MissingDependency) as error:
+            missing = error
+            break
+    assert missing is not None
+    if required:
+        raise missing
+    _log.warning("using ONNX Runtime: %s", missing)
+    return None
