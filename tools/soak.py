@@ -350,7 +350,7 @@ def main() -> int:
     parser.add_argument("--fps", type=float, default=200.0, help="rate of the source")
     parser.add_argument("--every", type=int, default=300, help="frames between two faults")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
-    parser.add_argument("--slope", type=float, default=100.0, help="KiB of growth in 1,000 frames")
+    parser.add_argument("--slope", type=float, default=32.0, help="KiB of growth in 1,000 frames")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     parser.add_argument("--overhead", action="store_true", help="measure that at 480x360, only")
     options = parser.parse_args()
