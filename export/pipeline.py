@@ -22,12 +22,15 @@ from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
 from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
+from .efficientnet import ORIGIN
 from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress
+from .losses import Objective, Taught
 from .region import frame_region, load_region, save_region
 from .settings import TrainSettings
 from .sizes import check_output_stride, resize_frames, round_size
+from .teacher import EfficientNetTeacher, make_targets, open_teacher
 from .train import train
 
 _log = logging.getLogger(__name__)
@@ -118,7 +121,13 @@ def train_bundle(
     """
     tell = progress or (lambda stage, fraction, note: None)
     defaults = ARCHITECTURES[options.model.arch]
-    autoencoder = build_autoencoder(options.model, seed=options.training.seed)
+    taught = options.training.teacher != "none"
+    # Asked first: a missing package or a misspelt name must not cost a minute of footage.
+    teacher = open_teacher(options.training.teacher, options.model.channels) if taught else None
+    pretrained = options.model.arch == "lite" and isinstance(teacher, EfficientNetTeacher)
+    autoencoder = build_autoencoder(
+        options.model, seed=options.training.seed, pretrained=pretrained
+    )
     size = round_size(
         options.image_size or defaults.image_size, autoencoder.multiple, options.model.arch
     )
@@ -145,12 +154,25 @@ def train_bundle(
         # An earlier run may have kept some.
         shutil.rmtree(folder / FRAMES, ignore_errors=True)
 
+    objective: Objective | None = None
+    if teacher is not None:
+        targets = make_targets(
+            teacher,
+            footage.frames,
+            footage.held_out,
+            options.model.latent_dim,
+            folder=folder,
+            tick=lambda done: tell("teacher", done, options.training.teacher),
+        )
+        objective = Taught(targets, options.training.loss)
+        objective.check(autoencoder)
     result = train(
         autoencoder,
         footage,
         options.training,
         folder,
         resume=not options.fresh,
+        objective=objective,
         progress=lambda at: tell("training", at.fraction, _note(at)),
     )
     summary = {
@@ -163,7 +185,11 @@ def train_bundle(
         "trained_with": f"aeseg_edge {__version__}",
     }
     provenance = {
-        "weights": "trained from scratch on the footage",
+        "weights": "trained on the footage, starting from EfficientNet-Lite0"
+        if pretrained
+        else "trained from scratch on the footage",
+        **({"started_from": ORIGIN} if pretrained else {}),
+        **({} if teacher is None else {"teacher": teacher.origin}),
         "footage": [source.source for source in footage.report.sources],
         "footage_licence": "not stated",
         **options.provenance,

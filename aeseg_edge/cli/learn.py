@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-ARCHS = ("edge", "shallow", "deep")
+ARCHS = ("edge", "lite", "shallow", "deep")
+DEFAULT_TEACHER = {"lite": "efficientnet_lite0"}
 DEFAULT_CLUSTERS = 27
 DEFAULT_CLUSTERING = "spherical"
 
@@ -50,10 +51,16 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     train.add_argument("--arch", choices=ARCHS, default="edge")
     train.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="whose features to learn: none, efficientnet_lite0, timm:NAME or a NAME.train "
+        "folder (default: efficientnet_lite0 for lite, else none)",
+    )
+    train.add_argument(
         "--imgsz",
         type=size,
         metavar="WxH",
-        help="default: 480x360 (edge), 224x224 (shallow), 256x256 (deep)",
+        help="default: 480x360 (edge, lite), 224x224 (shallow), 256x256 (deep)",
     )
     train.add_argument(
         "--latent-dim",
@@ -229,6 +236,7 @@ def _train(options: argparse.Namespace) -> int:
         augment=not options.no_augment,
         seed=options.seed,
         threads=options.threads,
+        teacher=options.teacher or DEFAULT_TEACHER.get(options.arch, "none"),
     )
     provenance = {}
     if options.footage_licence:
