@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.errors import UsageError
+from aeseg_edge.errors import CalibrationError, UsageError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Entry, Manifest
 from aeseg_edge.segmenter import Segmenter
@@ -27,6 +27,7 @@ from .clustering import MAX_CLUSTERS, METHODS, Clustering, cluster, codebook_fro
 from .frames import split_for_agreement
 from .graph import attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, sample_latents
+from .mixture import DEFAULT_COVARIANCE, check_covariance
 from .ranges import quantize_for_cpu, quantize_for_tensorrt
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ class FitSettings:
 
     Attributes:
         clusters: K.
-        clustering: ``kmeans`` or ``spherical``.
+        clustering: ``kmeans``, ``spherical`` or ``gmm``.
+        covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
         restarts: K-means starts.
         samples: Latents to cluster.
         seed: Makes everything here repeatable.
@@ -70,6 +72,7 @@ class FitSettings:
 
     clusters: int = 27
     clustering: str = "spherical"
+    covariance: str = DEFAULT_COVARIANCE
     restarts: int = 4
     samples: int = 60_000
     seed: int = 0
@@ -95,6 +98,10 @@ class FitSettings:
             raise UsageError(
                 f"{self.clusters} clusters are not within 2..{MAX_CLUSTERS}", fix="Use 8 to 256."
             )
+        try:
+            check_covariance(self.covariance)
+        except CalibrationError as error:
+            raise UsageError(error.problem, fix=error.fix) from error
         for name in ("restarts", "samples", "calibration_frames", "agreement_frames"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", fix="Use 1 or more.")
@@ -171,6 +178,7 @@ def fit_bundle(
         samples,
         settings.clusters,
         method=settings.clustering,
+        covariance=settings.covariance,
         restarts=settings.restarts,
         seed=settings.seed,
     )
@@ -204,7 +212,7 @@ def fit_bundle(
         latent_dim=spec.latent_dim,
         clusters=settings.clusters,
         classes=(),
-        method=settings.clustering,
+        method=clustering.method,
         entries=tuple(
             Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
             for key, path in GRAPHS.items()
@@ -212,7 +220,7 @@ def fit_bundle(
         training={
             **(training or {}),
             "calibration": {
-                "method": settings.clustering,
+                "method": clustering.method,
                 "clusters": settings.clusters,
                 "restarts": settings.restarts,
                 "seed": settings.seed,
@@ -222,6 +230,7 @@ def fit_bundle(
                 "ranges": settings.ranges,
                 "stability_ari": clustering.stability,
                 "mean_squared_distance": clustering.inertia,
+                "converged": clustering.converged,
                 "shares": [round(float(share), 5) for share in clustering.shares],
             },
         },
@@ -334,6 +343,27 @@ def recalibrate(
         centre=False,
         progress=progress,
     )
+
+
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """Give how a bundle's codebook was fitted, as far as it can be fitted that way again.
+
+    Args:
+        manifest: Of any bundle; one that labels were used for says nothing here.
+
+    Returns:
+        ``clusters``, and ``clustering`` and ``covariance`` where known, for ``FitSettings``.
+    """
+    told: dict[str, Any] = {"clusters": manifest.clusters}
+    recorded = manifest.training.get("calibration", {}).get("method")
+    for method in (manifest.method, recorded):
+        name, _, covariance = str(method).partition("-")
+        if name in METHODS:
+            told["clustering"] = name
+            if covariance:
+                told["covariance"] = covariance
+            break
+    return told
 
 
 def _with_agreement(

@@ -38,6 +38,9 @@ Progress = Callable[[str, float, str], None]
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
+REMEMBERED = ("clusters", "clustering", "covariance")
+"""What a later export takes over from the training where it is told nothing else."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -176,7 +179,7 @@ def train_bundle(
             "output_stride": output_stride,
             "training": summary,
             "provenance": provenance,
-            "fit": {"clusters": options.fit.clusters, "clustering": options.fit.clustering},
+            "fit": {name: getattr(options.fit, name) for name in REMEMBERED},
         },
     )
     save_region(folder, options.region)
@@ -278,7 +281,7 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
         folder: ``NAME.train``.
 
     Returns:
-        ``clusters`` and ``clustering``, for ``FitSettings``.
+        The settings of ``REMEMBERED``, for ``FitSettings``; fewer from older trainings.
 
     Raises:
         TrainingError: If the checkpoint is missing or damaged.

@@ -251,6 +251,16 @@ def test_eval_wants_both_folders_of_fit_frames(
     assert "--fit-images and --fit-masks go together" in capsys.readouterr().err
 
 
+def test_a_full_covariance_is_refused_with_the_reason_before_any_footage_is_read(
+    v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    command = ["calibrate", str(v1_bundle), "no-such-footage", "-o", str(tmp_path / "a.aeseg")]
+    assert main([*command, "--clustering", "gmm", "--covariance", "full"]) == 2
+    told = capsys.readouterr().err
+    assert "products of two different channels" in told
+    assert "tied" in told
+
+
 # --- run ------------------------------------------------------------------------------------------
 
 

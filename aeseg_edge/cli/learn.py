@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 ARCHS = ("edge", "shallow", "deep")
 DEFAULT_CLUSTERS = 27
 DEFAULT_CLUSTERING = "spherical"
+DEFAULT_COVARIANCE = "tied"
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -142,10 +144,18 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     )
     parser.add_argument(
         "--clustering",
-        choices=("kmeans", "spherical"),
+        choices=("kmeans", "spherical", "gmm"),
         default=None if as_before else DEFAULT_CLUSTERING,
-        help="by nearest centre, or by nearest direction whatever the contrast "
-        f"(default {as_before or DEFAULT_CLUSTERING})",
+        help="by nearest centre, by nearest direction whatever the contrast, or by a Gaussian "
+        f"mixture (default {as_before or DEFAULT_CLUSTERING})",
+    )
+    parser.add_argument(
+        "--covariance",
+        choices=("tied", "diag", "spherical", "full"),
+        default=None if as_before else DEFAULT_COVARIANCE,
+        help="with --clustering gmm: one shape for all clusters, a spread for each channel, or "
+        "one spread a cluster; full is refused, the deployed graph cannot hold it "
+        f"(default {as_before or DEFAULT_COVARIANCE})",
     )
     parser.add_argument("--restarts", type=positive, default=4, help="K-means starts (default 4)")
     parser.add_argument(
@@ -180,24 +190,34 @@ def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     )
 
 
-def _fit_settings(options: argparse.Namespace, **changes: Any) -> FitSettings:
-    try:
-        from aeseg_edge.calibration.fit import FitSettings
-    except ImportError as error:
-        raise MissingDependency(
-            f"calibration needs a package that is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+def _fit_settings(
+    options: argparse.Namespace, told: Mapping[str, Any] | None = None
+) -> FitSettings:
+    """Join what the options say with how it was done before."""
+    chosen = {name: getattr(options, name) for name in ("clusters", "clustering", "covariance")}
+    before = {"clusters": DEFAULT_CLUSTERS, "clustering": DEFAULT_CLUSTERING, **(told or {})}
     values = {
-        "clusters": options.clusters,
-        "clustering": options.clustering,
+        **before,
+        **{name: value for name, value in chosen.items() if value is not None},
         "restarts": options.restarts,
         "seed": options.seed,
         "ranges": options.ranges,
         "minimum_agreement": options.min_agreement,
         "threads": options.threads,
     }
-    return FitSettings(**values | changes)
+    made: FitSettings = _import_fit().FitSettings(**values)
+    return made
+
+
+def _import_fit() -> Any:
+    try:
+        from aeseg_edge.calibration import fit
+    except ImportError as error:
+        raise MissingDependency(
+            f"calibration needs a package that is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    return fit
 
 
 def _import_pipeline() -> Any:
@@ -257,12 +277,7 @@ def _export(options: argparse.Namespace) -> int:
     from aeseg_edge.cli.progress import Progress
 
     output = check_output(options.output, ".aeseg")
-    told = pipeline.remembered_fit(options.folder)
-    settings = _fit_settings(
-        options,
-        clusters=options.clusters or told.get("clusters", DEFAULT_CLUSTERS),
-        clustering=options.clustering or told.get("clustering", DEFAULT_CLUSTERING),
-    )
+    settings = _fit_settings(options, pipeline.remembered_fit(options.folder))
     with Progress() as progress:
         trained = pipeline.export_bundle(
             options.folder,
@@ -287,12 +302,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     output = check_output(options.output, ".aeseg")
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
-    settings = _fit_settings(
-        options,
-        clusters=options.clusters or manifest.clusters,
-        clustering=options.clustering or manifest.method,
-    )
-    from aeseg_edge.calibration.fit import recalibrate
+    fit = _import_fit()
+    settings = _fit_settings(options, fit.settings_of(manifest))
 
     geometry = manifest.geometry
     with Progress() as progress:
@@ -310,7 +321,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         )
         progress.update("footage", 1.0)
         _log.info("footage: %d frames", len(footage.frames))
-        fitted = recalibrate(
+        fitted = fit.recalibrate(
             bundle,
             list(footage.frames),
             settings,

@@ -19,7 +19,12 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
 
 from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.calibration.fit import FitSettings, Fitted, recalibrate  # noqa: E402
+from aeseg_edge.calibration.fit import (  # noqa: E402
+    FitSettings,
+    Fitted,
+    recalibrate,
+    settings_of,
+)
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402
@@ -163,12 +168,43 @@ def test_a_single_frame_is_refused(v1_bundle: Path) -> None:
         {"agreement_frames": 0},
         {"minimum_agreement": 1.01},
         {"clustering": "ward"},
+        {"covariance": "full"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_any_work(values: dict[str, object]) -> None:
     with pytest.raises(UsageError) as caught:
         replace(SETTINGS, **values)  # type: ignore[arg-type]
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("covariance", ["tied", "diag"])
+def test_a_mixture_runs_in_the_deployed_graph_and_is_fitted_so_again(
+    v1_bundle: Path, covariance: str
+) -> None:
+    found = refit(v1_bundle, clustering="gmm", covariance=covariance)
+    manifest = found.bundle.manifest
+    assert manifest.method == f"gmm-{covariance}"
+    assert manifest.training["calibration"]["method"] == f"gmm-{covariance}"
+    assert manifest.training["calibration"]["converged"] is True
+    told = settings_of(manifest)
+    assert told == {"clusters": 4, "clustering": "gmm", "covariance": covariance}
+    with Segmenter.load(found.bundle, precision="fp32", backend="onnxruntime", threads=1) as seg:
+        result = seg(scenes(1)[0], want=frozenset({"latents", "margin"}))
+        clusters = seg.clusters(scenes(1)[0])
+    assert result.latents is not None
+    assert result.margin is not None
+    grid = np.moveaxis(result.latents.reshape(8, 16, 24), 0, -1)
+    # Away from where interpolated scores meet, the graph decides as the codebook does.
+    cells = cv2.resize(clusters.astype(np.uint8), (24, 16), interpolation=cv2.INTER_NEAREST)
+    equal = cells == found.bundle.codebook.assign(grid)
+    sure = result.margin.reshape(16, 24) > np.median(result.margin)
+    assert equal[sure].mean() > 0.97
+
+
+def test_how_a_linear_codebook_was_fitted_is_not_taken_for_a_clustering(fitted: Fitted) -> None:
+    manifest = fitted.bundle.manifest
+    assert settings_of(replace(manifest, method="linear"))["clustering"] == "spherical"
+    assert settings_of(replace(manifest, method="linear", training={})) == {"clusters": 4}
 
 
 def test_a_full_folder_for_temporary_files_is_said(
