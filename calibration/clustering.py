@@ -126,6 +126,42 @@ def cluster(
     )
 
 
+def with_shares(clustering: Clustering, latents: NDArray[np.float32]) -> Clustering:
+    """Count shares on other latents than those that were clustered, and order by them.
+
+    Args:
+        clustering: Found on some vectors.
+        latents: float32 [n, D]; what the shares are to be of.
+
+    Returns:
+        The same clusters, the largest first.
+    """
+    if clustering.weights is not None and clustering.bias is not None:
+        labels = (squared(latents) @ clustering.weights.T + clustering.bias).argmax(axis=1)
+    else:
+        labels = nearest(latents, clustering.centres)
+    counts = np.bincount(labels, minlength=len(clustering.centres))
+    order = np.argsort(-counts, kind="stable")
+    return replace(reordered(clustering, order), shares=(counts[order] / max(1, len(latents))))
+
+
+def reordered(clustering: Clustering, order: NDArray[np.integer]) -> Clustering:
+    """Give the clusters other numbers: cluster i becomes what was cluster ``order[i]``."""
+    return replace(
+        clustering,
+        centres=clustering.centres[order],
+        shares=clustering.shares[order],
+        weights=None if clustering.weights is None else clustering.weights[order],
+        bias=None if clustering.bias is None else clustering.bias[order],
+    )
+
+
+def nearest(latents: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Give the nearest centre of each latent, int64 [n]."""
+    labels = (latents @ centres.T - 0.5 * (centres * centres).sum(axis=1)).argmax(axis=1)
+    return np.asarray(labels, np.int64)
+
+
 def unit(latents: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale latents to unit length; zeros stay zeros.
 

@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.errors import CalibrationError, UsageError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Entry, Manifest
 from aeseg_edge.segmenter import Segmenter
 
 from .agreement import Agreement, gate, measure_agreement
-from .clustering import MAX_CLUSTERS, METHODS, Clustering, cluster, codebook_from
+from .balance import BALANCES
+from .clustering import METHODS, Clustering
+from .codebooks import find_codebook
 from .frames import split_for_agreement
 from .graph import attach_head, centre_latents, detach_head, to_half
-from .latents import EncoderSession, sample_latents
-from .mixture import DEFAULT_COVARIANCE, check_covariance
+from .latents import EncoderSession, draw_samples
 from .ranges import quantize_for_cpu, quantize_for_tensorrt
+from .settings import FitSettings as FitSettings
 
 _log = logging.getLogger(__name__)
 
@@ -50,61 +51,6 @@ _NOTES = {
     ("fp16", "tensorrt"): "agreement measured with fp16 emulated on a CPU",
     ("int8", "tensorrt"): "agreement measured with int8 and fp16 emulated on a CPU",
 }
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How centres and ranges are fitted.
-
-    Attributes:
-        clusters: K.
-        clustering: ``kmeans``, ``spherical`` or ``gmm``.
-        covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
-        restarts: K-means starts.
-        samples: Latents to cluster.
-        seed: Makes everything here repeatable.
-        calibration_frames: Frames for the INT8 ranges.
-        agreement_frames: Other frames for the agreement with fp32.
-        minimum_agreement: Gate, 0..1; an entry below it is not recommended.
-        ranges: ``minmax``, ``percentile`` or ``entropy``.
-        threads: For ONNX Runtime; its own choice when None.
-    """
-
-    clusters: int = 27
-    clustering: str = "spherical"
-    covariance: str = DEFAULT_COVARIANCE
-    restarts: int = 4
-    samples: int = 60_000
-    seed: int = 0
-    calibration_frames: int = 48
-    agreement_frames: int = 24
-    minimum_agreement: float = 0.95
-    ranges: str = "minmax"
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse values that make no sense, before any work is done."""
-        if not 0.0 <= self.minimum_agreement <= 1.0:
-            raise UsageError(
-                f"minimum agreement {self.minimum_agreement} is not within 0..1",
-                fix="Give a share such as 0.95.",
-            )
-        if self.clustering not in METHODS:
-            raise UsageError(
-                f"clustering {self.clustering!r} is unknown",
-                fix=f"Use one of {', '.join(METHODS)}.",
-            )
-        if not 2 <= self.clusters <= MAX_CLUSTERS:
-            raise UsageError(
-                f"{self.clusters} clusters are not within 2..{MAX_CLUSTERS}", fix="Use 8 to 256."
-            )
-        try:
-            check_covariance(self.covariance)
-        except CalibrationError as error:
-            raise UsageError(error.problem, fix=error.fix) from error
-        for name in ("restarts", "samples", "calibration_frames", "agreement_frames"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", fix="Use 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -161,7 +107,7 @@ def fit_bundle(
         frames, settings.calibration_frames, settings.agreement_frames
     )
     session = EncoderSession(encoder, threads=settings.threads)
-    samples = sample_latents(
+    samples = draw_samples(
         session,
         frames,
         count=settings.samples,
@@ -169,20 +115,15 @@ def fit_bundle(
         region=region,
         tick=lambda fraction: tell("latents", fraction),
     )
+    mean = np.zeros(spec.latent_dim)
     if centre:
-        mean = samples.mean(axis=0, dtype=np.float64)
+        mean = samples.latents.mean(axis=0, dtype=np.float64)
         encoder = centre_latents(encoder, mean)
-        samples = (samples - mean).astype(np.float32)
-    tell("clusters", 0.0)
-    clustering = cluster(
-        samples,
-        settings.clusters,
-        method=settings.clustering,
-        covariance=settings.covariance,
-        restarts=settings.restarts,
-        seed=settings.seed,
+        samples = samples.centred(mean)
+    found = find_codebook(
+        session, frames, samples, settings, mean=mean, region=region, progress=tell
     )
-    tell("clusters", 1.0)
+    clustering = found.clustering
 
     chosen = [frames[i] for i in ranges_on]
     encoders = {
@@ -210,7 +151,7 @@ def fit_bundle(
         output_stride=spec.output_stride,
         multiple=multiple,
         latent_dim=spec.latent_dim,
-        clusters=settings.clusters,
+        clusters=found.codebook.clusters,
         classes=(),
         method=clustering.method,
         entries=tuple(
@@ -220,23 +161,16 @@ def fit_bundle(
         training={
             **(training or {}),
             "calibration": {
-                "method": clustering.method,
-                "clusters": settings.clusters,
-                "restarts": settings.restarts,
+                **found.to_json(),
                 "seed": settings.seed,
-                "latents": len(samples),
                 "frames": len(frames),
                 "range_frames": len(ranges_on),
                 "ranges": settings.ranges,
-                "stability_ari": clustering.stability,
-                "mean_squared_distance": clustering.inertia,
-                "converged": clustering.converged,
-                "shares": [round(float(share), 5) for share in clustering.shares],
             },
         },
         provenance=dict(provenance or {}),
     )
-    draft = Bundle.build(manifest, codebook_from(clustering), graphs, region=region)
+    draft = Bundle.build(manifest, found.codebook, graphs, region=region)
     agreements = compare_entries(
         draft, [frames[i] for i in check_on], threads=settings.threads, progress=progress
     )
@@ -352,11 +286,14 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
         manifest: Of any bundle; one that labels were used for says nothing here.
 
     Returns:
-        ``clusters``, and ``clustering`` and ``covariance`` where known, for ``FitSettings``.
+        ``clusters``, and ``clustering``, ``covariance`` and ``balance`` where known, for
+        ``FitSettings``.
     """
     told: dict[str, Any] = {"clusters": manifest.clusters}
-    recorded = manifest.training.get("calibration", {}).get("method")
-    for method in (manifest.method, recorded):
+    recorded = manifest.training.get("calibration", {})
+    if recorded.get("balance") in BALANCES:
+        told["balance"] = recorded["balance"]
+    for method in (manifest.method, recorded.get("method")):
         name, _, covariance = str(method).partition("-")
         if name in METHODS:
             told["clustering"] = name

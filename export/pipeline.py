@@ -38,7 +38,7 @@ Progress = Callable[[str, float, str], None]
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
-REMEMBERED = ("clusters", "clustering", "covariance")
+REMEMBERED = ("clusters", "clustering", "covariance", "balance")
 """What a later export takes over from the training where it is told nothing else."""
 
 

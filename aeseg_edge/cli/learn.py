@@ -31,6 +31,7 @@ ARCHS = ("edge", "shallow", "deep")
 DEFAULT_CLUSTERS = 27
 DEFAULT_CLUSTERING = "spherical"
 DEFAULT_COVARIANCE = "tied"
+FITTED = ("clusters", "clustering", "covariance", "balance")
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -157,6 +158,13 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
         "one spread a cluster; full is refused, the deployed graph cannot hold it "
         f"(default {as_before or DEFAULT_COVARIANCE})",
     )
+    parser.add_argument(
+        "--balance",
+        choices=("none", "regions"),
+        default=None if as_before else "none",
+        help="regions: cluster one vector a connected region, so that large surfaces do not "
+        f"take most of the clusters (default {as_before or 'none'})",
+    )
     parser.add_argument("--restarts", type=positive, default=4, help="K-means starts (default 4)")
     parser.add_argument(
         "--ranges",
@@ -194,7 +202,7 @@ def _fit_settings(
     options: argparse.Namespace, told: Mapping[str, Any] | None = None
 ) -> FitSettings:
     """Join what the options say with how it was done before."""
-    chosen = {name: getattr(options, name) for name in ("clusters", "clustering", "covariance")}
+    chosen = {name: getattr(options, name) for name in FITTED}
     before = {"clusters": DEFAULT_CLUSTERS, "clustering": DEFAULT_CLUSTERING, **(told or {})}
     values = {
         **before,
