@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.codebook import MAX_CLASSES, Codebook, default_classes
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
 
 from .mixture import DEFAULT_COVARIANCE, check_covariance, fit_mixture
+from .starts import RESTARTS, best_start
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +31,8 @@ class Clustering:
         shares: float64 [K], share of the samples in each cluster.
         inertia: Mean squared distance of a sample to its centre, in latent units.
         method: ``kmeans``, ``spherical``, ``gmm-tied``, ``gmm-diag`` or ``gmm-spherical``.
-        stability: Mean adjusted Rand index between restarts, on the samples: 1 means
-            every restart finds the same clusters (Hubert and Arabie, 1985). None with
-            one restart.
+        stability: Mean adjusted Rand index between the chosen start and the others: 1 means
+            that every start finds the same clusters. None with one start.
         weights: float32 [K, 2D] of a mixture's scores; None where the nearest centre wins.
         bias: float32 [K] beside them.
         converged: False where a mixture had not come to rest.
@@ -47,6 +47,15 @@ class Clustering:
     bias: NDArray[np.float32] | None = None
     converged: bool = True
 
+    def assign(self, latents: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Give each latent's cluster, as the codebook does: float32 [n, D] -> int64 [n]."""
+        if self.weights is None or self.bias is None:
+            centres = self.centres
+            scores = latents @ centres.T - 0.5 * (centres * centres).sum(axis=1)
+        else:
+            scores = squared(latents) @ self.weights.T + self.bias
+        return np.asarray(scores.argmax(axis=1), np.int64)
+
 
 def cluster(
     latents: NDArray[np.float32],
@@ -54,10 +63,10 @@ def cluster(
     *,
     method: str = "kmeans",
     covariance: str = DEFAULT_COVARIANCE,
-    restarts: int = 4,
+    restarts: int = RESTARTS,
     seed: int = 0,
 ) -> Clustering:
-    """Fit centres: k-means++ starts (Arthur and Vassilvitskii, 2007), Lloyd iterations.
+    """Fit centres: K-means from many starts (see starts.py).
 
     ``spherical`` (Dhillon and Modha, 2001) clusters directions: latents are scaled to unit
     length, centres too, and the centre with the largest cosine wins. How strong a latent is,
@@ -69,7 +78,7 @@ def cluster(
         clusters: K, at least 2.
         method: ``kmeans``, ``spherical`` or ``gmm``.
         covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
-        restarts: Independent starts; the one with the lowest inertia is kept.
+        restarts: Starts; the one with the lowest inertia is kept.
         seed: Makes the result repeatable.
 
     Returns:
@@ -80,14 +89,6 @@ def cluster(
             samples, the method is unknown, or a mixture collapses.
         MissingDependency: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.cluster import KMeans
-        from sklearn.metrics import adjusted_rand_score
-    except ImportError as error:
-        raise MissingDependency(
-            f"scikit-learn is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
     if method not in METHODS:
         raise CalibrationError(
             f"clustering method {method!r} is unknown", fix=f"Use one of {', '.join(METHODS)}."
@@ -96,29 +97,22 @@ def cluster(
         check_covariance(covariance)
     points = unit(latents) if method == "spherical" else latents
     check_clusters(points, clusters)
-    fits = []
-    for restart in range(max(1, restarts)):
-        fit = KMeans(clusters, init="k-means++", n_init=1, random_state=seed * 1000 + restart)
-        fits.append(fit.fit(points))
-    best = min(fits, key=lambda fit: float(fit.inertia_))
-    others = [
-        float(adjusted_rand_score(best.labels_, fit.labels_)) for fit in fits if fit is not best
-    ]
-    centres = np.asarray(best.cluster_centers_, np.float32)
-    labels = np.asarray(best.labels_)
+    start = best_start(points, clusters, restarts=restarts, seed=seed)
+    centres, labels = start.centres, start.labels
     if method == "spherical":
         centres, labels = _to_sphere(points, centres)
     mixture = fit_mixture(latents, centres, covariance) if method == "gmm" else None
     if mixture is not None:
         centres = mixture.centres
-        labels = (squared(latents) @ mixture.weights.T + mixture.bias).argmax(axis=1)
+        scores = squared(latents) @ mixture.weights.T + mixture.bias
+        labels = np.asarray(scores.argmax(axis=1), np.int64)
     counts = np.bincount(labels, minlength=clusters)
     order = np.argsort(-counts, kind="stable")
     return Clustering(
         centres=centres[order],
         shares=counts[order] / len(points),
-        inertia=float(best.inertia_) / len(points),
-        stability=float(np.mean(others)) if others else None,
+        inertia=start.inertia,
+        stability=start.agreement,
         method=method if mixture is None else f"gmm-{covariance}",
         weights=None if mixture is None else mixture.weights[order],
         bias=None if mixture is None else mixture.bias[order],
@@ -136,11 +130,7 @@ def with_shares(clustering: Clustering, latents: NDArray[np.float32]) -> Cluster
     Returns:
         The same clusters, the largest first.
     """
-    if clustering.weights is not None and clustering.bias is not None:
-        labels = (squared(latents) @ clustering.weights.T + clustering.bias).argmax(axis=1)
-    else:
-        labels = nearest(latents, clustering.centres)
-    counts = np.bincount(labels, minlength=len(clustering.centres))
+    counts = np.bincount(clustering.assign(latents), minlength=len(clustering.centres))
     order = np.argsort(-counts, kind="stable")
     return replace(reordered(clustering, order), shares=(counts[order] / max(1, len(latents))))
 
@@ -154,12 +144,6 @@ def reordered(clustering: Clustering, order: NDArray[np.integer]) -> Clustering:
         weights=None if clustering.weights is None else clustering.weights[order],
         bias=None if clustering.bias is None else clustering.bias[order],
     )
-
-
-def nearest(latents: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Give the nearest centre of each latent, int64 [n]."""
-    labels = (latents @ centres.T - 0.5 * (centres * centres).sum(axis=1)).argmax(axis=1)
-    return np.asarray(labels, np.int64)
 
 
 def unit(latents: NDArray[np.float32]) -> NDArray[np.float32]:

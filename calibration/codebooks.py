@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,12 @@ from .balance import collect_regions, fine_clusters
 from .clustering import Clustering, cluster, codebook_from, with_shares
 from .latents import EncoderSession, Samples
 from .settings import FitSettings
+from .stability import ENOUGH, LOW, Stability, between_halves
+
+_log = logging.getLogger(__name__)
+
+MORE = 3
+"""Times as many starts where the clusters are not stable."""
 
 Progress = Callable[[str, float], None]
 """(stage, fraction of that stage)."""
@@ -28,6 +35,7 @@ class Found:
         codebook: With default names.
         clustering: The centres; its shares are those of ``samples``.
         settings: What was asked for.
+        stability: How much of it is chance.
         samples: Latents that were drawn.
         regions: Vectors that were clustered, with ``balance="regions"``; else None.
     """
@@ -35,6 +43,7 @@ class Found:
     codebook: Codebook
     clustering: Clustering
     settings: FitSettings
+    stability: Stability
     samples: Samples
     regions: int | None
 
@@ -45,14 +54,15 @@ class Found:
             "method": clustering.method,
             "balance": self.settings.balance,
             "clusters": self.codebook.clusters,
-            "restarts": self.settings.restarts,
+            "restarts": self.stability.tried,
             "latents": len(self.samples.latents),
         }
         if self.regions is not None:
             told["regions"] = self.regions
         return {
             **told,
-            "stability_ari": clustering.stability,
+            "stability_ari": self.stability.restarts,
+            "stability": self.stability.to_json(),
             "mean_squared_distance": clustering.inertia,
             "converged": clustering.converged,
             "shares": [round(float(share), 5) for share in clustering.shares],
@@ -88,14 +98,7 @@ def find_codebook(
     if settings.balance == "regions":
         points = _regions(session, frames, samples, settings, mean, region, tell)
     tell("clusters", 0.0)
-    clustering = cluster(
-        points.latents,
-        settings.clusters,
-        method=settings.clustering,
-        covariance=settings.covariance,
-        restarts=settings.restarts,
-        seed=settings.seed,
-    )
+    clustering, stability = _stable_fit(points, settings, settings.clusters, tell)
     if points is not samples:
         # A class is as large as what it covers of the frames, not as its number of regions.
         clustering = with_shares(clustering, samples.latents)
@@ -104,9 +107,51 @@ def find_codebook(
         codebook=codebook_from(clustering),
         clustering=clustering,
         settings=settings,
+        stability=stability,
         samples=samples,
         regions=None if points is samples else len(points.latents),
     )
+
+
+def _stable_fit(
+    points: Samples, settings: FitSettings, clusters: int, tell: Progress
+) -> tuple[Clustering, Stability]:
+    """Cluster, and once more from more starts where two halves of the frames disagree."""
+
+    def attempt(restarts: int) -> tuple[Clustering, Stability]:
+        def fit(latents: NDArray[np.float32]) -> Clustering:
+            return cluster(
+                latents,
+                clusters,
+                method=settings.clustering,
+                covariance=settings.covariance,
+                restarts=restarts,
+                seed=settings.seed,
+            )
+
+        found = fit(points.latents)
+        halves = between_halves(points, fit, seed=settings.seed)
+        return found, Stability(found.stability, halves, restarts)
+
+    found, stability = attempt(settings.restarts)
+    if stability.halves is not None and stability.halves < ENOUGH:
+        tell("clusters", 0.3)
+        more = MORE * settings.restarts
+        _log.info(
+            "clusters of two halves of the frames agree by %.2f (ARI): trying %d starts, not %d",
+            stability.halves,
+            more,
+            settings.restarts,
+        )
+        found, stability = attempt(more)
+    if stability.low:
+        _log.warning(
+            "clusters of two halves of the frames agree by only %.2f (ARI; below %.2f is low): "
+            "more footage or fewer clusters give steadier ones, --clusters auto looks for them",
+            stability.halves,
+            LOW,
+        )
+    return found, stability
 
 
 def _regions(

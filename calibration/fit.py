@@ -30,6 +30,7 @@ from .graph import attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, draw_samples
 from .ranges import quantize_for_cpu, quantize_for_tensorrt
 from .settings import FitSettings as FitSettings
+from .stability import Stability
 
 _log = logging.getLogger(__name__)
 
@@ -59,13 +60,15 @@ class Fitted:
 
     Attributes:
         bundle: Verified, in memory.
-        clustering: The centres and their stability.
+        clustering: The centres.
+        stability: How much of them is chance.
         agreements: By (precision, backend), against fp32.
         below: Those under the gate.
     """
 
     bundle: Bundle
     clustering: Clustering
+    stability: Stability
     agreements: Mapping[tuple[str, str], Agreement]
     below: Mapping[tuple[str, str], Agreement]
 
@@ -175,12 +178,12 @@ def fit_bundle(
         draft, [frames[i] for i in check_on], threads=settings.threads, progress=progress
     )
     below = gate(agreements, settings.minimum_agreement)
-    for key, found in below.items():
+    for key, agreement in below.items():
         _log.warning(
             "%s for %s agrees with fp32 on only %.1f %% of the labels (gate: %.1f %%): "
             "not recommended",
             *key,
-            100 * found.labels_equal,
+            100 * agreement.labels_equal,
             100 * settings.minimum_agreement,
         )
     entries = tuple(
@@ -190,7 +193,7 @@ def fit_bundle(
     bundle = Bundle.build(
         replace(draft.manifest, entries=entries), draft.codebook, graphs, region=region
     )
-    return Fitted(bundle, clustering, agreements, below)
+    return Fitted(bundle, clustering, found.stability, agreements, below)
 
 
 def compare_entries(

@@ -9,6 +9,7 @@ from aeseg_edge.errors import CalibrationError, UsageError
 from .balance import BALANCES
 from .clustering import MAX_CLUSTERS, METHODS
 from .mixture import DEFAULT_COVARIANCE, check_covariance
+from .starts import RESTARTS
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class FitSettings:
         clustering: ``kmeans``, ``spherical`` or ``gmm``.
         covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
         balance: ``regions`` clusters one vector a region of each frame, ``none`` latents.
-        restarts: K-means starts.
+        restarts: K-means starts; three times as many where the clusters are not stable.
         samples: Latents to cluster.
         seed: Makes everything here repeatable.
         calibration_frames: Frames for the INT8 ranges.
@@ -34,7 +35,7 @@ class FitSettings:
     clustering: str = "spherical"
     covariance: str = DEFAULT_COVARIANCE
     balance: str = "none"
-    restarts: int = 4
+    restarts: int = RESTARTS
     samples: int = 60_000
     seed: int = 0
     calibration_frames: int = 48

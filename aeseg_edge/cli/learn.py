@@ -165,7 +165,12 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
         help="regions: cluster one vector a connected region, so that large surfaces do not "
         f"take most of the clusters (default {as_before or 'none'})",
     )
-    parser.add_argument("--restarts", type=positive, default=4, help="K-means starts (default 4)")
+    parser.add_argument(
+        "--restarts",
+        type=positive,
+        default=16,
+        help="K-means starts, three times as many where clusters are not stable (default 16)",
+    )
     parser.add_argument(
         "--ranges",
         choices=("minmax", "percentile", "entropy"),
@@ -341,15 +346,26 @@ def _calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _stability(fitted: Fitted) -> str:
+    found = fitted.stability
+    parts = [
+        f"{title} {value:.2f}"
+        for title, value in (
+            (f"between {found.tried} starts", found.restarts),
+            ("between halves of the footage", found.halves),
+        )
+        if value is not None
+    ]
+    low = "  LOW: other footage would give other clusters" if found.low else ""
+    return (", ".join(parts) or "not measured, there is too little footage") + low
+
+
 def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
     """Say what was made; loudly where a precision does not reach the gate."""
     manifest = fitted.bundle.manifest
     if options.json != "-":
-        stability = fitted.clustering.stability
-        ari = "" if stability is None else f", stability (ARI between restarts) {stability:.2f}"
-        print(
-            f"{output}  ({output.stat().st_size / 1e6:.2f} MB): {manifest.clusters} clusters{ari}"
-        )
+        print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB): {manifest.clusters} clusters")
+        print(f"  stability (ARI): {_stability(fitted)}")
         for line in entries_table(manifest):
             print(f"  {line}")
         for key, found in fitted.below.items():
@@ -363,7 +379,8 @@ def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
         {
             "bundle": str(output),
             "clusters": manifest.clusters,
-            "stability_ari": fitted.clustering.stability,
+            "stability_ari": fitted.stability.restarts,
+            "stability": fitted.stability.to_json(),
             "shares": [float(s) for s in fitted.clustering.shares],
             "agreement": {
                 f"{precision}/{backend}": found.to_json()

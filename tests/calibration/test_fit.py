@@ -101,6 +101,11 @@ def test_the_manifest_states_agreement_and_how_it_was_calibrated(fitted: Fitted)
     assert (calibration["frames"], calibration["range_frames"]) == (12, 8)
     assert fitted.agreements["int8", "onnxruntime"].frames == 4
     assert calibration["clusters"] == 4
+    stability = calibration["stability"]
+    assert -0.5 <= stability["halves"] <= 1
+    assert stability["restarts"] == pytest.approx(calibration["stability_ari"], abs=1e-4)
+    assert stability["tried"] == calibration["restarts"] in (2, 6)
+    assert stability["low_below"] == 0.75
     assert sum(calibration["shares"]) == pytest.approx(1, abs=1e-4)
 
 
@@ -187,7 +192,12 @@ def test_a_mixture_runs_in_the_deployed_graph_and_is_fitted_so_again(
     assert manifest.training["calibration"]["method"] == f"gmm-{covariance}"
     assert manifest.training["calibration"]["converged"] is True
     told = settings_of(manifest)
-    assert told == {"clusters": 4, "clustering": "gmm", "covariance": covariance}
+    assert told == {
+        "clusters": 4,
+        "clustering": "gmm",
+        "covariance": covariance,
+        "balance": "none",
+    }
     with Segmenter.load(found.bundle, precision="fp32", backend="onnxruntime", threads=1) as seg:
         result = seg(scenes(1)[0], want=frozenset({"latents", "margin"}))
         clusters = seg.clusters(scenes(1)[0])
