@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from aeseg_edge.codebook import Codebook
 
 from .balance import collect_regions, fine_clusters
+from .choose import Choice, choose_clusters
 from .clustering import Clustering, cluster, codebook_from, with_shares
 from .latents import EncoderSession, Samples
 from .settings import FitSettings
 from .stability import ENOUGH, LOW, Stability, between_halves
 
 _log = logging.getLogger(__name__)
+
+CHOOSING_RESTARTS = 8
+"""For each K that is tried, and each half."""
 
 MORE = 3
 """Times as many starts where the clusters are not stable."""
@@ -36,6 +40,7 @@ class Found:
         clustering: The centres; its shares are those of ``samples``.
         settings: What was asked for.
         stability: How much of it is chance.
+        choice: How K was chosen; None where it was given.
         samples: Latents that were drawn.
         regions: Vectors that were clustered, with ``balance="regions"``; else None.
     """
@@ -44,6 +49,7 @@ class Found:
     clustering: Clustering
     settings: FitSettings
     stability: Stability
+    choice: Choice | None
     samples: Samples
     regions: int | None
 
@@ -59,6 +65,8 @@ class Found:
         }
         if self.regions is not None:
             told["regions"] = self.regions
+        if self.choice is not None:
+            told["chosen"] = self.choice.to_json()
         return {
             **told,
             "stability_ari": self.stability.restarts,
@@ -98,7 +106,9 @@ def find_codebook(
     if settings.balance == "regions":
         points = _regions(session, frames, samples, settings, mean, region, tell)
     tell("clusters", 0.0)
-    clustering, stability = _stable_fit(points, settings, settings.clusters, tell)
+    choice = _choose(points, settings, tell)
+    count = settings.clusters if choice is None else choice.clusters
+    clustering, stability = _stable_fit(points, settings, count, tell)
     if points is not samples:
         # A class is as large as what it covers of the frames, not as its number of regions.
         clustering = with_shares(clustering, samples.latents)
@@ -108,9 +118,36 @@ def find_codebook(
         clustering=clustering,
         settings=settings,
         stability=stability,
+        choice=choice,
         samples=samples,
         regions=None if points is samples else len(points.latents),
     )
+
+
+def _choose(points: Samples, settings: FitSettings, tell: Progress) -> Choice | None:
+    if settings.cluster_range is None:
+        return None
+
+    def fit(latents: NDArray[np.float32], clusters: int) -> Clustering:
+        return cluster(
+            latents,
+            clusters,
+            method=settings.clustering,
+            covariance=settings.covariance,
+            restarts=min(settings.restarts, CHOOSING_RESTARTS),
+            seed=settings.seed,
+        )
+
+    choice = choose_clusters(
+        points,
+        settings.cluster_range,
+        fit,
+        method=settings.clustering,
+        seed=settings.seed,
+        tick=lambda fraction: tell("choosing clusters", fraction),
+    )
+    _log.info("%d clusters chosen from %d to %d", choice.clusters, *settings.cluster_range)
+    return choice
 
 
 def _stable_fit(
@@ -163,8 +200,8 @@ def _regions(
     region: NDArray[np.uint8] | None,
     tell: Progress,
 ) -> Samples:
-    few = samples.pick(20_000 + 100 * settings.clusters, settings.seed)
-    count = min(fine_clusters(settings.clusters), len(np.unique(few.latents, axis=0)))
+    few = samples.pick(20_000 + 100 * settings.most_clusters, settings.seed)
+    count = min(fine_clusters(settings.most_clusters), len(np.unique(few.latents, axis=0)))
     fine = cluster(
         few.latents,
         count,

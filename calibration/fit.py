@@ -23,6 +23,7 @@ from aeseg_edge.segmenter import Segmenter
 
 from .agreement import Agreement, gate, measure_agreement
 from .balance import BALANCES
+from .choose import Choice
 from .clustering import METHODS, Clustering
 from .codebooks import find_codebook
 from .frames import split_for_agreement
@@ -64,6 +65,7 @@ class Fitted:
         stability: How much of them is chance.
         agreements: By (precision, backend), against fp32.
         below: Those under the gate.
+        choice: How the number of clusters was chosen; None where it was given.
     """
 
     bundle: Bundle
@@ -71,6 +73,7 @@ class Fitted:
     stability: Stability
     agreements: Mapping[tuple[str, str], Agreement]
     below: Mapping[tuple[str, str], Agreement]
+    choice: Choice | None = None
 
 
 def fit_bundle(
@@ -193,7 +196,7 @@ def fit_bundle(
     bundle = Bundle.build(
         replace(draft.manifest, entries=entries), draft.codebook, graphs, region=region
     )
-    return Fitted(bundle, clustering, found.stability, agreements, below)
+    return Fitted(bundle, clustering, found.stability, agreements, below, found.choice)
 
 
 def compare_entries(

@@ -18,6 +18,8 @@ class FitSettings:
 
     Attributes:
         clusters: K.
+        cluster_range: Lowest and highest K to choose from by ``choose.CRITERION``; ``clusters``
+            does not count then. None for the K of ``clusters``.
         clustering: ``kmeans``, ``spherical`` or ``gmm``.
         covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
         balance: ``regions`` clusters one vector a region of each frame, ``none`` latents.
@@ -32,6 +34,7 @@ class FitSettings:
     """
 
     clusters: int = 27
+    cluster_range: tuple[int, int] | None = None
     clustering: str = "spherical"
     covariance: str = DEFAULT_COVARIANCE
     balance: str = "none"
@@ -43,6 +46,16 @@ class FitSettings:
     minimum_agreement: float = 0.95
     ranges: str = "minmax"
     threads: int | None = None
+
+    @property
+    def most_clusters(self) -> int:
+        """The K, or the highest that may be chosen."""
+        return self.clusters if self.cluster_range is None else self.cluster_range[1]
+
+    @property
+    def fewest_clusters(self) -> int:
+        """The K, or the lowest that may be chosen."""
+        return self.clusters if self.cluster_range is None else self.cluster_range[0]
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, before any work is done."""
@@ -63,6 +76,12 @@ class FitSettings:
         if not 2 <= self.clusters <= MAX_CLUSTERS:
             raise UsageError(
                 f"{self.clusters} clusters are not within 2..{MAX_CLUSTERS}", fix="Use 8 to 256."
+            )
+        low, high = self.cluster_range or (2, MAX_CLUSTERS)
+        if not 2 <= low < high <= MAX_CLUSTERS:
+            raise UsageError(
+                f"{low}-{high} is not a range of clusters within 2..{MAX_CLUSTERS}",
+                fix="Write the lower number first: auto:4-40.",
             )
         try:
             check_covariance(self.covariance)

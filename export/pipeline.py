@@ -38,7 +38,7 @@ Progress = Callable[[str, float, str], None]
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
-REMEMBERED = ("clusters", "clustering", "covariance", "balance")
+REMEMBERED = ("clusters", "cluster_range", "clustering", "covariance", "balance")
 """What a later export takes over from the training where it is told nothing else."""
 
 
@@ -141,7 +141,7 @@ def train_bundle(
     tell("footage", 1.0, "")
     _log.info("footage: %s", footage.report.summary())
     frames = _all_frames(footage)
-    _check_clusters(options.fit.clusters, frames, autoencoder.stride)
+    _check_clusters(options.fit.fewest_clusters, frames, autoencoder.stride)
     if options.keep_frames:
         save_frames(folder, _evenly(frames, KEPT_FRAMES))
     else:
@@ -286,7 +286,10 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
     Raises:
         TrainingError: If the checkpoint is missing or damaged.
     """
-    return dict(load_model(folder)[1].get("fit", {}))
+    told = dict(load_model(folder)[1].get("fit", {}))
+    if told.get("cluster_range") is not None:
+        told["cluster_range"] = tuple(told["cluster_range"])
+    return told
 
 
 def _finish(

@@ -261,6 +261,36 @@ def test_a_full_covariance_is_refused_with_the_reason_before_any_footage_is_read
     assert "tied" in told
 
 
+def test_calibrate_chooses_the_number_of_clusters_and_writes_the_curve(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    output = tmp_path / "a.aeseg"
+    command = ["calibrate", str(v1_bundle), str(street / "images"), "-o", str(output)]
+    options = ["--clusters", "auto:2-4", "--restarts", "2", "--threads", "1"]
+    assert main([*command, *options, "--balance", "regions"]) == 0
+    told = capsys.readouterr().out
+    chosen = json.loads((tmp_path / "a.clusters.json").read_text())
+    assert [item["clusters"] for item in chosen["candidates"]] == [2, 3, 4]
+    assert f"{chosen['chosen']} clusters" in told
+    assert "between halves of the footage" in told
+    assert f"curve: {tmp_path / 'a.clusters.json'}" in told
+    assert main(["info", str(output)]) == 0
+    assert "stability between halves of the footage: ARI" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["auto:9-4", "auto:4", "some", "0"])
+def test_a_range_of_clusters_that_makes_no_sense_is_refused(
+    v1_bundle: Path, tmp_path: Path, capsys: Output, text: str
+) -> None:
+    command = ["calibrate", str(v1_bundle), "no-such-footage", "-o", str(tmp_path / "a.aeseg")]
+    try:
+        code = main([*command, "--clusters", text])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    assert code == 2
+    assert "auto:4-40" in capsys.readouterr().err
+
+
 # --- run ------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ ARCHS = ("edge", "shallow", "deep")
 DEFAULT_CLUSTERS = 27
 DEFAULT_CLUSTERING = "spherical"
 DEFAULT_COVARIANCE = "tied"
+AUTO_CLUSTERS = (4, 40)
 FITTED = ("clusters", "clustering", "covariance", "balance")
 
 
@@ -138,10 +140,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument(
         "--clusters",
-        type=positive,
+        type=_clusters,
         default=None if as_before else DEFAULT_CLUSTERS,
-        metavar="K",
-        help=f"2..1024 (default {as_before or DEFAULT_CLUSTERS})",
+        metavar="K|auto:LO-HI",
+        help="2..1024, or auto: the number in a range (auto alone: 4-40) whose clusters are "
+        "stable and far apart; the curve is written beside the bundle "
+        f"(default {as_before or DEFAULT_CLUSTERS})",
     )
     parser.add_argument(
         "--clustering",
@@ -203,12 +207,31 @@ def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     )
 
 
+def _clusters(text: str) -> int | tuple[int, int]:
+    """Parse a number of clusters, ``auto`` or ``auto:4-40``."""
+    if text == "auto":
+        return AUTO_CLUSTERS
+    match = re.fullmatch(r"auto:(\d+)-(\d+)", text)
+    if match is not None:
+        return int(match[1]), int(match[2])
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of at least 1, auto or auto:4-40"
+        ) from error
+
+
 def _fit_settings(
     options: argparse.Namespace, told: Mapping[str, Any] | None = None
 ) -> FitSettings:
     """Join what the options say with how it was done before."""
     chosen = {name: getattr(options, name) for name in FITTED}
     before = {"clusters": DEFAULT_CLUSTERS, "clustering": DEFAULT_CLUSTERING, **(told or {})}
+    if isinstance(chosen["clusters"], tuple):
+        chosen["cluster_range"] = chosen.pop("clusters")
+    elif chosen["clusters"] is not None:
+        before["cluster_range"] = None
     values = {
         **before,
         **{name: value for name, value in chosen.items() if value is not None},
@@ -362,10 +385,16 @@ def _stability(fitted: Fitted) -> str:
 
 def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
     """Say what was made; loudly where a precision does not reach the gate."""
+    from aeseg_edge.calibration.curves import write_curve
+
     manifest = fitted.bundle.manifest
+    drawn = [] if fitted.choice is None else [fitted.choice.curve()]
+    curves = [path for curve in drawn for path in write_curve(curve, output)]
     if options.json != "-":
         print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB): {manifest.clusters} clusters")
         print(f"  stability (ARI): {_stability(fitted)}")
+        for path in curves:
+            print(f"  curve: {path}")
         for line in entries_table(manifest):
             print(f"  {line}")
         for key, found in fitted.below.items():
@@ -381,6 +410,8 @@ def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
             "clusters": manifest.clusters,
             "stability_ari": fitted.stability.restarts,
             "stability": fitted.stability.to_json(),
+            "clusters_chosen": None if fitted.choice is None else fitted.choice.to_json(),
+            "curves": [str(path) for path in curves],
             "shares": [float(s) for s in fitted.clustering.shares],
             "agreement": {
                 f"{precision}/{backend}": found.to_json()

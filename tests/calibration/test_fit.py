@@ -173,6 +173,10 @@ def test_a_single_frame_is_refused(v1_bundle: Path) -> None:
         {"agreement_frames": 0},
         {"minimum_agreement": 1.01},
         {"clustering": "ward"},
+        {"balance": "classes"},
+        {"cluster_range": (1, 5)},
+        {"cluster_range": (9, 9)},
+        {"cluster_range": (9, 2000)},
         {"covariance": "full"},
     ],
 )
@@ -209,6 +213,27 @@ def test_a_mixture_runs_in_the_deployed_graph_and_is_fitted_so_again(
     equal = cells == found.bundle.codebook.assign(grid)
     sure = result.margin.reshape(16, 24) > np.median(result.margin)
     assert equal[sure].mean() > 0.97
+
+
+def test_the_number_of_clusters_can_be_left_to_the_footage(v1_bundle: Path) -> None:
+    found = refit(v1_bundle, clusters=99, cluster_range=(3, 5))
+    manifest = found.bundle.manifest
+    assert found.choice is not None
+    assert manifest.clusters == found.bundle.codebook.clusters == found.choice.clusters
+    assert 3 <= manifest.clusters <= 5
+    told = manifest.training["calibration"]["chosen"]
+    assert [item["clusters"] for item in told["candidates"]] == [3, 4, 5]
+    # Once chosen, it is a number like any other.
+    assert settings_of(manifest)["clusters"] == manifest.clusters
+
+
+def test_regions_can_be_balanced_and_are_again(v1_bundle: Path) -> None:
+    plain, balanced = refit(v1_bundle), refit(v1_bundle, balance="regions")
+    assert not np.array_equal(plain.bundle.codebook.weights, balanced.bundle.codebook.weights)
+    calibration = balanced.bundle.manifest.training["calibration"]
+    assert calibration["regions"] > 12
+    assert settings_of(balanced.bundle.manifest)["balance"] == "regions"
+    assert "regions" not in plain.bundle.manifest.training["calibration"]
 
 
 def test_how_a_linear_codebook_was_fitted_is_not_taken_for_a_clustering(fitted: Fitted) -> None:
