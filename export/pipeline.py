@@ -22,6 +22,8 @@ from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
 from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
+from .dimension import TRAINED as TRAINED
+from .dimension import DimensionChoice, Wanted, reduce_latents
 from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress
@@ -54,6 +56,7 @@ class TrainOptions:
         output_stride: Label stride s; half the encoder's stride when None.
         training: Loss, optimiser, length.
         fit: Clusters and ranges.
+        reduce_to: Latent channels to keep after training, or ``auto``; None for all.
         max_frames: Budget of footage frames.
         keep_frames: Keep a sample of the frames beside the checkpoint.
         fresh: Start again although a checkpoint is there.
@@ -67,6 +70,7 @@ class TrainOptions:
     output_stride: int | None = None
     training: TrainSettings = field(default_factory=TrainSettings)
     fit: FitSettings = field(default_factory=FitSettings)
+    reduce_to: Wanted | None = None
     max_frames: int = 600
     keep_frames: bool = True
     fresh: bool = False
@@ -84,6 +88,7 @@ class Trained:
         footage: The frames used; None for an export from a checkpoint.
         history: One record an epoch; empty for an export from a checkpoint.
         folder: The checkpoint.
+        dimension: How latent channels were reduced; None where they were not.
     """
 
     fitted: Fitted
@@ -91,6 +96,7 @@ class Trained:
     footage: Footage | None
     history: Sequence[EpochRecord]
     folder: Path
+    dimension: DimensionChoice | None = None
 
 
 def train_folder(output: Path) -> Path:
@@ -156,13 +162,15 @@ def train_bundle(
         resume=not options.fresh,
         progress=lambda at: tell("training", at.fraction, _note(at)),
     )
+    autoencoder, dimension = _reduced(autoencoder, frames, options.reduce_to, options.fit)
     summary = {
         "arch": options.model.arch,
-        "latent_dim": options.model.latent_dim,
+        "latent_dim": autoencoder.config.latent_dim,
         "settings": asdict(options.training),
         "frames": len(footage.frames),
         "held_out": len(footage.held_out),
         **result.to_json(),
+        **_told(dimension),
         "trained_with": f"aeseg_edge {__version__}",
     }
     provenance = {
@@ -196,7 +204,7 @@ def train_bundle(
     )
     fitted = _with_preview(fitted, frames if options.keep_frames else None)
     fitted.bundle.write(output)
-    return Trained(fitted, autoencoder, footage, result.history, folder)
+    return Trained(fitted, autoencoder, footage, result.history, folder, dimension)
 
 
 def export_bundle(
@@ -207,6 +215,7 @@ def export_bundle(
     image_size: tuple[int, int] | None = None,
     output_stride: int | None = None,
     fit: FitSettings | None = None,
+    reduce_to: Wanted | None = None,
     max_frames: int = 600,
     region: NDArray[np.uint8] | None = None,
     progress: Progress | None = None,
@@ -220,6 +229,7 @@ def export_bundle(
         image_size: Width, height; as trained when None.
         output_stride: Label stride; as trained when None.
         fit: Clusters and ranges; number and kind of clusters as trained when None.
+        reduce_to: Latent channels to keep, or ``auto``; all when None. The checkpoint stays.
         max_frames: Budget, with ``sources``.
         region: Region of interest, uint8 [h, w]; as trained when None.
         progress: Called with a stage, its fraction and a note.
@@ -258,20 +268,22 @@ def export_bundle(
         kept = False
     else:
         frames = resize_frames(load_frames(folder), size)
+    fit = fit or FitSettings(**remembered_fit(folder))
+    autoencoder, dimension = _reduced(autoencoder, frames, reduce_to, fit)
     fitted = _finish(
         autoencoder,
         frames,
         geometry,
         stride,
-        fit or FitSettings(**remembered_fit(folder)),
-        meta["training"],
+        fit,
+        {**meta["training"], **_told(dimension)},
         provenance,
         load_region(folder) if region is None else region,
         tell,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
-    return Trained(fitted, autoencoder, None, (), folder)
+    return Trained(fitted, autoencoder, None, (), folder, dimension)
 
 
 def remembered_fit(folder: Path) -> dict[str, Any]:
@@ -327,6 +339,19 @@ def _finish(
         region=inside,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
+
+
+def _reduced(
+    autoencoder: Autoencoder, frames: NDArray[np.uint8], to: Wanted | None, fit: FitSettings
+) -> tuple[Autoencoder, DimensionChoice | None]:
+    return (autoencoder, None) if to is None else reduce_latents(autoencoder, frames, to, fit)
+
+
+def _told(dimension: DimensionChoice | None) -> dict[str, Any]:
+    """Give what the manifest says of the latent channels, where they were reduced."""
+    if dimension is None:
+        return {}
+    return {"latent_dim": dimension.chosen, "reduced_from": dimension.trained}
 
 
 def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> None:

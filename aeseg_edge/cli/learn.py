@@ -25,6 +25,7 @@ from aeseg_edge.errors import MissingDependency
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.fit import FitSettings, Fitted
+    from aeseg_edge.export.dimension import DimensionChoice
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +63,11 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     train.add_argument(
         "--latent-dim",
-        type=positive,
+        type=_dimension,
         default=32,
-        metavar="D",
-        help="latent channels: how fine the segmentation can be (default 32)",
+        metavar="D|auto",
+        help="latent channels: how fine the segmentation can be (default 32); auto trains 64 and "
+        "keeps as many principal components as variance and clusters need",
     )
     train.add_argument("--channels", type=int, choices=(1, 3, 4), default=3)
     train.add_argument("--resize", choices=("stretch", "letterbox"), default="stretch")
@@ -116,6 +118,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     export.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     export.add_argument("--imgsz", type=size, metavar="WxH")
+    export.add_argument(
+        "--latent-dim",
+        type=_dimension,
+        metavar="D|auto",
+        help="keep this many principal components of the latents, without training again "
+        "(default: all)",
+    )
     export.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(export, as_before="as trained")
     _add_graph(export, as_before="as trained")
@@ -207,6 +216,11 @@ def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     )
 
 
+def _dimension(text: str) -> int | str:
+    """Parse a number of latent channels, or ``auto``."""
+    return text if text == "auto" else positive(text)
+
+
 def _clusters(text: str) -> int | tuple[int, int]:
     """Parse a number of clusters, ``auto`` or ``auto:4-40``."""
     if text == "auto":
@@ -289,8 +303,12 @@ def _train(options: argparse.Namespace) -> int:
     provenance = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
+    automatic = options.latent_dim == "auto"
     settings = pipeline.TrainOptions(
-        model=AutoencoderConfig(options.arch, options.latent_dim, options.channels),
+        model=AutoencoderConfig(
+            options.arch, pipeline.TRAINED if automatic else options.latent_dim, options.channels
+        ),
+        reduce_to="auto" if automatic else None,
         image_size=options.imgsz,
         resize=options.resize,
         output_stride=options.output_stride,
@@ -304,7 +322,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     with Progress() as progress:
         trained = pipeline.train_bundle(options.sources, output, settings, progress=progress.update)
-    _report(trained.fitted, output, options)
+    _report(trained.fitted, output, options, trained.dimension)
     return 0
 
 
@@ -322,11 +340,12 @@ def _export(options: argparse.Namespace) -> int:
             image_size=options.imgsz,
             output_stride=options.output_stride,
             fit=settings,
+            reduce_to=options.latent_dim,
             max_frames=options.max_frames,
             region=read_mask(options.roi),
             progress=progress.update,
         )
-    _report(trained.fitted, output, options)
+    _report(trained.fitted, output, options, trained.dimension)
     return 0
 
 
@@ -383,12 +402,17 @@ def _stability(fitted: Fitted) -> str:
     return (", ".join(parts) or "not measured, there is too little footage") + low
 
 
-def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
+def _report(
+    fitted: Fitted,
+    output: Path,
+    options: argparse.Namespace,
+    dimension: DimensionChoice | None = None,
+) -> None:
     """Say what was made; loudly where a precision does not reach the gate."""
     from aeseg_edge.calibration.curves import write_curve
 
     manifest = fitted.bundle.manifest
-    drawn = [] if fitted.choice is None else [fitted.choice.curve()]
+    drawn = [item.curve() for item in (fitted.choice, dimension) if item is not None]
     curves = [path for curve in drawn for path in write_curve(curve, output)]
     if options.json != "-":
         print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB): {manifest.clusters} clusters")
@@ -411,6 +435,7 @@ def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
             "stability_ari": fitted.stability.restarts,
             "stability": fitted.stability.to_json(),
             "clusters_chosen": None if fitted.choice is None else fitted.choice.to_json(),
+            "latents_chosen": None if dimension is None else dimension.to_json(),
             "curves": [str(path) for path in curves],
             "shares": [float(s) for s in fitted.clustering.shares],
             "agreement": {
