@@ -73,7 +73,6 @@ class Found:
             "stability": self.stability.to_json(),
             "mean_squared_distance": clustering.inertia,
             "converged": clustering.converged,
-            "shares": [round(float(share), 5) for share in clustering.shares],
         }
 
 

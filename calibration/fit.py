@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
+from aeseg_edge.errors import CalibrationError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Entry, Manifest
 from aeseg_edge.segmenter import Segmenter
@@ -24,11 +25,12 @@ from aeseg_edge.segmenter import Segmenter
 from .agreement import Agreement, gate, measure_agreement
 from .balance import BALANCES
 from .choose import Choice
-from .clustering import METHODS, Clustering
+from .clustering import METHODS, Clustering, reordered
 from .codebooks import find_codebook
 from .frames import split_for_agreement
 from .graph import attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, draw_samples
+from .matching import Matched, encoder_of, encoder_shift, match_codebooks
 from .ranges import quantize_for_cpu, quantize_for_tensorrt
 from .settings import FitSettings as FitSettings
 from .stability import Stability
@@ -66,6 +68,7 @@ class Fitted:
         agreements: By (precision, backend), against fp32.
         below: Those under the gate.
         choice: How the number of clusters was chosen; None where it was given.
+        matched: Which clusters kept an older bundle's names; None where names are fresh.
     """
 
     bundle: Bundle
@@ -74,6 +77,7 @@ class Fitted:
     agreements: Mapping[tuple[str, str], Agreement]
     below: Mapping[tuple[str, str], Agreement]
     choice: Choice | None = None
+    matched: Matched | None = None
 
 
 def fit_bundle(
@@ -88,6 +92,7 @@ def fit_bundle(
     provenance: Mapping[str, Any] | None = None,
     region: NDArray[np.uint8] | None = None,
     centre: bool = True,
+    names_from: Bundle | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit centres and ranges, make every graph, measure agreement, build the bundle.
@@ -103,16 +108,22 @@ def fit_bundle(
         provenance: For the manifest.
         region: uint8 [H, W] region of interest; latents outside do not count.
         centre: Subtract the mean latent from the encoder (once, when it is exported).
+        names_from: Its names, colours, merges and void go to the clusters near its own; with
+            ``centre`` the latents are then centred as its are. None for fresh names.
         progress: Called with a stage and its fraction.
 
     Raises:
-        CalibrationError: If the frames are too few or too alike for what is asked.
+        CalibrationError: If the frames are too few or too alike for what is asked, or
+            ``names_from`` has another encoder.
     """
     tell = progress or (lambda stage, fraction: None)
     ranges_on, check_on = split_for_agreement(
         frames, settings.calibration_frames, settings.agreement_frames
     )
     session = EncoderSession(encoder, threads=settings.threads)
+    shift = None
+    if names_from is not None:
+        shift = _shift(names_from, session, frames, centre, settings.threads)
     samples = draw_samples(
         session,
         frames,
@@ -123,13 +134,17 @@ def fit_bundle(
     )
     mean = np.zeros(spec.latent_dim)
     if centre:
-        mean = samples.latents.mean(axis=0, dtype=np.float64)
+        mean = samples.latents.mean(axis=0, dtype=np.float64) if shift is None else shift
         encoder = centre_latents(encoder, mean)
         samples = samples.centred(mean)
     found = find_codebook(
         session, frames, samples, settings, mean=mean, region=region, progress=tell
     )
-    clustering = found.clustering
+    clustering, codebook, matched = found.clustering, found.codebook, None
+    if names_from is not None:
+        matched = match_codebooks(names_from.codebook, codebook)
+        clustering, codebook = reordered(clustering, matched.order), matched.codebook
+        _log.info("%d of %d clusters keep their names", matched.count, codebook.clusters)
 
     chosen = [frames[i] for i in ranges_on]
     encoders = {
@@ -157,7 +172,7 @@ def fit_bundle(
         output_stride=spec.output_stride,
         multiple=multiple,
         latent_dim=spec.latent_dim,
-        clusters=found.codebook.clusters,
+        clusters=codebook.clusters,
         classes=(),
         method=clustering.method,
         entries=tuple(
@@ -168,6 +183,8 @@ def fit_bundle(
             **(training or {}),
             "calibration": {
                 **found.to_json(),
+                "shares": [round(float(share), 5) for share in clustering.shares],
+                **({} if matched is None else {"names": matched.to_json()}),
                 "seed": settings.seed,
                 "frames": len(frames),
                 "range_frames": len(ranges_on),
@@ -176,7 +193,7 @@ def fit_bundle(
         },
         provenance=dict(provenance or {}),
     )
-    draft = Bundle.build(manifest, found.codebook, graphs, region=region)
+    draft = Bundle.build(manifest, codebook, graphs, region=region)
     agreements = compare_entries(
         draft, [frames[i] for i in check_on], threads=settings.threads, progress=progress
     )
@@ -196,7 +213,7 @@ def fit_bundle(
     bundle = Bundle.build(
         replace(draft.manifest, entries=entries), draft.codebook, graphs, region=region
     )
-    return Fitted(bundle, clustering, found.stability, agreements, below, found.choice)
+    return Fitted(bundle, clustering, found.stability, agreements, below, found.choice, matched)
 
 
 def compare_entries(
@@ -253,6 +270,7 @@ def recalibrate(
     settings: FitSettings,
     *,
     provenance: Mapping[str, Any] | None = None,
+    names_from: Bundle | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit new centres and ranges for a bundle on other footage, without torch.
@@ -262,6 +280,7 @@ def recalibrate(
         frames: uint8 [H, W, C] each, at the graph's size.
         settings: See ``FitSettings``.
         provenance: Of the new footage, for the manifest.
+        names_from: Whose names to keep, see ``fit_bundle``; may be ``bundle`` itself.
         progress: Called with a stage and its fraction.
 
     Raises:
@@ -281,8 +300,33 @@ def recalibrate(
         provenance={**manifest.provenance, **(provenance or {})},
         region=bundle.region,
         centre=False,
+        names_from=names_from,
         progress=progress,
     )
+
+
+def _shift(
+    names_from: Bundle,
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    centre: bool,
+    threads: int | None,
+) -> NDArray[np.float64]:
+    """Give how far the latents lie from the older bundle's, before any work is lost."""
+    if names_from.codebook.centres is None:
+        raise CalibrationError(
+            f"the old codebook ({names_from.codebook.method}) has no centres to compare with",
+            fix="Names carry over between kmeans, spherical and gmm codebooks; use "
+            "--names-from none.",
+        )
+    shift = encoder_shift(EncoderSession(encoder_of(names_from), threads=threads), session, frames)
+    if not centre and shift.any():
+        raise CalibrationError(
+            "the latents of the two bundles are centred differently, so that centres are not "
+            "comparable",
+            fix="Export both from the checkpoint: aeseg export NAME.train --names-from OLD.aeseg.",
+        )
+    return shift
 
 
 def settings_of(manifest: Manifest) -> dict[str, Any]:

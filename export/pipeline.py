@@ -218,6 +218,7 @@ def export_bundle(
     reduce_to: Wanted | None = None,
     max_frames: int = 600,
     region: NDArray[np.uint8] | None = None,
+    names_from: Bundle | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Make a bundle from a checkpoint again, at another size or with other clusters.
@@ -232,6 +233,8 @@ def export_bundle(
         reduce_to: Latent channels to keep, or ``auto``; all when None. The checkpoint stays.
         max_frames: Budget, with ``sources``.
         region: Region of interest, uint8 [h, w]; as trained when None.
+        names_from: An earlier bundle of this checkpoint, whose names, colours, merges and void
+            go to the clusters near its own; None for fresh names.
         progress: Called with a stage, its fraction and a note.
 
     Raises:
@@ -280,6 +283,7 @@ def export_bundle(
         provenance,
         load_region(folder) if region is None else region,
         tell,
+        names_from=names_from,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
@@ -314,6 +318,8 @@ def _finish(
     provenance: Mapping[str, Any],
     region: NDArray[np.uint8] | None,
     tell: Progress,
+    *,
+    names_from: Bundle | None = None,
 ) -> Fitted:
     autoencoder.eval()
     tell("exporting", 0.0, "")
@@ -337,6 +343,7 @@ def _finish(
         training=training,
         provenance=provenance,
         region=inside,
+        names_from=names_from,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
 

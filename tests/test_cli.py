@@ -17,6 +17,7 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
 from aeseg_edge import __version__  # noqa: E402
+from aeseg_edge.bundle import Bundle  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.cli.main import build_parser  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
@@ -276,6 +277,24 @@ def test_calibrate_chooses_the_number_of_clusters_and_writes_the_curve(
     assert f"curve: {tmp_path / 'a.clusters.json'}" in told
     assert main(["info", str(output)]) == 0
     assert "stability between halves of the footage: ARI" in capsys.readouterr().out
+
+
+def test_calibrate_keeps_the_names_unless_told_otherwise(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    named = tmp_path / "named.aeseg"
+    assert main(["name", str(v1_bundle), "0=road", "-o", str(named)]) == 0
+    command = ["calibrate", str(named), str(street / "images"), "--restarts", "2"]
+    for options, names in (([], True), (["--names-from", "none"], False)):
+        output = tmp_path / "out.aeseg"
+        capsys.readouterr()
+        assert main([*command, "-o", str(output), "--threads", "1", *options]) == 0
+        assert ("clusters keep their names" in capsys.readouterr().out) == names
+        calibration = Bundle.open(output).manifest.training["calibration"]
+        assert ("names" in calibration) == names
+    missing = ["--names-from", str(tmp_path / "gone.aeseg")]
+    assert main([*command, "-o", str(output), *missing]) == 1
+    assert "gone.aeseg: there is no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["auto:9-4", "auto:4", "some", "0"])

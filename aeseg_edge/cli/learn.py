@@ -24,6 +24,7 @@ from aeseg_edge.cli.options import (
 from aeseg_edge.errors import MissingDependency
 
 if TYPE_CHECKING:
+    from aeseg_edge.bundle import Bundle
     from aeseg_edge.calibration.fit import FitSettings, Fitted
     from aeseg_edge.export.dimension import DimensionChoice
 
@@ -127,6 +128,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     export.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(export, as_before="as trained")
+    _add_names(export, "default: none")
     _add_graph(export, as_before="as trained")
     add_json(export)
 
@@ -143,6 +145,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(calibrate, as_before="as in the bundle")
+    _add_names(calibrate, "default: those of the bundle itself; none for fresh names")
     add_json(calibrate)
 
 
@@ -199,6 +202,15 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=positive)
+
+
+def _add_names(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--names-from",
+        metavar="OLD.aeseg",
+        help="names, colours, merges and void of an earlier bundle of the same encoder go to the "
+        f"clusters near its own ({default})",
+    )
 
 
 def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
@@ -332,6 +344,7 @@ def _export(options: argparse.Namespace) -> int:
 
     output = check_output(options.output, ".aeseg")
     settings = _fit_settings(options, pipeline.remembered_fit(options.folder))
+    names = _names(options, None)
     with Progress() as progress:
         trained = pipeline.export_bundle(
             options.folder,
@@ -341,6 +354,7 @@ def _export(options: argparse.Namespace) -> int:
             output_stride=options.output_stride,
             fit=settings,
             reduce_to=options.latent_dim,
+            names_from=names,
             max_frames=options.max_frames,
             region=read_mask(options.roi),
             progress=progress.update,
@@ -359,6 +373,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     manifest = bundle.manifest
     fit = _import_fit()
     settings = _fit_settings(options, fit.settings_of(manifest))
+    names = _names(options, bundle)
 
     geometry = manifest.geometry
     with Progress() as progress:
@@ -381,11 +396,30 @@ def _calibrate(options: argparse.Namespace) -> int:
             list(footage.frames),
             settings,
             provenance={"calibration_footage": [str(source) for source in options.sources]},
+            names_from=names,
             progress=progress.update,
         )
     fitted.bundle.write(output)
     _report(fitted, output, options)
     return 0
+
+
+def _names(options: argparse.Namespace, own: Bundle | None) -> Bundle | None:
+    """Open the bundle whose names are to be kept; None for fresh names."""
+    from aeseg_edge.bundle import Bundle
+
+    if options.names_from == "none":
+        return None
+    if options.names_from is not None:
+        return Bundle.open(options.names_from)
+    if own is not None and own.codebook.centres is None:
+        _log.warning(
+            "the codebook of %s (%s) has no centres: clusters get fresh names",
+            options.bundle,
+            own.codebook.method,
+        )
+        return None
+    return own
 
 
 def _stability(fitted: Fitted) -> str:
@@ -417,6 +451,8 @@ def _report(
     if options.json != "-":
         print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB): {manifest.clusters} clusters")
         print(f"  stability (ARI): {_stability(fitted)}")
+        if fitted.matched is not None:
+            print(f"  {fitted.matched.count} of {manifest.clusters} clusters keep their names")
         for path in curves:
             print(f"  curve: {path}")
         for line in entries_table(manifest):
@@ -434,6 +470,7 @@ def _report(
             "clusters": manifest.clusters,
             "stability_ari": fitted.stability.restarts,
             "stability": fitted.stability.to_json(),
+            "names": None if fitted.matched is None else fitted.matched.to_json(),
             "clusters_chosen": None if fitted.choice is None else fitted.choice.to_json(),
             "latents_chosen": None if dimension is None else dimension.to_json(),
             "curves": [str(path) for path in curves],
