@@ -10,7 +10,7 @@ shift everything by half a pixel of its input at every stage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -40,11 +40,14 @@ class AutoencoderConfig:
         arch: A key of ``ARCHITECTURES``.
         latent_dim: Latent channels D, 1..1024: how fine the segmentation can be.
         channels: Image channels C, 1..16.
+        trained_dim: Latent channels in training, where they were reduced to ``latent_dim``
+            afterwards (see dimension.py); the decoder then starts with the way back.
     """
 
     arch: str = "edge"
     latent_dim: int = 32
     channels: int = 3
+    trained_dim: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values no network can be built from."""
@@ -57,6 +60,11 @@ class AutoencoderConfig:
             raise UsageError(
                 f"latent dimension {self.latent_dim} is not within 1..1024",
                 fix="Use 16 to 64 for most footage.",
+            )
+        if not self.latent_dim <= (self.trained_dim or self.latent_dim) <= 1024:
+            raise UsageError(
+                f"{self.latent_dim} latent channels are no reduction of {self.trained_dim}",
+                fix="Reduce to fewer channels than were trained.",
             )
         if not 1 <= self.channels <= 16:
             raise UsageError(
@@ -96,7 +104,7 @@ class Autoencoder(nn.Module):
         config: AutoencoderConfig,
         trunk: nn.Module,
         project: nn.Conv2d,
-        decoder: nn.Module,
+        decoder: nn.Sequential,
         *,
         stride: int,
         multiple: int,
@@ -250,14 +258,47 @@ def build_autoencoder(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        if config.arch == "lite":
-            return _lite(config, pretrained=pretrained)
-        if pretrained:
+        if pretrained and config.arch != "lite":
             raise UsageError(
                 f"there are no pretrained weights for {config.arch}",
                 fix="Use --arch lite, or train from scratch.",
             )
-        return builders[config.arch](config)
+
+        def build(wanted: AutoencoderConfig) -> Autoencoder:
+            if wanted.arch == "lite":
+                return _lite(wanted, pretrained=pretrained)
+            return builders[wanted.arch](wanted)
+
+        if config.trained_dim is None:
+            return build(config)
+        wide = replace(config, latent_dim=config.trained_dim, trained_dim=None)
+        return narrow(build(wide), config.latent_dim)
+
+
+def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
+    """Give an autoencoder fewer latent channels; the weights between are still to be set.
+
+    Args:
+        autoencoder: Taken apart.
+        latent_dim: The new D.
+
+    Returns:
+        Its trunk, a projection to ``latent_dim``, and a decoder that starts with a 1x1
+        convolution (with bias) back to as many channels as were trained. What else latents had
+        to tell in training is left out.
+    """
+    config = autoencoder.config
+    trained = config.trained_dim or config.latent_dim
+    decoder = autoencoder.decoder if config.trained_dim is None else autoencoder.decoder[1]
+    return Autoencoder(
+        replace(config, latent_dim=latent_dim, trained_dim=trained),
+        autoencoder.trunk,
+        nn.Conv2d(autoencoder.project.in_channels, latent_dim, 1),
+        nn.Sequential(nn.Conv2d(latent_dim, trained, 1), decoder),
+        stride=autoencoder.stride,
+        multiple=autoencoder.multiple,
+        activation=autoencoder.decoder_activation,
+    )
 
 
 def _shallow(config: AutoencoderConfig) -> Autoencoder:

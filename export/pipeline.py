@@ -22,6 +22,8 @@ from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
 from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
+from .dimension import TRAINED as TRAINED
+from .dimension import DimensionChoice, Wanted, reduce_latents
 from .efficientnet import ORIGIN
 from .footage import Footage, gather
 from .graph import export_encoder
@@ -41,6 +43,9 @@ Progress = Callable[[str, float, str], None]
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
+REMEMBERED = ("clusters", "cluster_range", "clustering", "covariance", "balance")
+"""What a later export takes over from the training where it is told nothing else."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -54,6 +59,7 @@ class TrainOptions:
         output_stride: Label stride s; half the encoder's stride when None.
         training: Loss, optimiser, length.
         fit: Clusters and ranges.
+        reduce_to: Latent channels to keep after training, or ``auto``; None for all.
         max_frames: Budget of footage frames.
         keep_frames: Keep a sample of the frames beside the checkpoint.
         fresh: Start again although a checkpoint is there.
@@ -67,6 +73,7 @@ class TrainOptions:
     output_stride: int | None = None
     training: TrainSettings = field(default_factory=TrainSettings)
     fit: FitSettings = field(default_factory=FitSettings)
+    reduce_to: Wanted | None = None
     max_frames: int = 600
     keep_frames: bool = True
     fresh: bool = False
@@ -84,6 +91,7 @@ class Trained:
         footage: The frames used; None for an export from a checkpoint.
         history: One record an epoch; empty for an export from a checkpoint.
         folder: The checkpoint.
+        dimension: How latent channels were reduced; None where they were not.
     """
 
     fitted: Fitted
@@ -91,6 +99,7 @@ class Trained:
     footage: Footage | None
     history: Sequence[EpochRecord]
     folder: Path
+    dimension: DimensionChoice | None = None
 
 
 def train_folder(output: Path) -> Path:
@@ -147,7 +156,7 @@ def train_bundle(
     tell("footage", 1.0, "")
     _log.info("footage: %s", footage.report.summary())
     frames = _all_frames(footage)
-    _check_clusters(options.fit.clusters, frames, autoencoder.stride)
+    _check_clusters(options.fit.fewest_clusters, frames, autoencoder.stride)
     if options.keep_frames:
         save_frames(folder, _evenly(frames, KEPT_FRAMES))
     else:
@@ -175,13 +184,15 @@ def train_bundle(
         objective=objective,
         progress=lambda at: tell("training", at.fraction, _note(at)),
     )
+    autoencoder, dimension = _reduced(autoencoder, frames, options.reduce_to, options.fit)
     summary = {
         "arch": options.model.arch,
-        "latent_dim": options.model.latent_dim,
+        "latent_dim": autoencoder.config.latent_dim,
         "settings": asdict(options.training),
         "frames": len(footage.frames),
         "held_out": len(footage.held_out),
         **result.to_json(),
+        **_told(dimension),
         "trained_with": f"aeseg_edge {__version__}",
     }
     provenance = {
@@ -202,7 +213,7 @@ def train_bundle(
             "output_stride": output_stride,
             "training": summary,
             "provenance": provenance,
-            "fit": {"clusters": options.fit.clusters, "clustering": options.fit.clustering},
+            "fit": {name: getattr(options.fit, name) for name in REMEMBERED},
         },
     )
     save_region(folder, options.region)
@@ -219,7 +230,7 @@ def train_bundle(
     )
     fitted = _with_preview(fitted, frames if options.keep_frames else None)
     fitted.bundle.write(output)
-    return Trained(fitted, autoencoder, footage, result.history, folder)
+    return Trained(fitted, autoencoder, footage, result.history, folder, dimension)
 
 
 def export_bundle(
@@ -230,8 +241,10 @@ def export_bundle(
     image_size: tuple[int, int] | None = None,
     output_stride: int | None = None,
     fit: FitSettings | None = None,
+    reduce_to: Wanted | None = None,
     max_frames: int = 600,
     region: NDArray[np.uint8] | None = None,
+    names_from: Bundle | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Make a bundle from a checkpoint again, at another size or with other clusters.
@@ -243,8 +256,11 @@ def export_bundle(
         image_size: Width, height; as trained when None.
         output_stride: Label stride; as trained when None.
         fit: Clusters and ranges; number and kind of clusters as trained when None.
+        reduce_to: Latent channels to keep, or ``auto``; all when None. The checkpoint stays.
         max_frames: Budget, with ``sources``.
         region: Region of interest, uint8 [h, w]; as trained when None.
+        names_from: An earlier bundle of this checkpoint, whose names, colours, merges and void
+            go to the clusters near its own; None for fresh names.
         progress: Called with a stage, its fraction and a note.
 
     Raises:
@@ -281,20 +297,23 @@ def export_bundle(
         kept = False
     else:
         frames = resize_frames(load_frames(folder), size)
+    fit = fit or FitSettings(**remembered_fit(folder))
+    autoencoder, dimension = _reduced(autoencoder, frames, reduce_to, fit)
     fitted = _finish(
         autoencoder,
         frames,
         geometry,
         stride,
-        fit or FitSettings(**remembered_fit(folder)),
-        meta["training"],
+        fit,
+        {**meta["training"], **_told(dimension)},
         provenance,
         load_region(folder) if region is None else region,
         tell,
+        names_from=names_from,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
-    return Trained(fitted, autoencoder, None, (), folder)
+    return Trained(fitted, autoencoder, None, (), folder, dimension)
 
 
 def remembered_fit(folder: Path) -> dict[str, Any]:
@@ -304,12 +323,15 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
         folder: ``NAME.train``.
 
     Returns:
-        ``clusters`` and ``clustering``, for ``FitSettings``.
+        The settings of ``REMEMBERED``, for ``FitSettings``; fewer from older trainings.
 
     Raises:
         TrainingError: If the checkpoint is missing or damaged.
     """
-    return dict(load_model(folder)[1].get("fit", {}))
+    told = dict(load_model(folder)[1].get("fit", {}))
+    if told.get("cluster_range") is not None:
+        told["cluster_range"] = tuple(told["cluster_range"])
+    return told
 
 
 def _finish(
@@ -322,6 +344,8 @@ def _finish(
     provenance: Mapping[str, Any],
     region: NDArray[np.uint8] | None,
     tell: Progress,
+    *,
+    names_from: Bundle | None = None,
 ) -> Fitted:
     autoencoder.eval()
     tell("exporting", 0.0, "")
@@ -345,8 +369,22 @@ def _finish(
         training=training,
         provenance=provenance,
         region=inside,
+        names_from=names_from,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
+
+
+def _reduced(
+    autoencoder: Autoencoder, frames: NDArray[np.uint8], to: Wanted | None, fit: FitSettings
+) -> tuple[Autoencoder, DimensionChoice | None]:
+    return (autoencoder, None) if to is None else reduce_latents(autoencoder, frames, to, fit)
+
+
+def _told(dimension: DimensionChoice | None) -> dict[str, Any]:
+    """Give what the manifest says of the latent channels, where they were reduced."""
+    if dimension is None:
+        return {}
+    return {"latent_dim": dimension.chosen, "reduced_from": dimension.trained}
 
 
 def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> None:

@@ -302,8 +302,11 @@ class _Run:
         settings = asdict(self.settings)
         # Another number of threads changes the last bits of a sum and nothing else.
         del settings["threads"]
+        network = asdict(self.autoencoder.config)
+        # Channels are reduced after training, never before or within it.
+        del network["trained_dim"]
         return {
-            **asdict(self.autoencoder.config),
+            **network,
             "image size": f"{frames.shape[2]}x{frames.shape[1]}",
             **settings,
             "arithmetic": self.arithmetic,
