@@ -173,6 +173,30 @@ def fit_labels(
     return np.asarray(resized, np.uint8)
 
 
+def fit_picture(
+    picture: NDArray[np.uint8], geometry: Geometry, height: int, width: int
+) -> NDArray[np.uint8]:
+    """Bring a picture of the graph's input size back to the frame's own size.
+
+    Args:
+        picture: uint8 [height, width, C] at the graph's size.
+        geometry: The graph's sizes.
+        height: Rows of the frame.
+        width: Columns of the frame.
+
+    Returns:
+        uint8 [height, width, C], a new array; bars are cut off.
+    """
+    cv2 = import_cv2()
+    top, left, rows, columns = geometry.box(height, width)
+    inside = picture[top : top + rows, left : left + columns]
+    shrinks = height < rows or width < columns
+    sized = cv2.resize(
+        inside, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return np.array(sized, np.uint8).reshape(height, width, picture.shape[2])
+
+
 def _cells(size: int, start: int, length: int, cells: int, total: int) -> NDArray[np.intp]:
     """Label cell of each pixel along one axis of a letterboxed frame."""
     centres = (np.arange(size) + 0.5) * length / size + start

@@ -24,6 +24,7 @@ from aeseg_edge.segmenter import Segmenter
 
 from .agreement import Agreement, gate, measure_agreement
 from .clustering import MAX_CLUSTERS, METHODS, Clustering, cluster, codebook_from
+from .decoding import attach_decoder
 from .frames import split_for_agreement
 from .graph import attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, sample_latents
@@ -321,7 +322,7 @@ def recalibrate(
     """
     manifest = bundle.manifest
     encoder = detach_head(onnx.load_from_string(bundle.graph(*REFERENCE)))
-    return fit_bundle(
+    fitted = fit_bundle(
         encoder,
         frames,
         spec=manifest.spec,
@@ -334,6 +335,11 @@ def recalibrate(
         centre=False,
         progress=progress,
     )
+    if (decoder := bundle.decoder) is None:
+        return fitted
+    # The encoder is as it was, and so its decoder; means and errors are the new footage's.
+    drawn = attach_decoder(fitted.bundle, decoder.graph, frames, threads=settings.threads)
+    return replace(fitted, bundle=drawn)
 
 
 def _with_agreement(

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge import __version__
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
+from aeseg_edge.calibration.decoding import attach_decoder
+from aeseg_edge.calibration.fit import REFERENCE, FitSettings, Fitted, fit_bundle
 from aeseg_edge.errors import AesegError, CalibrationError, FootageError
 from aeseg_edge.geometry import Geometry, import_cv2
 from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
 from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
+from .decoder_graph import export_decoder, folded_mean
 from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress
@@ -55,6 +58,7 @@ class TrainOptions:
         keep_frames: Keep a sample of the frames beside the checkpoint.
         fresh: Start again although a checkpoint is there.
         region: Region of interest, uint8 [h, w], or None; goes into the bundle.
+        decoder: Put the decoder into the bundle.
         provenance: What is known of origin and licence of the footage.
     """
 
@@ -68,6 +72,7 @@ class TrainOptions:
     keep_frames: bool = True
     fresh: bool = False
     region: NDArray[np.uint8] | None = None
+    decoder: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -190,6 +195,7 @@ def train_bundle(
         provenance,
         options.region,
         tell,
+        decoder=options.decoder,
     )
     fitted = _with_preview(fitted, frames if options.keep_frames else None)
     fitted.bundle.write(output)
@@ -206,6 +212,7 @@ def export_bundle(
     fit: FitSettings | None = None,
     max_frames: int = 600,
     region: NDArray[np.uint8] | None = None,
+    decoder: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
     """Make a bundle from a checkpoint again, at another size or with other clusters.
@@ -219,6 +226,7 @@ def export_bundle(
         fit: Clusters and ranges; number and kind of clusters as trained when None.
         max_frames: Budget, with ``sources``.
         region: Region of interest, uint8 [h, w]; as trained when None.
+        decoder: Put the decoder into the bundle.
         progress: Called with a stage, its fraction and a note.
 
     Raises:
@@ -265,6 +273,7 @@ def export_bundle(
         provenance,
         load_region(folder) if region is None else region,
         tell,
+        decoder=decoder,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
@@ -296,13 +305,15 @@ def _finish(
     provenance: Mapping[str, Any],
     region: NDArray[np.uint8] | None,
     tell: Progress,
+    *,
+    decoder: bool,
 ) -> Fitted:
     autoencoder.eval()
     tell("exporting", 0.0, "")
     encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
     tell("exporting", 1.0, "")
     inside = None if region is None else frame_region(region, geometry)
-    return fit_bundle(
+    fitted = fit_bundle(
         encoder,
         list(frames),
         spec=GraphSpec(
@@ -321,6 +332,18 @@ def _finish(
         region=inside,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
+    if not decoder:
+        return fitted
+    deployed = onnx.load_from_string(fitted.bundle.graph(*REFERENCE))
+    drawing = export_decoder(autoencoder, folded_mean(encoder, deployed))
+    bundle = attach_decoder(
+        fitted.bundle,
+        drawing.SerializeToString(),
+        list(frames),
+        threads=fit.threads,
+        progress=lambda fraction: tell("decoder", fraction, ""),
+    )
+    return replace(fitted, bundle=bundle)
 
 
 def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> None:
@@ -363,6 +386,7 @@ def _with_preview(fitted: Fitted, frames: NDArray[np.uint8] | None) -> Fitted:
             bundle.graphs,
             preview=data.tobytes(),
             region=bundle.region,
+            decoder=bundle.decoder,
         ),
     )
 

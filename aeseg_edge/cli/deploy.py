@@ -62,7 +62,14 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "http://127.0.0.1:8080 (live page) (repeatable; {source} makes one for each source)",
     )
     add_runner(run)
-    run.add_argument("--view", choices=("overlay", "mask", "both"), default="overlay")
+    run.add_argument(
+        "--view",
+        choices=("overlay", "mask", "both", "decoded", "error"),
+        default="overlay",
+        help="decoded: each latent replaced by its cluster's mean and drawn by the decoder; "
+        "error: reconstruction error as a heat map, also a figure a line in json:FILE (both "
+        "need a bundle made with --with-decoder, and run on ONNX Runtime)",
+    )
     run.add_argument("--alpha", type=share, default=0.5, help="strength of the colours, 0..1")
     run.add_argument("--no-legend", action="store_true", help="leave the legend out")
     run.add_argument("--roi", metavar="MASK", help="picture whose white part is segmented")
@@ -114,7 +121,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from aeseg_edge.bundle import Bundle
     from aeseg_edge.delivery import Routed
-    from aeseg_edge.io.sinks import open_sinks
+    from aeseg_edge.io.sinks import needs_decoder, open_sinks
     from aeseg_edge.loop import CameraLoop
     from aeseg_edge.segmenter import Segmenter
     from aeseg_edge.signals import stop_on_signals
@@ -133,6 +140,7 @@ def _run(options: argparse.Namespace) -> int:
             threads=options.threads,
             roi=roi,
             smooth=options.smooth,
+            decoder=any(needs_decoder(uri, options.view) for uri in options.output),
             cache_dir=options.cache_dir,
         ) as segmenter,
         stop_on_signals() as stop,
@@ -300,6 +308,12 @@ def _info(options: argparse.Namespace) -> int:
             f"codebook {manifest.clusters} clusters ({manifest.method}), "
             f"{len(manifest.classes)} classes"
         )
+        if (decoder := manifest.decoder) is not None:
+            size_mb = manifest.files[decoder.graph].size / 1e6
+            print(
+                f"decoder  {size_mb:.2f} MB; reconstruction error of {decoder.frames} frames: "
+                f"median {decoder.median:.1f}, p99 {decoder.p99:.1f} grey levels"
+            )
         print("graphs")
         for line in entries_table(manifest):
             print(f"  {line}")

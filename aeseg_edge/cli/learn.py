@@ -92,6 +92,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument("--footage-licence", metavar="TEXT", help="noted in the bundle")
     _add_fit(train)
     _add_graph(train)
+    _add_decoder(train)
     add_json(train)
 
     export = add_verb(
@@ -114,6 +115,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     export.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(export, as_before="as trained")
     _add_graph(export, as_before="as trained")
+    _add_decoder(export)
     add_json(export)
 
     calibrate = add_verb(
@@ -177,6 +179,14 @@ def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
         metavar="MASK",
         help="picture whose white part is segmented; goes into the bundle"
         + (f" (default: {as_before})" if as_before else ""),
+    )
+
+
+def _add_decoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--with-decoder",
+        action="store_true",
+        help="put the decoder into the bundle: aeseg run --view decoded and --view error",
     )
 
 
@@ -244,6 +254,7 @@ def _train(options: argparse.Namespace) -> int:
         keep_frames=not options.no_keep_frames,
         fresh=options.fresh,
         region=read_mask(options.roi),
+        decoder=options.with_decoder,
         provenance=provenance,
     )
     with Progress() as progress:
@@ -273,6 +284,7 @@ def _export(options: argparse.Namespace) -> int:
             fit=settings,
             max_frames=options.max_frames,
             region=read_mask(options.roi),
+            decoder=options.with_decoder,
             progress=progress.update,
         )
     _report(trained.fitted, output, options)
