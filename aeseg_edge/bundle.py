@@ -25,7 +25,7 @@ from aeseg_edge.codebook import Codebook
 from aeseg_edge.decoder import DecoderParts
 from aeseg_edge.errors import BundleError, CodebookError
 from aeseg_edge.io.atomic import write_bytes
-from aeseg_edge.manifest import DecoderInfo, FileInfo, Manifest, validate_member_name
+from aeseg_edge.manifest import DecoderInfo, FileInfo, Manifest, Modality, validate_member_name
 
 MANIFEST = "manifest.json"
 SUFFIX = ".aeseg"
@@ -230,6 +230,17 @@ class Bundle:
             preview=self.preview,
             region=self.region,
             decoder=decoder,
+        )
+
+    def with_modalities(self, modalities: tuple[Modality, ...]) -> Bundle:
+        """Give a copy that says what the channels of its frames are."""
+        return Bundle.build(
+            replace(self.manifest, modalities=modalities),
+            self.codebook,
+            self.graphs,
+            preview=self.preview,
+            region=self.region,
+            decoder=self.decoder,
         )
 
     def with_decoder(self, decoder: DecoderParts) -> Bundle:

@@ -153,13 +153,15 @@ def as_bgr(image: Picture) -> Picture:
     """Give the three channels to draw on.
 
     Args:
-        image: uint8 [H, W, C]; grey is repeated, a fourth channel is left out.
+        image: uint8 [H, W, C]; grey is repeated, as the first of two channels is; what comes
+            after three channels is left out.
 
     Returns:
         uint8 [H, W, 3].
     """
-    if image.ndim == 2 or image.shape[2] == 1:
-        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    if image.ndim == 2 or image.shape[2] < 3:
+        first = image if image.ndim == 2 else image[..., 0]
+        return np.repeat(first[..., None], 3, axis=2)
     return np.ascontiguousarray(image[..., :3])
 
 

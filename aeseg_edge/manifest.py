@@ -59,6 +59,19 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Modality:
+    """One of several pictures that make a frame.
+
+    Attributes:
+        name: Such as ``visible`` or ``thermal``.
+        channels: 3 (blue, green, red) or 1 (grey).
+    """
+
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True)
 class DecoderInfo:
     """The decoder, where the bundle has one. Readers that do not know it leave it alone.
 
@@ -96,6 +109,7 @@ class Manifest:
         preview: Member path of a picture, or None.
         region: Member path of a region-of-interest mask (uint8 .npy), or None.
         decoder: What draws pictures from latents, or None.
+        modalities: What the frame's channels are, in their order; empty for one camera.
         training: Summary of how the weights were made.
         provenance: Origin and licence of weights and footage, as far as they are known.
         created_with: Package name and version.
@@ -116,6 +130,7 @@ class Manifest:
     preview: str | None = None
     region: str | None = None
     decoder: DecoderInfo | None = None
+    modalities: tuple[Modality, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     created_with: str = ""
@@ -217,6 +232,10 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
         preview=_optional(data.get("preview")),
         region=_optional(data.get("region")),
         decoder=_decoder(data.get("decoder")),
+        modalities=tuple(
+            Modality(str(item["name"]), _count(item["channels"]))
+            for item in data.get("modalities", ())
+        ),
         training=dict(data.get("training", {})),
         provenance=dict(data.get("provenance", {})),
         created_with=str(data.get("created_with", "")),
@@ -226,6 +245,11 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
         raise ValueError("strides do not divide")
     if manifest.geometry.height % manifest.multiple or manifest.geometry.width % manifest.multiple:
         raise ValueError(f"size is not a multiple of {manifest.multiple}")
+    if manifest.modalities:
+        total = sum(each.channels for each in manifest.modalities)
+        names = {each.name for each in manifest.modalities}
+        if total != manifest.geometry.channels or len(names) < len(manifest.modalities):
+            raise ValueError("modalities do not make the frame's channels")
     keys = [entry.key for entry in manifest.entries]
     if not keys or len(set(keys)) != len(keys):
         raise ValueError("entries are missing or repeated")

@@ -350,7 +350,11 @@ class Segmenter:
         from aeseg_edge.io.sources import open_source
 
         opened: Source = (
-            open_source(str(source), channels=self.manifest.geometry.channels)
+            open_source(
+                str(source),
+                channels=self.manifest.geometry.channels,
+                modalities=self.manifest.modalities,
+            )
             if isinstance(source, (str, Path))
             else source
         )

@@ -335,6 +335,8 @@ def recalibrate(
         centre=False,
         progress=progress,
     )
+    if manifest.modalities:
+        fitted = replace(fitted, bundle=fitted.bundle.with_modalities(manifest.modalities))
     if (decoder := bundle.decoder) is None:
         return fitted
     # The encoder is as it was, and so its decoder; means and errors are the new footage's.

@@ -20,6 +20,8 @@ from aeseg_edge.calibration.decoding import attach_decoder
 from aeseg_edge.calibration.fit import REFERENCE, FitSettings, Fitted, fit_bundle
 from aeseg_edge.errors import AesegError, CalibrationError, FootageError
 from aeseg_edge.geometry import Geometry, import_cv2
+from aeseg_edge.io.modalities import describe
+from aeseg_edge.manifest import Modality
 from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
@@ -28,6 +30,7 @@ from .decoder_graph import export_decoder, folded_mean
 from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress
+from .pairs import find_modalities
 from .region import frame_region, load_region, save_region
 from .settings import TrainSettings
 from .sizes import check_output_stride, resize_frames, round_size
@@ -110,7 +113,8 @@ def train_bundle(
     """Train on footage, calibrate, and write a bundle.
 
     Args:
-        sources: Videos, folders, globs, zips or images.
+        sources: Videos, folders, globs, zips or images; or ``pairs://`` alone, which decides
+            the number of channels.
         output: ``NAME.aeseg``; ``NAME.train`` is made beside it.
         options: See ``TrainOptions``.
         progress: Called with a stage, its fraction and a note.
@@ -122,6 +126,11 @@ def train_bundle(
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
+    modalities = find_modalities(sources)
+    if modalities:
+        channels = sum(each.channels for each in modalities)
+        options = replace(options, model=replace(options.model, channels=channels))
+        _log.info("frames are %s", describe(modalities))
     defaults = ARCHITECTURES[options.model.arch]
     autoencoder = build_autoencoder(options.model, seed=options.training.seed)
     size = round_size(
@@ -138,6 +147,7 @@ def train_bundle(
         resize=_resize(options.resize),
         max_frames=options.max_frames,
         seed=options.training.seed,
+        modalities=modalities,
         progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
     )
     tell("footage", 1.0, "")
@@ -182,6 +192,7 @@ def train_bundle(
             "training": summary,
             "provenance": provenance,
             "fit": {"clusters": options.fit.clusters, "clustering": options.fit.clustering},
+            "modalities": [asdict(each) for each in modalities],
         },
     )
     save_region(folder, options.region)
@@ -196,6 +207,7 @@ def train_bundle(
         options.region,
         tell,
         decoder=options.decoder,
+        modalities=modalities,
     )
     fitted = _with_preview(fitted, frames if options.keep_frames else None)
     fitted.bundle.write(output)
@@ -247,6 +259,7 @@ def export_bundle(
         meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
     )
     provenance = dict(meta["provenance"])
+    modalities = tuple(Modality(**each) for each in meta.get("modalities", ()))
     kept = True
     if sources:
         footage = gather(
@@ -255,6 +268,7 @@ def export_bundle(
             channels=geometry.channels,
             resize=_resize(geometry.resize),
             max_frames=max_frames,
+            modalities=modalities,
             progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
         )
         tell("footage", 1.0, "")
@@ -274,6 +288,7 @@ def export_bundle(
         load_region(folder) if region is None else region,
         tell,
         decoder=decoder,
+        modalities=modalities,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
@@ -307,6 +322,7 @@ def _finish(
     tell: Progress,
     *,
     decoder: bool,
+    modalities: tuple[Modality, ...],
 ) -> Fitted:
     autoencoder.eval()
     tell("exporting", 0.0, "")
@@ -332,6 +348,8 @@ def _finish(
         region=inside,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
+    if modalities:
+        fitted = replace(fitted, bundle=fitted.bundle.with_modalities(modalities))
     if not decoder:
         return fitted
     deployed = onnx.load_from_string(fitted.bundle.graph(*REFERENCE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING
 from aeseg_edge.cli.options import (
     Verbs,
     add_json,
+    add_modalities,
     add_runner,
     add_verb,
+    all_sources,
     entries_table,
     positive,
     read_mask,
@@ -23,6 +26,7 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import BackendError
+from aeseg_edge.io.modalities import describe
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from aeseg_edge.io.feed import Input
     from aeseg_edge.io.sink import Sink
     from aeseg_edge.io.web.sink import Live
+    from aeseg_edge.manifest import Manifest
     from aeseg_edge.segmenter import Segmenter
 
 
@@ -45,11 +50,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "source",
-        nargs="+",
+        nargs="*",
         help="video, image, folder, glob, camera number, v4l2:///dev/video0?size=1280x720&fps=30, "
         "csi://0, rtsp://..., http://... (Motion JPEG), 'gst://... ! appsink', test://640x480@30; "
         "several share one engine",
     )
+    add_modalities(run)
     run.add_argument("-b", "--bundle", required=True, type=Path, help="the .aeseg file")
     run.add_argument(
         "-o",
@@ -127,6 +133,7 @@ def _run(options: argparse.Namespace) -> int:
     from aeseg_edge.signals import stop_on_signals
     from aeseg_edge.watchdog import Patience
 
+    sources = all_sources(options.source, options)
     roi = read_mask(options.roi)
     patience = Patience(stall=options.stall, restarts=options.restarts)
     bundle = Bundle.open(options.bundle)
@@ -146,7 +153,7 @@ def _run(options: argparse.Namespace) -> int:
         stop_on_signals() as stop,
         ExitStack() as undo,
     ):
-        inputs = _open_inputs(options, segmenter.manifest.geometry.channels, undo)
+        inputs = _open_inputs(sources, segmenter.manifest, undo, realtime=options.realtime)
         rates = [(each.name, each.source.fps) for each in inputs]
         live = _live(segmenter, options)
         sinks: list[Sink | Routed] = []
@@ -193,7 +200,7 @@ def _run(options: argparse.Namespace) -> int:
         {
             **totals.to_json(),
             **counters.to_json(),
-            "source": options.source[0] if len(options.source) == 1 else options.source,
+            "source": sources[0] if len(sources) == 1 else sources,
             "precision": entry.precision,
             "backend": segmenter.backend.name,
             "stopped_by_signal": stop.is_set(),
@@ -227,14 +234,22 @@ def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
     )
 
 
-def _open_inputs(options: argparse.Namespace, channels: int, undo: ExitStack) -> list[Input]:
+def _open_inputs(
+    sources: Sequence[str], manifest: Manifest, undo: ExitStack, *, realtime: bool
+) -> list[Input]:
     """Open every source, under names unlike each other."""
     from aeseg_edge.io.feed import Input
     from aeseg_edge.io.sources import open_source
 
     inputs: list[Input] = []
-    for uri in options.source:
-        reopen = partial(open_source, uri, channels=channels, realtime=options.realtime)
+    for uri in sources:
+        reopen = partial(
+            open_source,
+            uri,
+            channels=manifest.geometry.channels,
+            realtime=realtime,
+            modalities=manifest.modalities,
+        )
         source = reopen()
         undo.callback(source.close)
         name, count = source.name, 2
@@ -303,6 +318,8 @@ def _info(options: argparse.Namespace) -> int:
             f"input    {geometry.width}x{geometry.height}, {geometry.channels} channels, "
             f"{geometry.resize}; labels at 1/{manifest.output_stride}"
         )
+        if manifest.modalities:
+            print(f"frames   {describe(manifest.modalities)}")
         print(f"latents  {manifest.latent_dim} channels at 1/{manifest.stride}")
         print(
             f"codebook {manifest.clusters} clusters ({manifest.method}), "

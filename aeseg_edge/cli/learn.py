@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from aeseg_edge.cli.options import (
     Verbs,
     add_json,
+    add_modalities,
     add_verb,
+    all_sources,
     check_output,
     entries_table,
     positive,
@@ -19,7 +21,7 @@ from aeseg_edge.cli.options import (
     size,
     write_json,
 )
-from aeseg_edge.errors import MissingDependency
+from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.fit import FitSettings, Fitted
@@ -43,10 +45,11 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     train.add_argument(
         "sources",
-        nargs="+",
+        nargs="*",
         metavar="SOURCE",
         help="videos, folders of images, globs, zips of images",
     )
+    add_modalities(train)
     train.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     train.add_argument("--arch", choices=ARCHS, default="edge")
     train.add_argument(
@@ -62,7 +65,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="D",
         help="latent channels: how fine the segmentation can be (default 32)",
     )
-    train.add_argument("--channels", type=int, choices=(1, 3, 4), default=3)
+    train.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3, 4),
+        help="of the pictures (default 3, or those of --modalities)",
+    )
     train.add_argument("--resize", choices=("stretch", "letterbox"), default="stretch")
     train.add_argument("--loss", choices=("mse", "bce", "l1"), help="default: the architecture's")
     train.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
@@ -110,6 +118,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="footage; default: the frames kept beside the checkpoint",
     )
+    add_modalities(export)
     export.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     export.add_argument("--imgsz", type=size, metavar="WxH")
     export.add_argument("--max-frames", type=positive, default=600, metavar="N")
@@ -127,7 +136,8 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         example="aeseg calibrate street.aeseg night.mp4 --clusters 20 -o night.aeseg",
     )
     calibrate.add_argument("bundle", type=Path)
-    calibrate.add_argument("sources", nargs="+", metavar="SOURCE")
+    calibrate.add_argument("sources", nargs="*", metavar="SOURCE")
+    add_modalities(calibrate)
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(calibrate, as_before="as in the bundle")
@@ -227,6 +237,12 @@ def _train(options: argparse.Namespace) -> int:
     from aeseg_edge.export.autoencoder import AutoencoderConfig
     from aeseg_edge.export.settings import TrainSettings
 
+    sources = all_sources(options.sources, options)
+    if options.channels is not None and options.modalities is not None:
+        raise UsageError(
+            "--channels and --modalities exclude each other",
+            fix="Leave --channels out; state a modality's as thermal:1=DIR.",
+        )
     output = check_output(options.output, ".aeseg")
     training = TrainSettings.for_arch(
         options.arch,
@@ -244,7 +260,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
     settings = pipeline.TrainOptions(
-        model=AutoencoderConfig(options.arch, options.latent_dim, options.channels),
+        model=AutoencoderConfig(options.arch, options.latent_dim, options.channels or 3),
         image_size=options.imgsz,
         resize=options.resize,
         output_stride=options.output_stride,
@@ -258,7 +274,7 @@ def _train(options: argparse.Namespace) -> int:
         provenance=provenance,
     )
     with Progress() as progress:
-        trained = pipeline.train_bundle(options.sources, output, settings, progress=progress.update)
+        trained = pipeline.train_bundle(sources, output, settings, progress=progress.update)
     _report(trained.fitted, output, options)
     return 0
 
@@ -267,6 +283,8 @@ def _export(options: argparse.Namespace) -> int:
     pipeline = _import_pipeline()
     from aeseg_edge.cli.progress import Progress
 
+    both = options.sources or options.modalities is not None
+    sources = all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
     told = pipeline.remembered_fit(options.folder)
     settings = _fit_settings(
@@ -278,7 +296,7 @@ def _export(options: argparse.Namespace) -> int:
         trained = pipeline.export_bundle(
             options.folder,
             output,
-            sources=options.sources,
+            sources=sources,
             image_size=options.imgsz,
             output_stride=options.output_stride,
             fit=settings,
@@ -296,6 +314,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.footage import gather
 
+    sources = all_sources(options.sources, options)
     output = check_output(options.output, ".aeseg")
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
@@ -309,13 +328,14 @@ def _calibrate(options: argparse.Namespace) -> int:
     geometry = manifest.geometry
     with Progress() as progress:
         footage = gather(
-            options.sources,
+            sources,
             size=(geometry.width, geometry.height),
             channels=geometry.channels,
             resize="letterbox" if geometry.resize == "letterbox" else "stretch",
             max_frames=options.max_frames,
             holdout=0.0,
             seed=options.seed,
+            modalities=manifest.modalities,
             progress=lambda done, total, source: progress.update(
                 "footage", done / max(1, total), str(source)
             ),
@@ -326,7 +346,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             bundle,
             list(footage.frames),
             settings,
-            provenance={"calibration_footage": [str(source) for source in options.sources]},
+            provenance={"calibration_footage": [each.source for each in footage.report.sources]},
             progress=progress.update,
         )
     fitted.bundle.write(output)
