@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge import __version__
 from aeseg_edge.codebook import Codebook
+from aeseg_edge.decoder import DecoderParts
 from aeseg_edge.errors import BundleError, CodebookError
 from aeseg_edge.io.atomic import write_bytes
-from aeseg_edge.manifest import FileInfo, Manifest, validate_member_name
+from aeseg_edge.manifest import DecoderInfo, FileInfo, Manifest, Modality, validate_member_name
 
 MANIFEST = "manifest.json"
 SUFFIX = ".aeseg"
@@ -69,16 +70,18 @@ class Bundle:
         *,
         preview: bytes | None = None,
         region: NDArray[np.uint8] | None = None,
+        decoder: DecoderParts | None = None,
     ) -> Bundle:
         """Make a bundle in memory.
 
         Args:
             manifest: Its ``files``, ``codebook``, ``classes``, ``clusters``, ``method``,
-                ``preview`` and ``region`` are filled in here.
+                ``preview``, ``region`` and ``decoder`` are filled in here.
             codebook: The assignment.
             graphs: Member path -> serialised ONNX, for every path the entries name.
             preview: A JPEG or PNG to look at, or None.
             region: uint8 [H, W] at the graph's size, above 127 inside, or None.
+            decoder: What draws pictures from latents, or None.
 
         Raises:
             BundleError: If an entry names a graph that is not given.
@@ -99,6 +102,7 @@ class Bundle:
             members["preview.jpg"] = preview
         if region is not None:
             members["region.npy"] = _npy(region)
+        info = None if decoder is None else _add_decoder(members, decoder)
         files = {
             name: FileInfo(hashlib.sha256(data).hexdigest(), len(data))
             for name, data in members.items()
@@ -112,6 +116,7 @@ class Bundle:
             method=codebook.method,
             preview="preview.jpg" if preview is not None else None,
             region="region.npy" if region is not None else None,
+            decoder=info,
             created_with=f"aeseg_edge {__version__}",
         )
         # The reader's own checks decide what may be written.
@@ -191,11 +196,77 @@ class Bundle:
             raise BundleError(f"the region of interest is not uint8 {list(shape)}", fix=_DAMAGED)
         return array
 
+    @property
+    def decoder(self) -> DecoderParts | None:
+        """What draws pictures from latents, or None."""
+        info = self.manifest.decoder
+        if info is None:
+            return None
+        latents = None
+        if info.latents is not None:
+            latents = _load_npy(info.latents, self._members[info.latents])
+            shape = (self.manifest.clusters, self.manifest.latent_dim)
+            if latents.dtype != np.float32 or latents.shape != shape:
+                raise BundleError(
+                    f"the decoder's mean latents are not float32 {list(shape)}", fix=_DAMAGED
+                )
+        return DecoderParts(self._members[info.graph], latents, info.median, info.p99, info.frames)
+
     def with_codebook(self, codebook: Codebook) -> Bundle:
-        """Give a copy with other centres, names or colours; the graphs stay as they are."""
-        return Bundle.build(
-            self.manifest, codebook, self.graphs, preview=self.preview, region=self.region
+        """Give a copy with other centres, names or colours; the graphs stay as they are.
+
+        A decoder's mean latents belong to the clusters: they go where these change.
+        """
+        decoder = self.decoder
+        same = np.array_equal(codebook.weights, self.codebook.weights) and np.array_equal(
+            codebook.bias, self.codebook.bias
         )
+        if decoder is not None and not same:
+            decoder = replace(decoder, latents=None)
+        return Bundle.build(
+            self.manifest,
+            codebook,
+            self.graphs,
+            preview=self.preview,
+            region=self.region,
+            decoder=decoder,
+        )
+
+    def with_modalities(self, modalities: tuple[Modality, ...]) -> Bundle:
+        """Give a copy that says what the channels of its frames are."""
+        return Bundle.build(
+            replace(self.manifest, modalities=modalities),
+            self.codebook,
+            self.graphs,
+            preview=self.preview,
+            region=self.region,
+            decoder=self.decoder,
+        )
+
+    def with_decoder(self, decoder: DecoderParts) -> Bundle:
+        """Give a copy with a decoder, or with another one."""
+        return Bundle.build(
+            self.manifest,
+            self.codebook,
+            self.graphs,
+            preview=self.preview,
+            region=self.region,
+            decoder=decoder,
+        )
+
+
+def _add_decoder(members: dict[str, bytes], decoder: DecoderParts) -> DecoderInfo:
+    graph, latents = "decoder/fp32.onnx", "decoder/latents.npy"
+    members[graph] = decoder.graph
+    if decoder.latents is not None:
+        members[latents] = _npy(decoder.latents)
+    return DecoderInfo(
+        graph=graph,
+        latents=latents if decoder.latents is not None else None,
+        median=decoder.median,
+        p99=decoder.p99,
+        frames=decoder.frames,
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:

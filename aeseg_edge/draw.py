@@ -14,9 +14,13 @@ from aeseg_edge.errors import UsageError
 from aeseg_edge.geometry import Geometry, import_cv2
 
 if TYPE_CHECKING:
+    from aeseg_edge.decoder import Decoding
     from aeseg_edge.segmenter import Segmentation
 
 VIEWS = ("overlay", "mask", "both")
+
+DECODED_VIEWS = ("decoded", "error")
+"""Views that need a segmenter with a decoder."""
 
 Picture = NDArray[np.uint8]
 
@@ -44,7 +48,8 @@ def render(
     Args:
         image: uint8 [H, W, C], BGR first; the frame.
         result: Its segmentation.
-        view: ``overlay``, ``mask`` or ``both`` (side by side).
+        view: ``overlay``, ``mask`` or ``both`` (side by side); ``decoded`` (the segmented image
+            that the decoder draws) or ``error`` (the reconstruction error as a heat map).
         alpha: Strength of the colours in the overlay, 0..1.
         legend: Add a panel with colours, names and shares on the right.
         size: Rows and columns to draw the frame at, with black bars where its aspect is
@@ -54,10 +59,15 @@ def render(
         uint8 [H, W', 3].
 
     Raises:
-        UsageError: If the view is unknown.
+        UsageError: If the view is unknown, or needs a decoder that the segmenter was not
+            opened with.
     """
-    if view not in VIEWS:
-        raise UsageError(f"view {view!r} is unknown", fix=f"Use one of {', '.join(VIEWS)}.")
+    if view not in VIEWS + DECODED_VIEWS:
+        raise UsageError(
+            f"view {view!r} is unknown", fix=f"Use one of {', '.join(VIEWS + DECODED_VIEWS)}."
+        )
+    if view in DECODED_VIEWS:
+        return _render_decoded(image, result, view=view, legend=legend, size=size)
     base = as_bgr(image)
     parts = []
     if view in ("overlay", "both"):
@@ -72,17 +82,86 @@ def render(
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
+def _render_decoded(
+    image: Picture,
+    result: Segmentation,
+    *,
+    view: str,
+    legend: bool,
+    size: tuple[int, int] | None,
+) -> Picture:
+    decoding = result.decoding
+    if decoding is None:
+        raise UsageError(
+            f"the view {view!r} needs a decoder",
+            fix="Open the segmenter with one: Segmenter.load(..., decoder=True).",
+        )
+    if view == "decoded":
+        part = as_bgr(decoding.segmented())
+    else:
+        cv2 = import_cv2()
+        part = np.asarray(cv2.applyColorMap(decoding.heat(image), cv2.COLORMAP_INFERNO), np.uint8)
+    if size is not None:
+        part = fit(part, *size)
+    if not legend:
+        return part
+    panel = (
+        legend_panel(result.classes, result.shares, height=part.shape[0])
+        if view == "decoded"
+        else _heat_panel(decoding, image, height=part.shape[0])
+    )
+    return np.concatenate([part, panel], axis=1)
+
+
+def _heat_panel(decoding: Decoding, image: Picture, *, height: int) -> Picture:
+    """Draw the heat map's scale, marked with what calibration frames had and this one has."""
+    cv2 = import_cv2()
+    scale = float(np.clip(height / 720, 0.36, 0.8))
+    unit = round(40 * scale)
+    bar, top, bottom = unit, 2 * unit, height - unit
+    panel = np.full((height, 7 * unit, 3), _PANEL, np.uint8)
+    levels = np.linspace(255, 0, max(1, bottom - top)).round().astype(np.uint8)[:, None]
+    colors = cv2.applyColorMap(np.repeat(levels, bar, axis=1), cv2.COLORMAP_INFERNO)
+    panel[top : top + len(levels), unit // 2 : unit // 2 + bar] = colors
+
+    def write(text: str, row: int, ink: tuple[int, int, int]) -> None:
+        place = (unit // 2, row)
+        cv2.putText(panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+
+    found = decoding.error(image)
+    write("error, grey levels", round(0.7 * unit), _DIM)
+    write("this frame: " + ("-" if found is None else f"{found:.1f}"), round(1.5 * unit), _INK)
+    parts = decoding.decoder.parts
+    for name, value in (("median", parts.median), ("p99", parts.p99)):
+        row = round(bottom - (bottom - top) * value / decoding.full_scale)
+        right = unit // 2 + bar
+        cv2.line(panel, (right, row), (right + unit // 3, row), _INK, 1)
+        cv2.putText(
+            panel,
+            f"{name} {value:.1f}",
+            (right + unit // 2, row + round(6 * scale)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            _INK,
+            1,
+            cv2.LINE_AA,
+        )
+    return panel
+
+
 def as_bgr(image: Picture) -> Picture:
     """Give the three channels to draw on.
 
     Args:
-        image: uint8 [H, W, C]; grey is repeated, a fourth channel is left out.
+        image: uint8 [H, W, C]; grey is repeated, as the first of two channels is; what comes
+            after three channels is left out.
 
     Returns:
         uint8 [H, W, 3].
     """
-    if image.ndim == 2 or image.shape[2] == 1:
-        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    if image.ndim == 2 or image.shape[2] < 3:
+        first = image if image.ndim == 2 else image[..., 0]
+        return np.repeat(first[..., None], 3, axis=2)
     return np.ascontiguousarray(image[..., :3])
 
 

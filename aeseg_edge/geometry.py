@@ -132,16 +132,35 @@ def fit_frame(frame: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
     cv2 = import_cv2()
     top, left, height, width = geometry.box(rows, columns)
     shrinks = height < rows or width < columns
-    picture = cv2.resize(
-        frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    if picture.ndim == 2:
-        picture = picture[..., None]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    picture = resize_image(frame, width, height, how)
     if (height, width) == (geometry.height, geometry.width):
         return np.asarray(picture, np.uint8)
     canvas = np.full((geometry.height, geometry.width, frame.shape[2]), LETTERBOX_VALUE, np.uint8)
     canvas[top : top + height, left : left + width] = picture
     return canvas
+
+
+def resize_image(image: NDArray[np.uint8], width: int, height: int, how: int) -> NDArray[np.uint8]:
+    """Resize an image of any number of channels.
+
+    Args:
+        image: uint8 [H, W, C].
+        width: Columns wanted.
+        height: Rows wanted.
+        how: OpenCV's interpolation; its area averaging takes four channels at most.
+
+    Returns:
+        uint8 [height, width, C].
+    """
+    cv2 = import_cv2()
+    parts = [
+        cv2.resize(
+            np.ascontiguousarray(image[..., start : start + 4]), (width, height), interpolation=how
+        ).reshape(height, width, -1)
+        for start in range(0, image.shape[2], 4)
+    ]
+    return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2), np.uint8)
 
 
 def fit_labels(
@@ -171,6 +190,28 @@ def fit_labels(
     # INTER_NEAREST_EXACT samples at pixel centres; INTER_NEAREST would shift by half a cell.
     resized = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized, np.uint8)
+
+
+def fit_picture(
+    picture: NDArray[np.uint8], geometry: Geometry, height: int, width: int
+) -> NDArray[np.uint8]:
+    """Bring a picture of the graph's input size back to the frame's own size.
+
+    Args:
+        picture: uint8 [height, width, C] at the graph's size.
+        geometry: The graph's sizes.
+        height: Rows of the frame.
+        width: Columns of the frame.
+
+    Returns:
+        uint8 [height, width, C], a new array; bars are cut off.
+    """
+    cv2 = import_cv2()
+    top, left, rows, columns = geometry.box(height, width)
+    inside = picture[top : top + rows, left : left + columns]
+    shrinks = height < rows or width < columns
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.array(resize_image(inside, width, height, how))
 
 
 def _cells(size: int, start: int, length: int, cells: int, total: int) -> NDArray[np.intp]:

@@ -59,6 +59,38 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Modality:
+    """One of several pictures that make a frame.
+
+    Attributes:
+        name: Such as ``visible`` or ``thermal``.
+        channels: 3 (blue, green, red) or 1 (grey).
+    """
+
+    name: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class DecoderInfo:
+    """The decoder, where the bundle has one. Readers that do not know it leave it alone.
+
+    Attributes:
+        graph: Member path of its ONNX graph.
+        latents: Member path of the mean latents of each cluster (float32 .npy [K, D]), or None.
+        median: Of the reconstruction error on calibration frames, grey levels.
+        p99: 99th percentile of the same.
+        frames: How many frames these are from.
+    """
+
+    graph: str
+    latents: str | None
+    median: float
+    p99: float
+    frames: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything about a bundle but its arrays and graphs.
 
@@ -76,6 +108,8 @@ class Manifest:
         codebook: Array name -> member path.
         preview: Member path of a picture, or None.
         region: Member path of a region-of-interest mask (uint8 .npy), or None.
+        decoder: What draws pictures from latents, or None.
+        modalities: What the frame's channels are, in their order; empty for one camera.
         training: Summary of how the weights were made.
         provenance: Origin and licence of weights and footage, as far as they are known.
         created_with: Package name and version.
@@ -95,6 +129,8 @@ class Manifest:
     codebook: Mapping[str, str] = field(default_factory=dict)
     preview: str | None = None
     region: str | None = None
+    decoder: DecoderInfo | None = None
+    modalities: tuple[Modality, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     created_with: str = ""
@@ -195,6 +231,11 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
         codebook={str(k): str(v) for k, v in data["codebook"].items()},
         preview=_optional(data.get("preview")),
         region=_optional(data.get("region")),
+        decoder=_decoder(data.get("decoder")),
+        modalities=tuple(
+            Modality(str(item["name"]), _count(item["channels"]))
+            for item in data.get("modalities", ())
+        ),
         training=dict(data.get("training", {})),
         provenance=dict(data.get("provenance", {})),
         created_with=str(data.get("created_with", "")),
@@ -204,11 +245,18 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
         raise ValueError("strides do not divide")
     if manifest.geometry.height % manifest.multiple or manifest.geometry.width % manifest.multiple:
         raise ValueError(f"size is not a multiple of {manifest.multiple}")
+    if manifest.modalities:
+        total = sum(each.channels for each in manifest.modalities)
+        names = {each.name for each in manifest.modalities}
+        if total != manifest.geometry.channels or len(names) < len(manifest.modalities):
+            raise ValueError("modalities do not make the frame's channels")
     keys = [entry.key for entry in manifest.entries]
     if not keys or len(set(keys)) != len(keys):
         raise ValueError("entries are missing or repeated")
     members = [entry.graph for entry in manifest.entries] + list(manifest.codebook.values())
     members += [name for name in (manifest.preview, manifest.region) if name is not None]
+    if (decoder := manifest.decoder) is not None:
+        members += [name for name in (decoder.graph, decoder.latents) if name is not None]
     for name in members:
         if name not in manifest.files:
             raise ValueError(f"{name} is named but not listed")
@@ -223,6 +271,21 @@ def _count(value: Any) -> int:
 
 def _optional(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _decoder(item: Mapping[str, Any] | None) -> DecoderInfo | None:
+    if item is None:
+        return None
+    median, p99 = float(item["median"]), float(item["p99"])
+    if not 0 <= median <= p99 <= 255:
+        raise ValueError(f"reconstruction errors {median} and {p99} are out of order")
+    return DecoderInfo(
+        graph=str(item["graph"]),
+        latents=_optional(item.get("latents")),
+        median=median,
+        p99=p99,
+        frames=_count(item["frames"]),
+    )
 
 
 def _class(item: Mapping[str, Any]) -> ClassInfo:

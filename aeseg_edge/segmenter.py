@@ -17,6 +17,7 @@ from aeseg_edge.backends.base import Backend, Ticket
 from aeseg_edge.backends.choose import choose_entry, open_tensorrt
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook, default_classes, palette
+from aeseg_edge.decoder import Decoder, Decoding
 from aeseg_edge.errors import (
     UsageError,
 )
@@ -50,6 +51,8 @@ class Segmentation:
         margin: float32 [h/r, w/r] over the graph's input: best minus second-best score.
         latents: float32 [D, h/r, w/r] over the graph's input.
         frame: The frame itself, from ``stream``.
+        decoding: Draws the segmented image and the reconstruction error, where the
+            segmenter was opened with a decoder.
     """
 
     labels: NDArray[np.uint8]
@@ -60,6 +63,7 @@ class Segmentation:
     margin: NDArray[np.float32] | None = None
     latents: NDArray[np.float32] | None = None
     frame: Frame | None = None
+    decoding: Decoding | None = None
 
     @property
     def shares(self) -> dict[int, float]:
@@ -102,6 +106,7 @@ class Segmenter:
         entry: The manifest entry that the graph belongs to.
         roi: Region of interest, uint8 [h, w], above 127 inside; labels outside are void.
         smooth: Share of the last frame's latents in each frame's, 0 up to below 1.
+        decoder: Draws pictures from each result's latents; none when None.
 
     Attributes:
         always: Any of ``latents`` and ``margin``, given with every result besides what the
@@ -124,6 +129,7 @@ class Segmenter:
         *,
         roi: NDArray[np.uint8] | None = None,
         smooth: float = 0.0,
+        decoder: Decoder | None = None,
     ) -> None:
         if not 0.0 <= smooth < 1.0:
             raise UsageError(f"smoothing {smooth} is not within 0..1", fix="Use 0.5, for instance.")
@@ -132,6 +138,7 @@ class Segmenter:
         self.smooth = smooth
         self.always: frozenset[str] = frozenset()
         self._backend = backend
+        self._decoder = decoder
         self._roi = roi if roi is not None else bundle.region
         self._roi_is_framed = roi is not None
         self._outside: NDArray[np.bool_] | None = None
@@ -148,6 +155,7 @@ class Segmenter:
         graph: str | None = None,
         roi: NDArray[np.uint8] | None = None,
         smooth: float = 0.0,
+        decoder: bool = False,
         cache_dir: Path | None = None,
     ) -> Segmenter:
         """Open a bundle.
@@ -163,6 +171,8 @@ class Segmenter:
                 as it is written: slow, to measure what a device will compute.
             roi: Region of interest, uint8 [h, w], above 127 inside.
             smooth: Share of the last frame's latents, 0 up to below 1.
+            decoder: Give ``decoding`` with every result. The decoder runs on ONNX Runtime,
+                also where TensorRT runs the encoder, and only when something is drawn.
             cache_dir: Where TensorRT engines are kept; the user's cache folder when None.
 
         Raises:
@@ -184,11 +194,12 @@ class Segmenter:
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        drawer = Decoder.open(bundle, threads=threads) if decoder else None
         if backend in ("auto", "tensorrt") and graph is None:
             opened = open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")
             if opened is not None:
                 runner, entry = opened
-                return cls(bundle, runner, entry, roi=roi, smooth=smooth)
+                return cls(bundle, runner, entry, roi=roi, smooth=smooth, decoder=drawer)
         entry = choose_entry(bundle.manifest, precision, graph or "onnxruntime")
         from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -199,7 +210,7 @@ class Segmenter:
             threads=threads,
             emulate=entry.backend != "onnxruntime",
         )
-        return cls(bundle, cpu, entry, roi=roi, smooth=smooth)
+        return cls(bundle, cpu, entry, roi=roi, smooth=smooth, decoder=drawer)
 
     @property
     def manifest(self) -> Manifest:
@@ -290,7 +301,8 @@ class Segmenter:
         Raises:
             BackendError: If the backend is closed or fails.
         """
-        outputs = self._backend.collect(submitted.ticket, want | self.always)
+        always = self.always if self._decoder is None else self.always | {"latents"}
+        outputs = self._backend.collect(submitted.ticket, want | always)
         inferred = time.perf_counter_ns()
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
@@ -311,6 +323,11 @@ class Segmenter:
             ),
             margin=outputs.margin,
             latents=outputs.latents,
+            decoding=(
+                None
+                if self._decoder is None or outputs.latents is None
+                else Decoding(self._decoder, outputs.latents, codebook, labels)
+            ),
         )
 
     def stream(
@@ -333,7 +350,11 @@ class Segmenter:
         from aeseg_edge.io.sources import open_source
 
         opened: Source = (
-            open_source(str(source), channels=self.manifest.geometry.channels)
+            open_source(
+                str(source),
+                channels=self.manifest.geometry.channels,
+                modalities=self.manifest.modalities,
+            )
             if isinstance(source, (str, Path))
             else source
         )

@@ -27,6 +27,7 @@ from .balance import BALANCES
 from .choose import Choice
 from .clustering import METHODS, Clustering, reordered
 from .codebooks import find_codebook
+from .decoding import attach_decoder
 from .frames import split_for_agreement
 from .graph import attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, draw_samples
@@ -289,7 +290,7 @@ def recalibrate(
     """
     manifest = bundle.manifest
     encoder = detach_head(onnx.load_from_string(bundle.graph(*REFERENCE)))
-    return fit_bundle(
+    fitted = fit_bundle(
         encoder,
         frames,
         spec=manifest.spec,
@@ -303,6 +304,13 @@ def recalibrate(
         names_from=names_from,
         progress=progress,
     )
+    if manifest.modalities:
+        fitted = replace(fitted, bundle=fitted.bundle.with_modalities(manifest.modalities))
+    if (decoder := bundle.decoder) is None:
+        return fitted
+    # The encoder is as it was, and so its decoder; means and errors are the new footage's.
+    drawn = attach_decoder(fitted.bundle, decoder.graph, frames, threads=settings.threads)
+    return replace(fitted, bundle=drawn)
 
 
 def _shift(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.geometry import import_cv2
+from aeseg_edge.geometry import import_cv2, resize_image
 
 _CELLS = 12
 
@@ -34,10 +34,7 @@ def choose_varied(frames: Sequence[NDArray[np.uint8]], count: int) -> list[int]:
         raise CalibrationError("there are no frames to choose from", fix="Give some footage.")
     cv2 = import_cv2()
     small = np.stack(
-        [
-            cv2.resize(frame, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).ravel()
-            for frame in frames
-        ]
+        [resize_image(frame, _CELLS, _CELLS, cv2.INTER_AREA).ravel() for frame in frames]
     ).astype(np.float32)
     first = int(((small - small.mean(axis=0)) ** 2).sum(axis=1).argmin())
     chosen = [first]

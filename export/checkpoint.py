@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -211,8 +212,8 @@ def save_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
 def save_frames(folder: Path, frames: NDArray[np.uint8]) -> None:
     """Keep a sample of the footage beside the checkpoint, replacing an older one.
 
-    Three channels are stored as JPEG of quality 95 without colour subsampling, one and four
-    as PNG, which loses nothing.
+    Three channels are stored as JPEG of quality 95 without colour subsampling, other numbers
+    as PNG, which loses nothing: what PNG has no form for as grey planes under one another.
 
     Args:
         folder: NAME.train, made if needed.
@@ -233,7 +234,11 @@ def save_frames(folder: Path, frames: NDArray[np.uint8]) -> None:
     try:
         fresh.mkdir(parents=True)
         for index, frame in enumerate(frames):
-            (fresh / f"{index:06d}{suffix}").write_bytes(cv2.imencode(suffix, frame, options)[1])
+            name, picture = f"{index:06d}{suffix}", frame
+            if frame.shape[2] not in (1, 3, 4):
+                name = f"{index:06d}.planes{frame.shape[2]}{suffix}"
+                picture = np.concatenate(list(frame.transpose(2, 0, 1)))
+            (fresh / name).write_bytes(cv2.imencode(suffix, picture, options)[1])
         # A folder cannot be replaced in one step; the old one steps aside first.
         if (folder / FRAMES).exists():
             (folder / FRAMES).rename(old)
@@ -269,8 +274,11 @@ def load_frames(folder: Path) -> NDArray[np.uint8]:
     for path in paths:
         data = np.frombuffer(_read(path), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        planes = re.search(r"\.planes(\d+)\.", path.name)
         if image is not None and image.ndim == 2:
-            image = image[..., None]
+            count = int(planes[1]) if planes else 1
+            if image.shape[0] % count == 0:
+                image = np.stack(np.split(image, count), axis=2)
         if image is None or (frames and image.shape != frames[0].shape):
             raise TrainingError(
                 f"{path} is damaged", fix=f"Delete {folder / FRAMES} and give the footage again."

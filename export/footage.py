@@ -29,8 +29,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge.errors import FootageError, UsageError
 from aeseg_edge.geometry import Geometry, import_cv2
+from aeseg_edge.manifest import Modality
 
-from .reading import MIN_SIDE, Reader, open_sources
+from .pairs import open_footage
+from .reading import MIN_SIDE, Reader
 
 Image = NDArray[np.uint8]
 Progress = Callable[[int, int, str], None]
@@ -135,6 +137,7 @@ def gather(
     max_frames: int = 600,
     holdout: float = 0.1,
     seed: int = 0,
+    modalities: Sequence[Modality] = (),
     progress: Progress | None = None,
 ) -> Footage:
     """Read footage and choose the frames to learn from.
@@ -149,6 +152,7 @@ def gather(
         max_frames: Budget over all sources, shared in proportion to their lengths.
         holdout: Share held out for validation, 0 for none, below 1.
         seed: Decides where the held-out blocks lie.
+        modalities: What the channels are, where the sources are ``pairs://``.
         progress: Called while reading.
 
     Returns:
@@ -160,8 +164,8 @@ def gather(
         UsageError: If an option is out of range.
     """
     geometry = Geometry(size[0], size[1], channels, resize)
-    _check_options(sources, channels, max_frames, holdout)
-    readers = open_sources(sources)
+    _check_options(sources, 3 if modalities else channels, max_frames, holdout)
+    readers = open_footage(sources, modalities)
     frames, origin = _read(readers, geometry, max_frames, progress)
     kept = distinct(thumbnails(frames))
     if kept.sum() < MIN_FRAMES:
@@ -181,7 +185,7 @@ def thumbnails(images: Image) -> NDArray[np.int16]:
     """Make what near-duplicates are found by.
 
     Args:
-        images: uint8 [N, H, W, C]; a fourth channel is left out.
+        images: uint8 [N, H, W, C]; channels after the third are left out.
 
     Returns:
         int16 [N, 1024], grey levels 0..255 of a 32x32 thumbnail.

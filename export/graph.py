@@ -67,7 +67,7 @@ def export_encoder(autoencoder: Autoencoder, *, height: int, width: int) -> onnx
         )
     network = _Deployed(copy.deepcopy(autoencoder).cpu().float()).eval()
     frame = torch.zeros((1, height, width, autoencoder.config.channels), dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 network,
@@ -140,7 +140,7 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Hide the exporter's notices on things this project does not use."""
     names = ("torch.onnx._internal.exporter._registration", "onnxscript", "torch.onnx")
     levels = {name: logging.getLogger(name).level for name in names}

@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge import __version__
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
+from aeseg_edge.calibration.decoding import attach_decoder
+from aeseg_edge.calibration.fit import REFERENCE, FitSettings, Fitted, fit_bundle
 from aeseg_edge.errors import AesegError, CalibrationError, FootageError
 from aeseg_edge.geometry import Geometry, import_cv2
+from aeseg_edge.io.modalities import describe
+from aeseg_edge.manifest import Modality
 from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
 from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
+from .decoder_graph import export_decoder, folded_mean
 from .dimension import TRAINED as TRAINED
 from .dimension import DimensionChoice, Wanted, reduce_latents
 from .efficientnet import ORIGIN
@@ -29,6 +34,7 @@ from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress
 from .losses import Objective, Taught
+from .pairs import find_modalities
 from .region import frame_region, load_region, save_region
 from .settings import TrainSettings
 from .sizes import check_output_stride, resize_frames, round_size
@@ -64,6 +70,7 @@ class TrainOptions:
         keep_frames: Keep a sample of the frames beside the checkpoint.
         fresh: Start again although a checkpoint is there.
         region: Region of interest, uint8 [h, w], or None; goes into the bundle.
+        decoder: Put the decoder into the bundle.
         provenance: What is known of origin and licence of the footage.
     """
 
@@ -78,6 +85,7 @@ class TrainOptions:
     keep_frames: bool = True
     fresh: bool = False
     region: NDArray[np.uint8] | None = None
+    decoder: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -117,7 +125,8 @@ def train_bundle(
     """Train on footage, calibrate, and write a bundle.
 
     Args:
-        sources: Videos, folders, globs, zips or images.
+        sources: Videos, folders, globs, zips or images; or ``pairs://`` alone, which decides
+            the number of channels.
         output: ``NAME.aeseg``; ``NAME.train`` is made beside it.
         options: See ``TrainOptions``.
         progress: Called with a stage, its fraction and a note.
@@ -129,6 +138,11 @@ def train_bundle(
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
+    modalities = find_modalities(sources)
+    if modalities:
+        channels = sum(each.channels for each in modalities)
+        options = replace(options, model=replace(options.model, channels=channels))
+        _log.info("frames are %s", describe(modalities))
     defaults = ARCHITECTURES[options.model.arch]
     taught = options.training.teacher != "none"
     # Asked first: a missing package or a misspelt name must not cost a minute of footage.
@@ -151,6 +165,7 @@ def train_bundle(
         resize=_resize(options.resize),
         max_frames=options.max_frames,
         seed=options.training.seed,
+        modalities=modalities,
         progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
     )
     tell("footage", 1.0, "")
@@ -214,6 +229,7 @@ def train_bundle(
             "training": summary,
             "provenance": provenance,
             "fit": {name: getattr(options.fit, name) for name in REMEMBERED},
+            "modalities": [asdict(each) for each in modalities],
         },
     )
     save_region(folder, options.region)
@@ -227,6 +243,8 @@ def train_bundle(
         provenance,
         options.region,
         tell,
+        decoder=options.decoder,
+        modalities=modalities,
     )
     fitted = _with_preview(fitted, frames if options.keep_frames else None)
     fitted.bundle.write(output)
@@ -245,6 +263,7 @@ def export_bundle(
     max_frames: int = 600,
     region: NDArray[np.uint8] | None = None,
     names_from: Bundle | None = None,
+    decoder: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
     """Make a bundle from a checkpoint again, at another size or with other clusters.
@@ -261,6 +280,7 @@ def export_bundle(
         region: Region of interest, uint8 [h, w]; as trained when None.
         names_from: An earlier bundle of this checkpoint, whose names, colours, merges and void
             go to the clusters near its own; None for fresh names.
+        decoder: Put the decoder into the bundle.
         progress: Called with a stage, its fraction and a note.
 
     Raises:
@@ -281,6 +301,7 @@ def export_bundle(
         meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
     )
     provenance = dict(meta["provenance"])
+    modalities = tuple(Modality(**each) for each in meta.get("modalities", ()))
     kept = True
     if sources:
         footage = gather(
@@ -289,6 +310,7 @@ def export_bundle(
             channels=geometry.channels,
             resize=_resize(geometry.resize),
             max_frames=max_frames,
+            modalities=modalities,
             progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
         )
         tell("footage", 1.0, "")
@@ -310,6 +332,8 @@ def export_bundle(
         load_region(folder) if region is None else region,
         tell,
         names_from=names_from,
+        decoder=decoder,
+        modalities=modalities,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
@@ -346,13 +370,15 @@ def _finish(
     tell: Progress,
     *,
     names_from: Bundle | None = None,
+    decoder: bool,
+    modalities: tuple[Modality, ...],
 ) -> Fitted:
     autoencoder.eval()
     tell("exporting", 0.0, "")
     encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
     tell("exporting", 1.0, "")
     inside = None if region is None else frame_region(region, geometry)
-    return fit_bundle(
+    fitted = fit_bundle(
         encoder,
         list(frames),
         spec=GraphSpec(
@@ -372,6 +398,20 @@ def _finish(
         names_from=names_from,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
+    if modalities:
+        fitted = replace(fitted, bundle=fitted.bundle.with_modalities(modalities))
+    if not decoder:
+        return fitted
+    deployed = onnx.load_from_string(fitted.bundle.graph(*REFERENCE))
+    drawing = export_decoder(autoencoder, folded_mean(encoder, deployed))
+    bundle = attach_decoder(
+        fitted.bundle,
+        drawing.SerializeToString(),
+        list(frames),
+        threads=fit.threads,
+        progress=lambda fraction: tell("decoder", fraction, ""),
+    )
+    return replace(fitted, bundle=bundle)
 
 
 def _reduced(
@@ -427,6 +467,7 @@ def _with_preview(fitted: Fitted, frames: NDArray[np.uint8] | None) -> Fitted:
             bundle.graphs,
             preview=data.tobytes(),
             region=bundle.region,
+            decoder=bundle.decoder,
         ),
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.geometry import import_cv2
+from aeseg_edge.geometry import import_cv2, resize_image
 
 _log = logging.getLogger(__name__)
 
@@ -74,5 +74,4 @@ def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
     cv2 = import_cv2()
     shrinks = size[0] < frames.shape[2]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = [cv2.resize(frame, size, interpolation=how) for frame in frames]
-    return np.stack(resized).reshape(len(frames), size[1], size[0], frames.shape[3])
+    return np.stack([resize_image(frame, *size, how) for frame in frames])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING
 from aeseg_edge.cli.options import (
     Verbs,
     add_json,
+    add_modalities,
     add_runner,
     add_verb,
+    all_sources,
     entries_table,
     positive,
     read_mask,
@@ -23,6 +26,7 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import BackendError
+from aeseg_edge.io.modalities import describe
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from aeseg_edge.io.feed import Input
     from aeseg_edge.io.sink import Sink
     from aeseg_edge.io.web.sink import Live
+    from aeseg_edge.manifest import Manifest
     from aeseg_edge.segmenter import Segmenter
 
 
@@ -45,11 +50,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     run.add_argument(
         "source",
-        nargs="+",
+        nargs="*",
         help="video, image, folder, glob, camera number, v4l2:///dev/video0?size=1280x720&fps=30, "
         "csi://0, rtsp://..., http://... (Motion JPEG), 'gst://... ! appsink', test://640x480@30; "
         "several share one engine",
     )
+    add_modalities(run)
     run.add_argument("-b", "--bundle", required=True, type=Path, help="the .aeseg file")
     run.add_argument(
         "-o",
@@ -62,7 +68,14 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "http://127.0.0.1:8080 (live page) (repeatable; {source} makes one for each source)",
     )
     add_runner(run)
-    run.add_argument("--view", choices=("overlay", "mask", "both"), default="overlay")
+    run.add_argument(
+        "--view",
+        choices=("overlay", "mask", "both", "decoded", "error"),
+        default="overlay",
+        help="decoded: each latent replaced by its cluster's mean and drawn by the decoder; "
+        "error: reconstruction error as a heat map, also a figure a line in json:FILE (both "
+        "need a bundle made with --with-decoder, and run on ONNX Runtime)",
+    )
     run.add_argument("--alpha", type=share, default=0.5, help="strength of the colours, 0..1")
     run.add_argument("--no-legend", action="store_true", help="leave the legend out")
     run.add_argument("--roi", metavar="MASK", help="picture whose white part is segmented")
@@ -114,12 +127,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from aeseg_edge.bundle import Bundle
     from aeseg_edge.delivery import Routed
-    from aeseg_edge.io.sinks import open_sinks
+    from aeseg_edge.io.sinks import needs_decoder, open_sinks
     from aeseg_edge.loop import CameraLoop
     from aeseg_edge.segmenter import Segmenter
     from aeseg_edge.signals import stop_on_signals
     from aeseg_edge.watchdog import Patience
 
+    sources = all_sources(options.source, options)
     roi = read_mask(options.roi)
     patience = Patience(stall=options.stall, restarts=options.restarts)
     bundle = Bundle.open(options.bundle)
@@ -133,12 +147,13 @@ def _run(options: argparse.Namespace) -> int:
             threads=options.threads,
             roi=roi,
             smooth=options.smooth,
+            decoder=any(needs_decoder(uri, options.view) for uri in options.output),
             cache_dir=options.cache_dir,
         ) as segmenter,
         stop_on_signals() as stop,
         ExitStack() as undo,
     ):
-        inputs = _open_inputs(options, segmenter.manifest.geometry.channels, undo)
+        inputs = _open_inputs(sources, segmenter.manifest, undo, realtime=options.realtime)
         rates = [(each.name, each.source.fps) for each in inputs]
         live = _live(segmenter, options)
         sinks: list[Sink | Routed] = []
@@ -185,7 +200,7 @@ def _run(options: argparse.Namespace) -> int:
         {
             **totals.to_json(),
             **counters.to_json(),
-            "source": options.source[0] if len(options.source) == 1 else options.source,
+            "source": sources[0] if len(sources) == 1 else sources,
             "precision": entry.precision,
             "backend": segmenter.backend.name,
             "stopped_by_signal": stop.is_set(),
@@ -219,14 +234,22 @@ def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
     )
 
 
-def _open_inputs(options: argparse.Namespace, channels: int, undo: ExitStack) -> list[Input]:
+def _open_inputs(
+    sources: Sequence[str], manifest: Manifest, undo: ExitStack, *, realtime: bool
+) -> list[Input]:
     """Open every source, under names unlike each other."""
     from aeseg_edge.io.feed import Input
     from aeseg_edge.io.sources import open_source
 
     inputs: list[Input] = []
-    for uri in options.source:
-        reopen = partial(open_source, uri, channels=channels, realtime=options.realtime)
+    for uri in sources:
+        reopen = partial(
+            open_source,
+            uri,
+            channels=manifest.geometry.channels,
+            realtime=realtime,
+            modalities=manifest.modalities,
+        )
         source = reopen()
         undo.callback(source.close)
         name, count = source.name, 2
@@ -295,6 +318,8 @@ def _info(options: argparse.Namespace) -> int:
             f"input    {geometry.width}x{geometry.height}, {geometry.channels} channels, "
             f"{geometry.resize}; labels at 1/{manifest.output_stride}"
         )
+        if manifest.modalities:
+            print(f"frames   {describe(manifest.modalities)}")
         print(f"latents  {manifest.latent_dim} channels at 1/{manifest.stride}")
         print(
             f"codebook {manifest.clusters} clusters ({manifest.method}), "
@@ -305,6 +330,12 @@ def _info(options: argparse.Namespace) -> int:
             if stability.get(key) is not None:
                 low = " (low)" if stability[key] < stability.get("low_below", 0) else ""
                 print(f"         stability between {title}: ARI {stability[key]:.2f}{low}")
+        if (decoder := manifest.decoder) is not None:
+            size_mb = manifest.files[decoder.graph].size / 1e6
+            print(
+                f"decoder  {size_mb:.2f} MB; reconstruction error of {decoder.frames} frames: "
+                f"median {decoder.median:.1f}, p99 {decoder.p99:.1f} grey levels"
+            )
         print("graphs")
         for line in entries_table(manifest):
             print(f"  {line}")

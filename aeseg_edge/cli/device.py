@@ -149,7 +149,10 @@ def _selftest(options: argparse.Namespace) -> int:
 
     bundle = Bundle.open(options.bundle)
     frames = []
-    with open_source(options.source, channels=bundle.manifest.geometry.channels) as source:
+    manifest = bundle.manifest
+    with open_source(
+        options.source, channels=manifest.geometry.channels, modalities=manifest.modalities
+    ) as source:
         for frame in source:
             frames.append(frame.image)
             if len(frames) == SELFTEST_FRAMES:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from aeseg_edge.cli.options import (
     Verbs,
     add_json,
+    add_modalities,
     add_verb,
+    all_sources,
     check_output,
     entries_table,
     positive,
@@ -21,7 +23,7 @@ from aeseg_edge.cli.options import (
     size,
     write_json,
 )
-from aeseg_edge.errors import MissingDependency
+from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
@@ -51,10 +53,11 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     train.add_argument(
         "sources",
-        nargs="+",
+        nargs="*",
         metavar="SOURCE",
         help="videos, folders of images, globs, zips of images",
     )
+    add_modalities(train)
     train.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     train.add_argument("--arch", choices=ARCHS, default="edge")
     train.add_argument(
@@ -77,7 +80,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="latent channels: how fine the segmentation can be (default 32); auto trains 64 and "
         "keeps as many principal components as variance and clusters need",
     )
-    train.add_argument("--channels", type=int, choices=(1, 3, 4), default=3)
+    train.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3, 4),
+        help="of the pictures (default 3, or those of --modalities)",
+    )
     train.add_argument("--resize", choices=("stretch", "letterbox"), default="stretch")
     train.add_argument("--loss", choices=("mse", "bce", "l1"), help="default: the architecture's")
     train.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
@@ -107,6 +115,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument("--footage-licence", metavar="TEXT", help="noted in the bundle")
     _add_fit(train)
     _add_graph(train)
+    _add_decoder(train)
     add_json(train)
 
     export = add_verb(
@@ -124,6 +133,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="footage; default: the frames kept beside the checkpoint",
     )
+    add_modalities(export)
     export.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     export.add_argument("--imgsz", type=size, metavar="WxH")
     export.add_argument(
@@ -137,6 +147,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     _add_fit(export, as_before="as trained")
     _add_names(export, "default: none")
     _add_graph(export, as_before="as trained")
+    _add_decoder(export)
     add_json(export)
 
     calibrate = add_verb(
@@ -148,7 +159,8 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         example="aeseg calibrate street.aeseg night.mp4 --clusters 20 -o night.aeseg",
     )
     calibrate.add_argument("bundle", type=Path)
-    calibrate.add_argument("sources", nargs="+", metavar="SOURCE")
+    calibrate.add_argument("sources", nargs="*", metavar="SOURCE")
+    add_modalities(calibrate)
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(calibrate, as_before="as in the bundle")
@@ -235,6 +247,14 @@ def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     )
 
 
+def _add_decoder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--with-decoder",
+        action="store_true",
+        help="put the decoder into the bundle: aeseg run --view decoded and --view error",
+    )
+
+
 def _dimension(text: str) -> int | str:
     """Parse a number of latent channels, or ``auto``."""
     return text if text == "auto" else positive(text)
@@ -306,6 +326,12 @@ def _train(options: argparse.Namespace) -> int:
     from aeseg_edge.export.autoencoder import AutoencoderConfig
     from aeseg_edge.export.settings import TrainSettings
 
+    sources = all_sources(options.sources, options)
+    if options.channels is not None and options.modalities is not None:
+        raise UsageError(
+            "--channels and --modalities exclude each other",
+            fix="Leave --channels out; state a modality's as thermal:1=DIR.",
+        )
     output = check_output(options.output, ".aeseg")
     training = TrainSettings.for_arch(
         options.arch,
@@ -326,7 +352,9 @@ def _train(options: argparse.Namespace) -> int:
     automatic = options.latent_dim == "auto"
     settings = pipeline.TrainOptions(
         model=AutoencoderConfig(
-            options.arch, pipeline.TRAINED if automatic else options.latent_dim, options.channels
+            options.arch,
+            pipeline.TRAINED if automatic else options.latent_dim,
+            options.channels or 3,
         ),
         reduce_to="auto" if automatic else None,
         image_size=options.imgsz,
@@ -338,10 +366,11 @@ def _train(options: argparse.Namespace) -> int:
         keep_frames=not options.no_keep_frames,
         fresh=options.fresh,
         region=read_mask(options.roi),
+        decoder=options.with_decoder,
         provenance=provenance,
     )
     with Progress() as progress:
-        trained = pipeline.train_bundle(options.sources, output, settings, progress=progress.update)
+        trained = pipeline.train_bundle(sources, output, settings, progress=progress.update)
     _report(trained.fitted, output, options, trained.dimension)
     return 0
 
@@ -350,6 +379,8 @@ def _export(options: argparse.Namespace) -> int:
     pipeline = _import_pipeline()
     from aeseg_edge.cli.progress import Progress
 
+    both = options.sources or options.modalities is not None
+    sources = all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
     settings = _fit_settings(options, pipeline.remembered_fit(options.folder))
     names = _names(options, None)
@@ -357,7 +388,7 @@ def _export(options: argparse.Namespace) -> int:
         trained = pipeline.export_bundle(
             options.folder,
             output,
-            sources=options.sources,
+            sources=sources,
             image_size=options.imgsz,
             output_stride=options.output_stride,
             fit=settings,
@@ -365,6 +396,7 @@ def _export(options: argparse.Namespace) -> int:
             names_from=names,
             max_frames=options.max_frames,
             region=read_mask(options.roi),
+            decoder=options.with_decoder,
             progress=progress.update,
         )
     _report(trained.fitted, output, options, trained.dimension)
@@ -376,6 +408,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.footage import gather
 
+    sources = all_sources(options.sources, options)
     output = check_output(options.output, ".aeseg")
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
@@ -386,13 +419,14 @@ def _calibrate(options: argparse.Namespace) -> int:
     geometry = manifest.geometry
     with Progress() as progress:
         footage = gather(
-            options.sources,
+            sources,
             size=(geometry.width, geometry.height),
             channels=geometry.channels,
             resize="letterbox" if geometry.resize == "letterbox" else "stretch",
             max_frames=options.max_frames,
             holdout=0.0,
             seed=options.seed,
+            modalities=manifest.modalities,
             progress=lambda done, total, source: progress.update(
                 "footage", done / max(1, total), str(source)
             ),
@@ -403,7 +437,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             bundle,
             list(footage.frames),
             settings,
-            provenance={"calibration_footage": [str(source) for source in options.sources]},
+            provenance={"calibration_footage": [each.source for each in footage.report.sources]},
             names_from=names,
             progress=progress.update,
         )

@@ -6,7 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from aeseg_edge.cli.options import Verbs, add_json, add_runner, add_verb, positive, write_json
+from aeseg_edge.cli.options import (
+    Verbs,
+    add_json,
+    add_modalities,
+    add_runner,
+    add_verb,
+    all_sources,
+    positive,
+    write_json,
+)
 from aeseg_edge.errors import UsageError
 
 
@@ -22,7 +31,8 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "--ignore 11",
     )
     evaluate.add_argument("bundle", type=Path)
-    evaluate.add_argument("--images", required=True, type=Path, metavar="DIR")
+    evaluate.add_argument("--images", type=Path, metavar="DIR")
+    add_modalities(evaluate)
     evaluate.add_argument(
         "--masks",
         required=True,
@@ -79,7 +89,24 @@ def _eval(options: argparse.Namespace) -> int:
     if (options.fit_images is None) != (options.fit_masks is None):
         raise UsageError("--fit-images and --fit-masks go together", fix="Give both or neither.")
     names = read_classes(options.classes)
-    pairs = find_pairs(options.images, options.masks)
+    scenes = None
+    if options.modalities is None:
+        if options.images is None:
+            raise UsageError("no frames are given", fix="Give --images DIR or --modalities.")
+        pairs = find_pairs(options.images, options.masks)
+    else:
+        from aeseg_edge.bundle import Bundle
+        from aeseg_edge.calibration.scenes import LabelledScenes
+
+        if options.images or options.fit_images:
+            raise UsageError(
+                "--modalities goes with neither --images nor --fit-images",
+                fix="Name the clusters first, where they are to be named: aeseg name.",
+            )
+        scenes = LabelledScenes(
+            all_sources([], options)[0], options.masks, Bundle.open(options.bundle).manifest
+        )
+        pairs = scenes.pairs
     fit_pairs = find_pairs(options.fit_images, options.fit_masks) if options.fit_images else None
     with (
         Segmenter.load(
@@ -107,6 +134,7 @@ def _eval(options: argparse.Namespace) -> int:
             fit_every=options.fit_every,
             named=named,
             progress=lambda done, total: progress.update("evaluating", done / total),
+            read=None if scenes is None else scenes.read,
         )
     if options.json != "-":
         print(format_table(report))
@@ -131,8 +159,10 @@ def _bench(options: argparse.Namespace) -> int:
                 segmenter, frames=options.frames, warmup_seconds=options.warmup, settings=settings
             )
         else:
-            channels = segmenter.manifest.geometry.channels
-            with open_source(options.source, channels=channels) as source:
+            manifest = segmenter.manifest
+            with open_source(
+                options.source, channels=manifest.geometry.channels, modalities=manifest.modalities
+            ) as source:
                 report = bench(
                     segmenter,
                     (frame.image for frame in source),

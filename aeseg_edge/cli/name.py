@@ -181,10 +181,12 @@ def _write_sheet(bundle: Bundle, target: str, source: str, *, frames: int) -> No
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"{target} is no picture", fix="Name it sheet.png.")
     check_output(path)
-    channels = bundle.manifest.geometry.channels
+    manifest = bundle.manifest
     with (
         Segmenter.load(bundle, backend="onnxruntime") as segmenter,
-        open_source(source, channels=channels) as opened,
+        open_source(
+            source, channels=manifest.geometry.channels, modalities=manifest.modalities
+        ) as opened,
     ):
         # Spread over a recording whose length is known; a camera's first frames otherwise.
         step = max(1, (opened.total or 0) // frames)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import temporary_beside, write_bytes
+from aeseg_edge.io.modalities import SCHEME, SKIP
 
 if TYPE_CHECKING:
     from aeseg_edge.manifest import Manifest
@@ -68,6 +69,37 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
         help="default: TensorRT where it is installed and an engine is built",
     )
     parser.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
+
+
+def add_modalities(parser: argparse.ArgumentParser) -> None:
+    """Add ``--modalities``, which stands for a source, and ``--unpaired``."""
+    parser.add_argument(
+        "--modalities",
+        metavar="NAME=DIR,NAME=DIR",
+        help="instead of SOURCE: folders of pictures paired by name, such as "
+        "visible=DIR,thermal=DIR; colours first, grey ones have one channel",
+    )
+    parser.add_argument(
+        "--unpaired",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help="what becomes of files without a partner (default: refuse)",
+    )
+
+
+def all_sources(given: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """Give the sources, whichever way they were given.
+
+    Raises:
+        UsageError: If there are none, or both kinds.
+    """
+    pairs = options.modalities
+    if bool(given) == (pairs is not None):
+        problem = "SOURCE and --modalities are both given" if pairs else "no SOURCE is given"
+        raise UsageError(problem, fix="Give a SOURCE, or --modalities visible=DIR,thermal=DIR.")
+    if pairs is None:
+        return list(given)
+    return [f"{SCHEME}{pairs}{SKIP if options.unpaired == 'skip' else ''}"]
 
 
 def size(text: str) -> tuple[int, int]:

@@ -48,6 +48,8 @@ class JsonSink(Closing):
     Args:
         path: The file; begun anew unless ``append``.
         append: Keep the lines that are there.
+        error: Add ``reconstruction_error``, the frame's mean in grey levels, where results
+            come from a segmenter with a decoder; null where all of a frame is void.
         wall: Seconds since 1970.
         clock: What ``Frame.captured`` is measured with.
 
@@ -62,11 +64,13 @@ class JsonSink(Closing):
         path: Path,
         *,
         append: bool = False,
+        error: bool = False,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = f"json:{path}"
         self._path = path
+        self._error = error
         self._wall = wall
         self._clock = clock
         self._file: IO[bytes] | None = None
@@ -88,6 +92,9 @@ class JsonSink(Closing):
             "age_ms": None if result.frame_age is None else round(result.frame_age * 1e3, 3),
             "shares": {name: round(share, 6) for name, share in shares_by_name(result).items()},
         }
+        if self._error and result.decoding is not None:
+            found = result.decoding.error(frame.image)
+            line["reconstruction_error"] = None if found is None else round(found, 3)
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         before = self._length()
         try:

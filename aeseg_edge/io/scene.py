@@ -40,7 +40,9 @@ class TestSource(Closing):
             image = draw_scene(index, *self._size)
             if self._channels != 3:
                 grey = image.mean(axis=2, keepdims=True).astype(np.uint8)
-                image = grey if self._channels == 1 else np.concatenate([image, grey], axis=2)
+                extra = self._channels - 3
+                parts = [image, *[grey] * extra] if extra > 0 else [grey] * self._channels
+                image = np.concatenate(parts, axis=2)
             timestamp = index / (self.fps or 1.0)
             yield Frame(image, index, time.monotonic(), self.name, timestamp)
             index += 1

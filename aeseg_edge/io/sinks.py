@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from aeseg_edge.draw import VIEWS, even, fit, render
+from aeseg_edge.draw import DECODED_VIEWS, VIEWS, even, fit, render
 from aeseg_edge.errors import SinkError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import move_into_place, temporary_beside, write_bytes, write_error
@@ -57,7 +57,8 @@ def open_sink(
     Args:
         uri: See the module's text; ``?view=...`` overrides ``view`` for this sink.
         fps: Rate of video files; 25 when None.
-        view: ``overlay``, ``mask`` or ``both``; for image patterns also ``labels``.
+        view: ``overlay``, ``mask`` or ``both``; ``decoded`` or ``error`` where results come
+            from a segmenter with a decoder; for image patterns also ``labels``.
         alpha: Strength of the colours, 0..1.
         legend: Draw the classes' names.
         live: What the live page is given besides results; without it, it only shows.
@@ -76,17 +77,18 @@ def open_sink(
 
         return GstSink(uri[6:], fps=fps or DEFAULT_FPS, view=view, alpha=alpha, legend=legend)
     if uri.startswith(_DATA):
-        return _open_data(uri)
+        return _open_data(uri, view)
     target, _, query = uri.partition("?")
     options = dict(parse_qsl(query))
     view = options.pop("view", view)
     if options:
         raise SinkError(f"{uri} has unknown options {sorted(options)}", fix="Use ?view=mask.")
     suffix = Path(target).suffix.lower()
-    if view not in VIEWS and not (view == "labels" and suffix in IMAGE_TYPES):
+    views = VIEWS + DECODED_VIEWS
+    if view not in views and not (view == "labels" and suffix in IMAGE_TYPES):
         raise SinkError(
             f"the view {view!r} is unknown for {target}",
-            fix=f"Use one of {', '.join(VIEWS)}; labels for PNG files.",
+            fix=f"Use one of {', '.join(views)}; labels for PNG files.",
         )
     if target == "null://":
         return NullSink()
@@ -109,7 +111,7 @@ def open_sink(
 _DATA = ("json:", "unix:")
 
 
-def _open_data(uri: str) -> Sink:
+def _open_data(uri: str, view: str) -> Sink:
     """Open what takes figures or label maps, and no pictures."""
     kind, _, rest = uri.partition(":")
     target, _, query = rest.partition("?")
@@ -124,7 +126,7 @@ def _open_data(uri: str) -> Sink:
     if kind == "json":
         from aeseg_edge.io.json_sink import JsonSink
 
-        return JsonSink(path, append=append == "1")
+        return JsonSink(path, append=append == "1", error=view == "error")
     from aeseg_edge.io.unix_sink import UnixSink
 
     return UnixSink(path)
@@ -184,6 +186,17 @@ def open_sinks(
             (each.sink if isinstance(each, Routed) else each).abort()
         raise
     return opened
+
+
+def needs_decoder(uri: str, view: str) -> bool:
+    """Say whether a sink will draw from decoded latents.
+
+    Args:
+        uri: See ``open_sink``.
+        view: What applies where the URI has no view of its own.
+    """
+    own = dict(parse_qsl(uri.partition("?")[2])).get("view")
+    return (view if own is None else own) in DECODED_VIEWS
 
 
 def file_part(name: str) -> str:

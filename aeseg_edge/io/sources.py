@@ -3,14 +3,15 @@
 ``drive.mp4``, ``file:///data/drive.mp4``, ``photo.jpg``, ``photos/``, ``photos/*.png``,
 ``0`` or ``v4l2:///dev/video0?size=1280x720&fps=30`` (a camera), ``csi://0`` (a Jetson's camera),
 ``rtsp://host/path``, ``http://host/stream.mjpg``, ``gst://PIPELINE ! appsink``,
-``test://640x480@30`` (a moving drawn scene). docs/sources.md has the options of each.
+``test://640x480@30`` (a moving drawn scene), ``pairs://visible=DIR,thermal=DIR`` (folders paired
+by name: one frame of several modalities). docs/sources.md has the options of each.
 """
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
@@ -28,8 +29,10 @@ from aeseg_edge.io.gstreamer import (
 )
 from aeseg_edge.io.images import is_image, natural
 from aeseg_edge.io.mjpeg import MjpegSource, NotMjpeg
+from aeseg_edge.io.modalities import PairSource, check_modalities, is_pairs, open_pairs
 from aeseg_edge.io.scene import TestSource, draw_scene
 from aeseg_edge.io.source import Source
+from aeseg_edge.manifest import Modality
 
 __all__ = ["ImageSource", "Source", "VideoSource", "draw_scene", "open_source"]
 
@@ -40,13 +43,21 @@ _WANTED = (
 )
 
 
-def open_source(uri: str, *, channels: int = 3, realtime: bool = False) -> Source:
+def open_source(
+    uri: str,
+    *,
+    channels: int = 3,
+    realtime: bool = False,
+    modalities: Sequence[Modality] = (),
+) -> Source:
     """Open a source.
 
     Args:
         uri: See the module's text.
         channels: C of the frames: 1, 3 or 4 (four-channel images only).
         realtime: Give recorded frames at their own rate; live sources do so anyway.
+        modalities: What the channels are, where a bundle was trained on several pictures of a
+            scene; then the source is ``pairs://`` or the test scene.
 
     Returns:
         An open source; a video or camera has given its first frame already, so that what
@@ -55,7 +66,8 @@ def open_source(uri: str, *, channels: int = 3, realtime: bool = False) -> Sourc
     Raises:
         SourceError: If there is no such thing, or nothing in it can be read.
     """
-    source = _open(uri, channels)
+    check_modalities(uri, modalities)
+    source = PairSource(open_pairs(uri, modalities)) if is_pairs(uri) else _open(uri, channels)
     return RealTime(source) if realtime and not source.live else source
 
 
