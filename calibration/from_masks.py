@@ -232,11 +232,11 @@ def mask_classes(class_names: Sequence[str], codebook: Codebook | None = None) -
     return infos
 
 
-def class_weights(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+def class_weights(pixels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.float64]:
     """Weigh classes by frequency to the power -0.3.
 
     Args:
-        pixels: int64 [classes], labelled pixels of each.
+        pixels: [classes], labelled pixels (or any other amount) of each.
 
     Returns:
         float64 [classes], 1 on average over the pixels; 0 for a class without any.

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.codebook import VOID
 from aeseg_edge.errors import EvaluationError, MissingDependency
+from aeseg_edge.geometry import Geometry
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -136,6 +138,35 @@ def evenly_spaced(pairs: Sequence[Pair], count: int | None) -> tuple[Pair, ...]:
         return (pairs[len(pairs) // 2],)
     places = np.linspace(0, len(pairs) - 1, count).round().astype(int)
     return tuple(pairs[place] for place in places)
+
+
+def fit_mask(
+    mask: NDArray[np.uint8], geometry: Geometry, classes: int, ignore: int | None
+) -> NDArray[np.uint8]:
+    """Bring a mask to the graph's input as its frame is brought there (nearest neighbour).
+
+    Args:
+        mask: uint8 [H, W], checked; values from ``classes`` up do not count.
+        geometry: The graph's sizes.
+        classes: Number of classes.
+        ignore: A value that does not count either, or None.
+
+    Returns:
+        uint8 [height, width], a new array: class ids, 255 for whatever does not count, the
+        bars of a letterboxed frame too.
+    """
+    counts = mask < classes
+    if ignore is not None:
+        counts &= mask != ignore
+    clean = np.where(counts, mask, np.uint8(VOID)).astype(np.uint8)
+    top, left, rows, columns = geometry.box(*mask.shape)
+    if clean.shape != (rows, columns):
+        cv2 = _cv2()
+        # INTER_NEAREST_EXACT samples at pixel centres, as labels are brought back.
+        clean = cv2.resize(clean, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
+    whole: NDArray[np.uint8] = np.full((geometry.height, geometry.width), VOID, np.uint8)
+    whole[top : top + rows, left : left + columns] = clean
+    return whole
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

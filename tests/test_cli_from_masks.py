@@ -125,3 +125,50 @@ def test_a_mistake_changes_nothing(
     assert main(["name", str(street), *change]) == code
     assert says in capsys.readouterr().err
     assert street.read_bytes() == before
+
+
+def test_a_linear_codebook_takes_the_clusters_place_and_runs_as_any_other(
+    street: Path, capsys: Output
+) -> None:
+    before = Bundle.open(street)
+    out = street.with_name("linear.aeseg")
+    more = ("--fit", "linear", "--frames", "3", "-o", str(out), "--threads", "1", "--json", "-")
+    assert main(command(street, *more)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["method"] == "linear"
+    after = Bundle.open(out)
+    assert after.manifest.method == after.codebook.method == "linear"
+    assert after.graphs == before.graphs
+    assert after.codebook.remap.tolist() == [0, 1]
+    assert [item.name for item in after.codebook.classes] == ["even", "odd"]
+    for entry in after.manifest.entries:
+        if entry.graph != after.manifest.entry("fp32", "onnxruntime").graph:
+            assert entry.agreement is not None
+            assert entry.agreement["frames"] == 1  # the frame that was not fitted on
+            key = f"{entry.precision}/{entry.backend}"
+            assert entry.agreement["labels_equal"] == report["agreement"][key]["labels_equal"]
+    equal = []
+    with Segmenter.load(out, precision="fp32", backend="onnxruntime", threads=1) as segmenter:
+        for index in range(4):
+            frame = cv2.imread(str(street.parent / "images" / f"{index}.png"))
+            mask = cv2.imread(str(street.parent / "masks" / f"{index}.png"), cv2.IMREAD_GRAYSCALE)
+            kept = mask != IGNORED
+            equal.append((segmenter(frame).labels[kept] == mask[kept]).mean())
+            share = max((mask[kept] == value).mean() for value in (0, 1))
+            equal[-1] -= share
+    # Better than the commoner class everywhere: which clusters are odd is no straight line.
+    assert np.mean(equal) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--fit", "linear", "--unseen", "void"), "--unseen does nothing"),
+        (("--min-agreement", "0.9"), "without --fit linear"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(
+    street: Path, more: tuple[str, ...], says: str, capsys: Output
+) -> None:
+    assert main(command(street, *more)) == 2
+    assert says in capsys.readouterr().err

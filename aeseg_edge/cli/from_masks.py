@@ -9,18 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aeseg_edge.cli.options import positive
-from aeseg_edge.errors import UsageError
+from aeseg_edge.cli.options import entries_table, positive, share
+from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
     from aeseg_edge.calibration.from_masks import Unseen
     from aeseg_edge.calibration.labelled import Pair
+    from aeseg_edge.cli.progress import Progress
 
 _log = logging.getLogger(__name__)
 
 # Of no use without --from-masks.
-_NEEDS = ("classes", "ignore", "frames", "class_weights", "unseen", "threads")
+_NEEDS = (
+    *("classes", "ignore", "frames", "fit", "class_weights", "unseen", "min_agreement", "threads"),
+)
+AGREEMENT_FRAMES = 24
+MIN_AGREEMENT = 0.95
 
 
 def add_from_masks(parser: argparse.ArgumentParser) -> None:
@@ -45,15 +50,28 @@ def add_from_masks(parser: argparse.ArgumentParser) -> None:
         help="use N frames, evenly spaced (default: all)",
     )
     group.add_argument(
+        "--fit",
+        choices=("majority", "linear"),
+        help="linear: replace the clusters by a linear codebook, fitted to the masks on this "
+        "machine's CPU in seconds; agreement with fp32 is measured again (default: majority)",
+    )
+    group.add_argument(
         "--class-weights",
         choices=("none", "power"),
-        help="power: divide by frequency^0.3, for rare classes (default: none)",
+        help="power: divide by frequency^0.3, for rare classes (default: none, power with "
+        "--fit linear)",
     )
     group.add_argument(
         "--unseen",
         choices=("own", "nearest", "void"),
         help="clusters in no labelled pixel: keep their class, take that of the nearest named "
         "cluster, or leave out (default: own)",
+    )
+    group.add_argument(
+        "--min-agreement",
+        type=share,
+        metavar="SHARE",
+        help="with --fit linear: gate on agreement with fp32 (default: 0.95)",
     )
     group.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
 
@@ -75,10 +93,17 @@ def check_from_masks(options: argparse.Namespace) -> None:
         raise UsageError(
             "--from-masks needs the names of the classes", fix="Give --classes classes.txt."
         )
+    if options.fit == "linear" and options.unseen is not None:
+        raise UsageError(
+            "--unseen does nothing with --fit linear, which has no unseen clusters",
+            fix="Leave it out.",
+        )
+    if options.fit != "linear" and options.min_agreement is not None:
+        raise UsageError("--min-agreement does nothing without --fit linear", fix="Leave it out.")
 
 
 def name_from(bundle: Bundle, options: argparse.Namespace) -> tuple[Bundle, dict[str, Any]]:
-    """Name a bundle's clusters from labelled frames.
+    """Name a bundle's clusters from labelled frames, or fit a linear codebook to them.
 
     Args:
         bundle: Left as it is.
@@ -90,8 +115,9 @@ def name_from(bundle: Bundle, options: argparse.Namespace) -> tuple[Bundle, dict
     Raises:
         EvaluationError: Images, masks and classes do not fit together.
         CodebookError: A name cannot be used, or class ids run out.
+        CalibrationError: The labelled frames cannot support a linear codebook.
+        MissingDependency: A package of the extra ``calibrate`` is not installed.
     """
-    from aeseg_edge.calibration.from_masks import count_pixels, name_by_majority
     from aeseg_edge.calibration.labelled import evenly_spaced, find_pairs, read_classes
     from aeseg_edge.cli.progress import Progress
 
@@ -99,14 +125,31 @@ def name_from(bundle: Bundle, options: argparse.Namespace) -> tuple[Bundle, dict
     pairs = find_pairs(*options.from_masks)
     chosen = evenly_spaced(pairs, options.frames)
     with Progress() as progress:
-        counts = count_pixels(
-            bundle,
-            chosen,
-            names,
-            ignore=options.ignore,
-            threads=options.threads,
-            progress=lambda done, total: progress.update("labelled frames", done / total),
-        )
+        if options.fit != "linear":
+            return _by_majority(bundle, names, chosen, options, progress)
+        rest = [pair for pair in pairs if pair not in set(chosen)]
+        # Frames that the codebook was not fitted on, where there are any; labels do not matter.
+        others = evenly_spaced(rest or chosen, AGREEMENT_FRAMES)
+        return _linear(bundle, names, chosen, others, options, progress)
+
+
+def _by_majority(
+    bundle: Bundle,
+    names: Sequence[str],
+    chosen: Sequence[Pair],
+    options: argparse.Namespace,
+    progress: Progress,
+) -> tuple[Bundle, dict[str, Any]]:
+    from aeseg_edge.calibration.from_masks import count_pixels, name_by_majority
+
+    counts = count_pixels(
+        bundle,
+        chosen,
+        names,
+        ignore=options.ignore,
+        threads=options.threads,
+        progress=lambda done, total: progress.update("labelled frames", done / total),
+    )
     unseen: Unseen = options.unseen or "own"
     weighted = options.class_weights == "power"
     named = name_by_majority(bundle.codebook, counts, names, unseen=unseen, weighted=weighted)
@@ -126,19 +169,82 @@ def name_from(bundle: Bundle, options: argparse.Namespace) -> tuple[Bundle, dict
         )
     if named.without_cluster:
         _log.warning("no cluster became %s", ", ".join(named.without_cluster))
+    note = _note("majority", chosen, "power" if weighted else "none")
     report = {
-        "method": "majority",
-        "frames": len(chosen),
-        "class_weights": "power" if weighted else "none",
+        **note,
         "unseen": list(named.unseen),
         "without_cluster": list(named.without_cluster),
         "clusters": [row.to_json() for row in named.clusters],
     }
-    return _noted(bundle.with_codebook(named.codebook), chosen, report), report
+    return _noted(bundle.with_codebook(named.codebook), note), report
 
 
-def format_clusters(report: dict[str, Any]) -> list[str]:
-    """Give a table of clusters and what became of them; shares in percent."""
+def _linear(
+    bundle: Bundle,
+    names: Sequence[str],
+    chosen: Sequence[Pair],
+    others: Sequence[Pair],
+    options: argparse.Namespace,
+    progress: Progress,
+) -> tuple[Bundle, dict[str, Any]]:
+    try:
+        from aeseg_edge.calibration.fit import with_agreement
+    except ImportError as error:
+        raise MissingDependency(
+            f"calibration needs a package that is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.calibration.from_masks import mask_classes
+    from aeseg_edge.calibration.labelled import read_image
+    from aeseg_edge.calibration.linear import fit_linear, labelled_cells
+
+    cells = labelled_cells(
+        bundle,
+        chosen,
+        names,
+        ignore=options.ignore,
+        threads=options.threads,
+        progress=lambda done, total: progress.update("labelled frames", done / total),
+    )
+    weighted = options.class_weights != "none"
+    progress.update("linear codebook", 0.0)
+    fit = fit_linear(cells, mask_classes(names, bundle.codebook), weighted=weighted)
+    progress.update("linear codebook", 1.0)
+    have = {item.name for item in fit.codebook.classes}
+    without = [name for name in names if name not in have]
+    if without:
+        _log.warning("the labelled frames do not show %s", ", ".join(without))
+    note = {**_note("linear", chosen, "power" if weighted else "none"), **fit.to_json()}
+    # The picture in the bundle shows the old classes.
+    draft = _noted(
+        Bundle.build(bundle.manifest, fit.codebook, bundle.graphs, region=bundle.region), note
+    )
+    finished, agreements, below = with_agreement(
+        draft,
+        [read_image(pair.image) for pair in others],
+        minimum=MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
+        threads=options.threads,
+        progress=progress.update,
+    )
+    report = {
+        **note,
+        "without_cluster": without,
+        "agreement": {f"{p}/{b}": found.to_json() for (p, b), found in agreements.items()},
+        "below_gate": [f"{p}/{b}" for p, b in below],
+        "entries": entries_table(finished.manifest),
+    }
+    return finished, report
+
+
+def format_report(report: dict[str, Any]) -> list[str]:
+    """Give lines for a person: what each cluster became, or how well the codebook fits."""
+    if report["method"] == "linear":
+        frames = f"{report['frames']} frames, {report['cells']} latents"
+        return [
+            f"linear codebook from {frames}, ridge {report['strength']:g}",
+            *(f"  {line}" for line in report["entries"]),
+        ]
     width = max(len(row["class"]) for row in report["clusters"])
     lines = [f"cluster  {'class':<{width}}  {'share':>7}  {'purity':>7}"]
     for row in report["clusters"]:
@@ -149,16 +255,19 @@ def format_clusters(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _noted(bundle: Bundle, chosen: Sequence[Pair], report: dict[str, Any]) -> Bundle:
+def _note(method: str, chosen: Sequence[Pair], class_weights: str) -> dict[str, Any]:
+    return {
+        "method": method,
+        "frames": len(chosen),
+        "images": str(chosen[0].image.parent),
+        "class_weights": class_weights,
+    }
+
+
+def _noted(bundle: Bundle, note: dict[str, Any]) -> Bundle:
     """Say in the manifest that labels were used, and how many."""
     from aeseg_edge.bundle import Bundle
 
-    note = {
-        "method": report["method"],
-        "frames": len(chosen),
-        "images": str(chosen[0].image.parent),
-        "class_weights": report["class_weights"],
-    }
     manifest = bundle.manifest
     return Bundle.build(
         replace(manifest, training={**manifest.training, "labels": note}),

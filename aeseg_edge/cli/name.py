@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aeseg_edge.cli.from_masks import add_from_masks, check_from_masks, format_clusters, name_from
+from aeseg_edge.cli.from_masks import add_from_masks, check_from_masks, format_report, name_from
 from aeseg_edge.cli.options import Verbs, add_json, add_verb, check_output, positive, write_json
 from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import CodebookError, SinkError, UsageError
@@ -82,7 +82,7 @@ def _name(options: argparse.Namespace) -> int:
         _write_sheet(bundle, *options.sheet, frames=options.sheet_frames)
     rows = list_classes(bundle.codebook)
     if options.json != "-":
-        for line in () if report is None else format_clusters(report):
+        for line in () if report is None else format_report(report):
             print(line)
         for row in rows:
             print(f"{row['id']:>4}  {row['color']:<7}  {row['name']}  (clusters {row['clusters']})")
