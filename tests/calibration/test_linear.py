@@ -80,9 +80,9 @@ def test_the_ridge_is_strong_where_labels_follow_the_frame_and_weak_where_they_d
     assert real.strength == min(real.losses, key=lambda key: real.losses[key])
     # Every frame has its own look, and what the look means is chance: only folds of whole
     # frames can see that nothing is learned from it.
-    frames = np.arange(1500) * 6 // 1500
-    look = random.normal(size=(6, 4))[frames] + 0.01 * random.normal(size=(1500, 4))
-    lies = Cells(look.astype(np.float32), one_hot(np.array([0, 1, 0, 1, 1, 0])[frames]), frames)
+    frames = np.arange(1500) * 30 // 1500
+    look = random.normal(size=(30, 4))[frames] + 0.01 * random.normal(size=(1500, 4))
+    lies = Cells(look.astype(np.float32), one_hot(random.integers(0, 2, 30)[frames]), frames)
     assert fit_linear(lies, CLASSES).strength == linear.STRENGTHS[0] > real.strength
 
 
