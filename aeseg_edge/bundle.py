@@ -223,36 +223,35 @@ class Bundle:
         )
         if decoder is not None and not same:
             decoder = replace(decoder, latents=None)
-        return Bundle.build(
-            self.manifest,
-            codebook,
-            self.graphs,
-            preview=self.preview,
-            region=self.region,
-            decoder=decoder,
-        )
+        return self._again(codebook=codebook, decoder=decoder)
+
+    def with_manifest(self, manifest: Manifest) -> Bundle:
+        """Give a copy that says something else about itself; its members stay as they are."""
+        return self._again(manifest=manifest)
 
     def with_modalities(self, modalities: tuple[Modality, ...]) -> Bundle:
         """Give a copy that says what the channels of its frames are."""
-        return Bundle.build(
-            replace(self.manifest, modalities=modalities),
-            self.codebook,
-            self.graphs,
-            preview=self.preview,
-            region=self.region,
-            decoder=self.decoder,
-        )
+        return self._again(manifest=replace(self.manifest, modalities=modalities))
 
     def with_decoder(self, decoder: DecoderParts) -> Bundle:
         """Give a copy with a decoder, or with another one."""
-        return Bundle.build(
-            self.manifest,
-            self.codebook,
-            self.graphs,
-            preview=self.preview,
-            region=self.region,
-            decoder=decoder,
-        )
+        return self._again(decoder=decoder)
+
+    def with_preview(self, preview: bytes | None) -> Bundle:
+        """Give a copy with another picture, a JPEG or PNG, or with none."""
+        return self._again(preview=preview)
+
+    def _again(self, **changes: Any) -> Bundle:
+        """Build a copy in which some parts differ."""
+        parts: dict[str, Any] = {
+            "manifest": self.manifest,
+            "codebook": self.codebook,
+            "graphs": self.graphs,
+            "preview": self.preview,
+            "region": self.region,
+            "decoder": self.decoder,
+        }
+        return Bundle.build(**parts | changes)
 
 
 def _add_decoder(members: dict[str, bytes], decoder: DecoderParts) -> DecoderInfo:

@@ -195,26 +195,54 @@ def fit_bundle(
         provenance=dict(provenance or {}),
     )
     draft = Bundle.build(manifest, codebook, graphs, region=region)
-    agreements = compare_entries(
-        draft, [frames[i] for i in check_on], threads=settings.threads, progress=progress
+    bundle, agreements, below = with_agreement(
+        draft,
+        [frames[i] for i in check_on],
+        minimum=settings.minimum_agreement,
+        threads=settings.threads,
+        progress=progress,
     )
-    below = gate(agreements, settings.minimum_agreement)
-    for key, agreement in below.items():
+    return Fitted(bundle, clustering, found.stability, agreements, below, found.choice, matched)
+
+
+def with_agreement(
+    bundle: Bundle,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    minimum: float,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Bundle, dict[tuple[str, str], Agreement], dict[tuple[str, str], Agreement]]:
+    """Measure a bundle's entries and write the figures into its manifest.
+
+    Another codebook on the same graphs agrees to another degree, so this is run again
+    whenever the decisions change.
+
+    Args:
+        bundle: Left as it is.
+        frames: uint8 [H, W, C] each; not those the ranges were fitted on.
+        minimum: Gate, 0..1; an entry below it is not recommended.
+        threads: For ONNX Runtime.
+        progress: Called with a stage and its fraction.
+
+    Returns:
+        The bundle with its figures, all agreements, and those below the gate.
+    """
+    agreements = compare_entries(bundle, frames, threads=threads, progress=progress)
+    below = gate(agreements, minimum)
+    for key, found in below.items():
         _log.warning(
             "%s for %s agrees with fp32 on only %.1f %% of the labels (gate: %.1f %%): "
             "not recommended",
             *key,
-            100 * agreement.labels_equal,
-            100 * settings.minimum_agreement,
+            100 * found.labels_equal,
+            100 * minimum,
         )
     entries = tuple(
-        _with_agreement(entry, agreements, below, settings.minimum_agreement)
-        for entry in manifest.entries
+        _with_agreement(entry, agreements, below, minimum) for entry in bundle.manifest.entries
     )
-    bundle = Bundle.build(
-        replace(draft.manifest, entries=entries), draft.codebook, graphs, region=region
-    )
-    return Fitted(bundle, clustering, found.stability, agreements, below, found.choice, matched)
+    finished = bundle.with_manifest(replace(bundle.manifest, entries=entries))
+    return finished, agreements, below
 
 
 def compare_entries(
@@ -370,7 +398,7 @@ def _with_agreement(
     found = agreements.get(entry.key)
     if found is None:
         return entry
-    note = entry.note
+    note = _NOTES.get(entry.key, "")
     if entry.key in below:
         reason = f"agrees with fp32 on {100 * found.labels_equal:.1f} % of labels, gate {minimum}"
         note = f"{reason}; {note}" if note else reason

@@ -189,14 +189,15 @@ def hungarian_map(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return mapping
 
 
-def majority_map(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def majority_map(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.int64]:
     """Give every cluster the class that most of its pixels have.
 
     Ties go to the class with the lower id. A cluster without a single labelled pixel has
     nothing to be named by: it is UNMATCHED, and counts as wrong where it appears later.
 
     Args:
-        counts: int64 [classes, clusters], from the frames that the map is fitted on.
+        counts: int64 or weighted float64 [classes, clusters], from the frames that the map is
+            fitted on.
 
     Returns:
         int64 [clusters]: class of each cluster, or UNMATCHED.

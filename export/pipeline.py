@@ -458,18 +458,7 @@ def _with_preview(fitted: Fitted, frames: NDArray[np.uint8] | None) -> Fitted:
         raise AesegError(
             "OpenCV cannot write a JPEG preview", fix="Use an OpenCV build with JPEG support."
         )
-    bundle = fitted.bundle
-    return replace(
-        fitted,
-        bundle=Bundle.build(
-            bundle.manifest,
-            bundle.codebook,
-            bundle.graphs,
-            preview=data.tobytes(),
-            region=bundle.region,
-            decoder=bundle.decoder,
-        ),
-    )
+    return replace(fitted, bundle=fitted.bundle.with_preview(data.tobytes()))
 
 
 def _note(at: TrainProgress) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.cli.from_masks import add_from_masks, check_from_masks, format_report, name_from
 from aeseg_edge.cli.options import Verbs, add_json, add_verb, check_output, positive, write_json
 from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import CodebookError, SinkError, UsageError
@@ -52,31 +53,40 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     name.add_argument(
         "--sheet-frames", type=positive, default=SHEET_FRAMES, metavar="N", help="default: 60"
     )
+    add_from_masks(name)
     add_json(name)
 
 
 def _name(options: argparse.Namespace) -> int:
     from aeseg_edge.bundle import Bundle
 
+    check_from_masks(options)
     bundle = Bundle.open(options.bundle)
     edits = any((options.names, options.split, options.merge, options.void, options.color))
-    if not edits and options.sheet is None and options.output is None:
+    labelled = options.from_masks is not None
+    if not edits and not labelled and options.sheet is None and options.output is None:
         raise UsageError(
-            "there is nothing to do", fix="Name clusters (3=road), or ask for --sheet."
+            "there is nothing to do",
+            fix="Name clusters (3=road), give --from-masks, or ask for --sheet.",
         )
-    if edits or options.output is not None:
+    report: dict[str, Any] | None = None
+    if edits or labelled or options.output is not None:
         target = options.output or options.bundle
         check_output(target, ".aeseg")
-        codebook = edit(bundle.codebook, options)
-        bundle = bundle.with_codebook(codebook)
+        if labelled:
+            bundle, report = name_from(bundle, options)
+        # Afterwards, by hand, what the masks do not say.
+        bundle = bundle.with_codebook(edit(bundle.codebook, options))
         bundle.write(target)
     if options.sheet is not None:
         _write_sheet(bundle, *options.sheet, frames=options.sheet_frames)
     rows = list_classes(bundle.codebook)
     if options.json != "-":
+        for line in () if report is None else format_report(report):
+            print(line)
         for row in rows:
             print(f"{row['id']:>4}  {row['color']:<7}  {row['name']}  (clusters {row['clusters']})")
-    write_json(options.json, rows)
+    write_json(options.json, rows if report is None else {**report, "classes": rows})
     return 0
 
 
