@@ -11,6 +11,7 @@ from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.codebook import ClassInfo
 from aeseg_edge.errors import AesegError, BundleError
 from aeseg_edge.geometry import Geometry
+from aeseg_edge.novelty import Spread
 
 FORMAT = "aeseg-bundle"
 SCHEMA_VERSION = 1
@@ -76,6 +77,10 @@ class Manifest:
         codebook: Array name -> member path.
         preview: Member path of a picture, or None.
         region: Member path of a region-of-interest mask (uint8 .npy), or None.
+        gate: Width of the smoothing gate in the graphs, in units of the latents; None in
+            older bundles, which mix everywhere alike.
+        spread: Distances of calibration's latents to their centres; None in older bundles
+            and for codebooks without centres.
         training: Summary of how the weights were made.
         provenance: Origin and licence of weights and footage, as far as they are known.
         created_with: Package name and version.
@@ -95,6 +100,8 @@ class Manifest:
     codebook: Mapping[str, str] = field(default_factory=dict)
     preview: str | None = None
     region: str | None = None
+    gate: float | None = None
+    spread: Spread | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     created_with: str = ""
@@ -195,6 +202,8 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
         codebook={str(k): str(v) for k, v in data["codebook"].items()},
         preview=_optional(data.get("preview")),
         region=_optional(data.get("region")),
+        gate=None if data.get("gate") is None else _width(data["gate"]),
+        spread=None if data.get("spread") is None else Spread.from_json(data["spread"]),
         training=dict(data.get("training", {})),
         provenance=dict(data.get("provenance", {})),
         created_with=str(data.get("created_with", "")),
@@ -219,6 +228,12 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 20:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _width(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e9:
+        raise ValueError(f"{value!r} is not a width")
+    return float(value)
 
 
 def _optional(value: Any) -> str | None:

@@ -20,6 +20,7 @@ from aeseg_edge.bundle import Bundle
 from aeseg_edge.errors import UsageError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Entry, Manifest
+from aeseg_edge.novelty import spread_of
 from aeseg_edge.segmenter import Segmenter
 
 from .agreement import Agreement, gate, measure_agreement
@@ -41,6 +42,9 @@ GRAPHS = {
     ("int8", "onnxruntime"): "graphs/int8-cpu.onnx",
     ("int8", "tensorrt"): "graphs/int8-tensorrt.onnx",
 }
+
+GATE = 0.25
+"""Chosen with the default strength on a driving and a fixed camera: docs/reliability.md."""
 
 REFERENCE = ("fp32", "onnxruntime")
 
@@ -193,9 +197,12 @@ def fit_bundle(
             progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
         ),
     }
+    width = smoothing_gate(samples)
     graphs = {
-        name: attach_head(model, spec).SerializeToString() for name, model in encoders.items()
+        name: attach_head(model, spec, gate=width).SerializeToString()
+        for name, model in encoders.items()
     }
+    codebook = codebook_from(clustering)
     manifest = Manifest(
         geometry=geometry,
         stride=spec.stride,
@@ -209,6 +216,8 @@ def fit_bundle(
             Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
             for key, path in GRAPHS.items()
         ),
+        gate=width,
+        spread=spread_of(samples, codebook),
         training={
             **(training or {}),
             "calibration": {
@@ -227,7 +236,7 @@ def fit_bundle(
         },
         provenance=dict(provenance or {}),
     )
-    draft = Bundle.build(manifest, codebook_from(clustering), graphs, region=region)
+    draft = Bundle.build(manifest, codebook, graphs, region=region)
     agreements = compare_entries(
         draft, [frames[i] for i in check_on], threads=settings.threads, progress=progress
     )
@@ -248,6 +257,18 @@ def fit_bundle(
         replace(draft.manifest, entries=entries), draft.codebook, graphs, region=region
     )
     return Fitted(bundle, clustering, agreements, below)
+
+
+def smoothing_gate(samples: NDArray[np.float32]) -> float:
+    """Choose the width of the smoothing gate from the latents of the footage.
+
+    Args:
+        samples: float32 [n, D], centred or not.
+
+    Returns:
+        ``GATE`` of their standard deviation (root mean square over the channels), in float32.
+    """
+    return float(np.float32(GATE * np.sqrt(samples.var(axis=0, dtype=np.float64).mean())))
 
 
 def compare_entries(

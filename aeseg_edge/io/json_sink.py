@@ -43,7 +43,7 @@ class JsonSink(Closing):
     """A file of JSON lines (one object a line, UTF-8), readable while it grows.
 
     Each line has ``time`` (seconds since 1970 at capture), ``source``, ``index``, ``age_ms``
-    and ``shares`` (0..1 by class name).
+    and ``shares`` (0..1 by class name), and ``drift`` where the loop measures it.
 
     Args:
         path: The file; begun anew unless ``append``.
@@ -88,6 +88,8 @@ class JsonSink(Closing):
             "age_ms": None if result.frame_age is None else round(result.frame_age * 1e3, 3),
             "shares": {name: round(share, 6) for name, share in shares_by_name(result).items()},
         }
+        if result.drift is not None:
+            line["drift"] = round(result.drift, 5)
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         before = self._length()
         try:
