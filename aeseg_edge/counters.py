@@ -31,8 +31,8 @@ class SourceCounters:
             first.
         size: Columns and rows of the last frame; None before the first.
         problem: Why it was lost last; None while it never was.
-        drift: Share of its latents that are unlike the footage, 0..1; see ``Segmentation``.
-            None where it is not measured.
+        drift: How unlike the footage its scene is, 0..1; see ``novelty.Spread.unlike``. None
+            where it is not measured.
     """
 
     name: str

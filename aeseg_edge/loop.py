@@ -333,8 +333,8 @@ class CameraLoop:
             self._segmented[lane] += 1
             self._reporter.frame(milliseconds)
             self._ages[lane].add(max(0.0, self._clock() - frame.captured) * 1e3)
-            if measured and (share := result.unlike) is not None:
-                self._drifts[lane].add(share)
+            if measured and result.unlike is not None:
+                self._drifts[lane].add(result.unlike)
             drift = self._drifts[lane].value
         delivered = replace(result, frame=frame, drift=drift)
         for delivery in self._deliveries:

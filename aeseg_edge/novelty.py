@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from aeseg_edge.codebook import Codebook
 MEASURES = ("cosine", "euclidean")
 
 
+LEVELS = (*range(5, 100, 5), 99)
+"""Percentiles that a bundle keeps."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """Distances of calibration's latents to their centres.
@@ -21,13 +25,37 @@ class Spread:
     Attributes:
         measure: ``cosine``: 1 minus the largest cosine with a centre, for spherical K-means,
             which looks at directions alone. ``euclidean``: to the nearest centre.
-        p50: Median.
-        p99: 99th percentile: what lies beyond is one latent of a hundred in known scenes.
+        percentiles: At ``LEVELS``.
+        usual: ``unlike`` of nine tenths of calibration's own frames is at most this.
     """
 
     measure: str
-    p50: float
-    p99: float
+    percentiles: tuple[float, ...]
+    usual: float = 1.0
+
+    @property
+    def p99(self) -> float:
+        """What one latent of a hundred in known scenes lies beyond."""
+        return self.percentiles[-1]
+
+    def unlike(self, found: NDArray[np.float32]) -> float | None:
+        """How unlike calibration's the distances of a frame are.
+
+        The largest difference between the two cumulative distributions, at ``LEVELS``: the
+        statistic of Kolmogorov and Smirnov. Scenes of another kind may lie farther from the
+        centres or, dark and flat ones, closer; it sees both, where a share of outliers does not.
+
+        Args:
+            found: float32 of any shape; NaN does not count.
+
+        Returns:
+            0..1; None without a single distance.
+        """
+        known = np.sort(found[np.isfinite(found)])
+        if not len(known):
+            return None
+        here = np.searchsorted(known, self.percentiles, side="right") / len(known)
+        return float(np.abs(here - np.array(LEVELS) / 100).max())
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -40,9 +68,15 @@ class Spread:
         Raises:
             ValueError: If it is no spread of distances.
         """
-        spread = cls(str(data["measure"]), float(data["p50"]), float(data["p99"]))
-        if spread.measure not in MEASURES or not 0 <= spread.p50 <= spread.p99 < float("inf"):
-            raise ValueError(f"{spread} is not a spread of distances")
+        values = np.array([0.0, *data["percentiles"]], float)
+        spread = cls(str(data["measure"]), tuple(values[1:].tolist()), float(data["usual"]))
+        steps = np.diff(values)
+        if (
+            spread.measure not in MEASURES
+            or len(steps) != len(LEVELS)
+            or not (np.isfinite(steps).all() and (steps >= 0).all() and 0 <= spread.usual <= 1)
+        ):
+            raise ValueError(f"{data!r} is not a spread of distances")
         return spread
 
 
@@ -78,26 +112,34 @@ def distances(
     return result.reshape(latents.shape[1:])
 
 
-def spread_of(latents: NDArray[np.float32], codebook: Codebook) -> Spread | None:
+def spread_of(
+    latents: NDArray[np.float32],
+    codebook: Codebook,
+    frames: Iterable[NDArray[np.float32]] = (),
+) -> Spread | None:
     """Measure the spread of calibration's latents.
 
     Args:
         latents: float32 [n, D].
         codebook: Fitted on them.
+        frames: float32 [D, ...], latents of whole frames, for what is usual.
 
     Returns:
         None where the codebook has no centres.
     """
-    if codebook.centres is None or not len(latents):
+    centres = codebook.centres
+    if centres is None or not len(latents):
         return None
     measure = measure_for(codebook.method)
-    found = distances(np.ascontiguousarray(latents.T), codebook.centres, measure)
-    p50, p99 = (round(float(value), 6) for value in np.percentile(found, [50, 99]))
-    return Spread(measure, p50, p99)
+    found = distances(np.ascontiguousarray(latents.T), centres, measure)
+    spread = Spread(measure, tuple(np.percentile(found, LEVELS).round(6).tolist()))
+    own = [spread.unlike(distances(each, centres, measure)) for each in frames]
+    known = [each for each in own if each is not None]
+    return replace(spread, usual=round(float(np.percentile(known, 90)), 4)) if known else spread
 
 
 class Drift:
-    """One camera's share of latents beyond calibration's 99th percentile, smoothed.
+    """How unlike the footage one camera's scene is: a running mean over its frames.
 
     Args:
         weight: Of each new frame in the running mean.
@@ -106,9 +148,9 @@ class Drift:
     def __init__(self, weight: float = 0.1) -> None:
         self._weight = weight
         self.value: float | None = None
-        """0..1; about 0.01 in scenes like the footage. None before the first frame."""
+        """0..1, see ``Spread.unlike``. None before the first frame."""
 
-    def add(self, share: float) -> None:
-        """Take one frame's share."""
-        last = share if self.value is None else self.value
-        self.value = last + self._weight * (share - last)
+    def add(self, unlike: float) -> None:
+        """Take one frame's figure."""
+        last = unlike if self.value is None else self.value
+        self.value = last + self._weight * (unlike - last)

@@ -55,8 +55,9 @@ class Segmentation:
         distance: float32 [h/r, w/r] over the graph's input: how far each latent is from its
             centre, in units of calibration's 99th percentile: above 1 the footage had next
             to nothing like it. NaN outside the frame and the region of interest.
-        drift: From a loop: share of this camera's latents beyond that percentile, a running
-            mean; about 0.01 in scenes like the footage.
+        unlike: With ``distance``: how differently from calibration's they are distributed,
+            0..1; see ``novelty.Spread``, whose ``usual`` says what known frames have.
+        drift: From a loop: the running mean of ``unlike`` of this camera.
         frame: The frame itself, from ``stream``.
     """
 
@@ -68,16 +69,9 @@ class Segmentation:
     margin: NDArray[np.float32] | None = None
     latents: NDArray[np.float32] | None = None
     distance: NDArray[np.float32] | None = None
+    unlike: float | None = None
     drift: float | None = None
     frame: Frame | None = None
-
-    @property
-    def unlike(self) -> float | None:
-        """Share of the latents beyond calibration's 99th percentile; None without distances."""
-        if self.distance is None:
-            return None
-        known = int(np.isfinite(self.distance).sum())
-        return float((self.distance > 1).sum() / known) if known else None
 
     @property
     def shares(self) -> dict[int, float]:
@@ -325,6 +319,9 @@ class Segmenter:
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
         codebook, colors = submitted.used
+        distance = unlike = None
+        if far and outputs.latents is not None:
+            distance, unlike = self._distance(outputs.latents, codebook, *submitted.size)
         started, prepared = submitted.started, submitted.prepared
         return Segmentation(
             labels=labels,
@@ -341,11 +338,8 @@ class Segmenter:
             ),
             margin=outputs.margin,
             latents=outputs.latents if "latents" in want else None,
-            distance=(
-                self._distance(outputs.latents, codebook, *submitted.size)
-                if far and outputs.latents is not None
-                else None
-            ),
+            distance=distance,
+            unlike=unlike,
         )
 
     def stream(
@@ -451,16 +445,16 @@ class Segmenter:
 
     def _distance(
         self, latents: NDArray[np.float32], codebook: Codebook, height: int, width: int
-    ) -> NDArray[np.float32] | None:
+    ) -> tuple[NDArray[np.float32] | None, float | None]:
+        """Distances in units of the 99th percentile, and how unlike they are."""
         spread = self.manifest.spread
         if spread is None or codebook.centres is None:
-            return None
+            return None, None
         found = distances(latents, codebook.centres, spread.measure)
-        scaled = found / np.float32(max(spread.p99, 1e-9))
         if self._unseen is None or self._unseen[0] != (height, width):
             self._unseen = (height, width), self._unseen_cells(height, width)
-        scaled[self._unseen[1]] = np.nan
-        return scaled
+        found[self._unseen[1]] = np.nan
+        return found / np.float32(max(spread.p99, 1e-9)), spread.unlike(found)
 
     def _unseen_cells(self, height: int, width: int) -> NDArray[np.bool_]:
         """Latents whose middle lies in a letterbox bar or outside the region of interest."""

@@ -166,10 +166,12 @@ def fit_bundle(
         region=region,
         tick=lambda fraction: tell("latents", fraction),
     )
+    offset: NDArray[np.float32] = np.zeros((spec.latent_dim, 1, 1), np.float32)
     if centre:
         mean = samples.mean(axis=0, dtype=np.float64)
         encoder = centre_latents(encoder, mean)
         samples = (samples - mean).astype(np.float32)
+        offset = mean.astype(np.float32)[:, None, None]
     tell("clusters", 0.0)
     clustering = cluster(
         samples,
@@ -217,7 +219,7 @@ def fit_bundle(
             for key, path in GRAPHS.items()
         ),
         gate=width,
-        spread=spread_of(samples, codebook),
+        spread=spread_of(samples, codebook, (session(frames[i]) - offset for i in ranges_on)),
         training={
             **(training or {}),
             "calibration": {

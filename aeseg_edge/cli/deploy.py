@@ -323,8 +323,8 @@ def _info(options: argparse.Namespace) -> int:
         print(
             "drift    not measured: no distances in this bundle"
             if spread is None or bundle.codebook.centres is None
-            else f"drift    {spread.measure} distance to the centre: median {spread.p50:.3g}, "
-            f"p99 {spread.p99:.3g}"
+            else f"drift    by {spread.measure} distance to the centre, usual up to "
+            f"{spread.usual:.2f}"
         )
         print("graphs")
         for line in entries_table(manifest):

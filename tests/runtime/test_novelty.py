@@ -18,13 +18,15 @@ from aeseg_edge.codebook import Codebook
 from aeseg_edge.errors import BundleError
 from aeseg_edge.io.scene import draw_scene
 from aeseg_edge.manifest import Manifest
-from aeseg_edge.novelty import Drift, Spread, distances, spread_of
+from aeseg_edge.novelty import LEVELS, Drift, Spread, distances, spread_of
 from aeseg_edge.segmenter import Segmenter
 
 WANT = frozenset({"distance"})
 CHANCE = np.random.default_rng(0)
 CENTRES = CHANCE.normal(0, 1, (4, 6)).astype(np.float32)
 LATENTS = CHANCE.normal(0, 1, (6, 5, 7)).astype(np.float32)
+
+SPREAD = Spread("cosine", tuple(0.01 * level for level in LEVELS), 0.2)
 
 
 def test_a_distance_is_the_one_to_the_nearest_centre() -> None:
@@ -52,8 +54,13 @@ def test_the_spread_is_that_of_the_codebook_in_use(method: str) -> None:
     spread = spread_of(points, book)
     assert spread is not None
     assert spread.measure == ("cosine" if method == "spherical" else "euclidean")
-    beyond = distances(points.T, CENTRES, spread.measure) > spread.p99
-    assert beyond.mean() == pytest.approx(0.01, abs=0.001)
+    found = distances(points.T, CENTRES, spread.measure)
+    assert (found > spread.p99).mean() == pytest.approx(0.01, abs=0.001)
+    assert spread.unlike(found) == pytest.approx(0, abs=0.001)
+    # Closer than calibration's is as unlike as farther.
+    assert spread.unlike(found[found < np.median(found)]) == pytest.approx(0.5, abs=0.01)
+    assert spread.unlike(found[found > np.median(found)]) == pytest.approx(0.5, abs=0.01)
+    assert spread.unlike(np.full(3, np.nan, np.float32)) is None
     assert spread_of(points, replace(book, centres=None)) is None
 
 
@@ -74,8 +81,9 @@ def measured(path: Path) -> Bundle:
             segmenter(draw_scene(5 * i, 96, 64), want=frozenset({"latents"})).latents
             for i in range(10)
         ]
-        latents = np.concatenate([each.reshape(8, -1).T for each in found if each is not None])
-        return with_spread(path, spread_of(latents, segmenter.codebook))
+        frames = [each for each in found if each is not None]
+        latents = np.concatenate([each.reshape(8, -1).T for each in frames])
+        return with_spread(path, spread_of(latents, segmenter.codebook, frames))
 
 
 def unlike(bundle: Bundle, frame: NDArray[np.uint8]) -> float:
@@ -89,8 +97,11 @@ def unlike(bundle: Bundle, frame: NDArray[np.uint8]) -> float:
 def test_a_scene_that_the_footage_did_not_have_is_far_from_it(v1_bundle: Path) -> None:
     bundle = measured(v1_bundle)
     known = draw_scene(12, 96, 64)
-    assert unlike(bundle, known) < 0.05
-    assert unlike(bundle, CHANCE.integers(0, 256, known.shape, np.uint8)) > 0.3
+    assert bundle.manifest.spread is not None
+    usual = bundle.manifest.spread.usual
+    assert unlike(bundle, known) <= usual
+    assert unlike(bundle, np.full_like(known, 128)) > 1.5 * usual
+    assert unlike(bundle, CHANCE.integers(0, 256, known.shape, np.uint8)) > 1.5 * usual
 
 
 def test_an_older_bundle_says_that_it_does_not_know(v1_bundle: Path) -> None:
@@ -127,16 +138,16 @@ def test_drift_is_a_running_mean() -> None:
 
 
 def test_the_manifest_keeps_gate_and_spread_and_refuses_nonsense(v1_bundle: Path) -> None:
-    manifest = replace(
-        Bundle.open(v1_bundle).manifest, gate=0.25, spread=Spread("cosine", 0.1, 0.4)
-    )
+    manifest = replace(Bundle.open(v1_bundle).manifest, gate=0.25, spread=SPREAD)
     again = Manifest.from_json(manifest.to_json())
-    assert (again.gate, again.spread) == (0.25, Spread("cosine", 0.1, 0.4))
+    assert (again.gate, again.spread) == (0.25, SPREAD)
     for name, wrong in (
         ("gate", 0),
         ("gate", "wide"),
-        ("spread", {"measure": "miles", "p50": 0, "p99": 1}),
-        ("spread", {"measure": "cosine", "p50": 2, "p99": 1}),
+        ("spread", SPREAD.to_json() | {"measure": "miles"}),
+        ("spread", SPREAD.to_json() | {"percentiles": [1.0] * 3}),
+        ("spread", SPREAD.to_json() | {"percentiles": list(range(20, 0, -1))}),
+        ("spread", SPREAD.to_json() | {"usual": 2}),
         ("spread", {"measure": "cosine"}),
     ):
         data = json.loads(manifest.to_json())
