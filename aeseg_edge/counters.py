@@ -31,6 +31,8 @@ class SourceCounters:
             first.
         size: Columns and rows of the last frame; None before the first.
         problem: Why it was lost last; None while it never was.
+        drift: How unlike the footage its scene is, 0..1; see ``novelty.Spread.unlike``. None
+            where it is not measured.
     """
 
     name: str
@@ -43,6 +45,7 @@ class SourceCounters:
     age: Summary | None
     size: tuple[int, int] | None
     problem: str | None
+    drift: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
@@ -57,6 +60,7 @@ class SourceCounters:
             "age_ms": None if self.age is None else self.age.to_json(),
             "size": None if self.size is None else list(self.size),
             "problem": self.problem,
+            "drift": None if self.drift is None else round(self.drift, 5),
         }
 
 

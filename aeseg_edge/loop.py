@@ -18,6 +18,7 @@ from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.io.feed import Captured, Feed, Input
 from aeseg_edge.io.latest import Lane, Mailbox
 from aeseg_edge.io.sinks import Sink, WatchesLoop
+from aeseg_edge.novelty import Drift
 from aeseg_edge.timing import LatencySketch, RateLine, RateReporter, RunTotals
 from aeseg_edge.watchdog import Patience
 
@@ -33,6 +34,8 @@ _LOSSLESS_ROOM = 2
 _TICK = 0.02
 _NAP = 1.0
 _PATIENCE_AT_END = 2.0
+_DISTANCE = frozenset({"distance"})
+_NOTHING: frozenset[str] = frozenset()
 
 
 class CameraLoop:
@@ -51,12 +54,13 @@ class CameraLoop:
         frames: Most frames to segment, of all sources together; no limit when None.
         duration: Seconds after which the run ends; no limit when None.
         patience: With live sources.
+        drift_every: Measure how unlike the footage every so many frames of each source are,
+            where the bundle can; 0 never does.
         clock: Monotonic seconds; what ``Frame.captured`` is measured with.
         chance: For the jitter of reconnects.
 
     Raises:
-        UsageError: If two sources have one name, ``drop`` is unknown, or several sources are
-            to be smoothed.
+        UsageError: If two sources have one name, or ``drop`` is unknown.
     """
 
     def __init__(
@@ -69,17 +73,12 @@ class CameraLoop:
         frames: int | None = None,
         duration: float | None = None,
         patience: Patience | None = None,
+        drift_every: int = 10,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
         if drop not in DROPS:
             raise UsageError(f"drop {drop!r} is unknown", fix=f"Use one of {', '.join(DROPS)}.")
-        if len(inputs) > 1 and segmenter.smooth:
-            raise UsageError(
-                "several sources cannot be smoothed: the engine holds one frame back, and it "
-                "would be another camera's",
-                fix="Leave --smooth out, or run one command a source.",
-            )
         live = any(each.source.live for each in inputs)
         self._lossless = drop == "none" or (drop == "auto" and not live)
         self._segmenter = segmenter
@@ -116,6 +115,8 @@ class CameraLoop:
         self._lock = threading.Lock()
         self._segmented = [0] * len(inputs)
         self._ages = [LatencySketch() for _ in inputs]
+        self._drift_every = drift_every
+        self._drifts = [Drift() for _ in inputs]
         self._reported_drops = 0
         self._stopping = False
         self._error: BaseException | None = None
@@ -169,6 +170,7 @@ class CameraLoop:
         dropped = self._box.dropped
         with self._lock:
             segmented, ages = list(self._segmented), [age.summary() for age in self._ages]
+            drifts = [drift.value for drift in self._drifts]
         sources = []
         for lane, feed in enumerate(self._feeds):
             state, frames, reconnects, stalls, size, problem = feed.figures
@@ -184,6 +186,7 @@ class CameraLoop:
                     age=ages[lane],
                     size=size,
                     problem=problem,
+                    drift=drifts[lane],
                 )
             )
         return LoopCounters(
@@ -292,7 +295,7 @@ class CameraLoop:
         # frame that waits in the engine would age there.
         depth = 2 if self._lossless else 1
         under_way: deque[tuple[int, Captured, SubmittedFrame, float]] = deque()
-        session: int | None = None
+        sessions: dict[int, int] = {}
         begun = 0
         while True:
             closed = self._box.closed
@@ -302,13 +305,15 @@ class CameraLoop:
                 taken = self._box.take(0.0 if under_way or closed else _NAP)
             if taken is not None:
                 lane, captured = taken
-                if len(self._feeds) == 1 and session not in (None, captured.session):
+                if sessions.get(lane, captured.session) != captured.session:
                     while under_way:
                         self._finish(*under_way.popleft())
-                    self._segmenter.reset()
-                session = captured.session
+                    self._segmenter.reset(lane)
+                sessions[lane] = captured.session
                 frame, started = captured.frame, time.perf_counter()
-                submitted = self._segmenter.submit(frame.image, captured=frame.captured)
+                submitted = self._segmenter.submit(
+                    frame.image, captured=frame.captured, stream=lane
+                )
                 under_way.append((lane, captured, submitted, started))
                 begun += 1
             if under_way and (taken is None or len(under_way) >= depth):
@@ -320,14 +325,18 @@ class CameraLoop:
         self, lane: int, captured: Captured, submitted: SubmittedFrame, started: float
     ) -> None:
         """Collect one frame and hand it to every sink."""
-        result = self._segmenter.collect(submitted)
+        measured = self._drift_every and self._segmented[lane] % self._drift_every == 0
+        result = self._segmenter.collect(submitted, _DISTANCE if measured else _NOTHING)
         milliseconds = (time.perf_counter() - started) * 1e3
         frame = captured.frame
         with self._lock:
             self._segmented[lane] += 1
             self._reporter.frame(milliseconds)
             self._ages[lane].add(max(0.0, self._clock() - frame.captured) * 1e3)
-        delivered = replace(result, frame=frame)
+            if measured and result.unlike is not None:
+                self._drifts[lane].add(result.unlike)
+            drift = self._drifts[lane].value
+        delivered = replace(result, frame=frame, drift=drift)
         for delivery in self._deliveries:
             delivery.put(frame, delivered)
 

@@ -11,6 +11,7 @@ from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.codebook import ClassInfo
 from aeseg_edge.errors import AesegError, BundleError
 from aeseg_edge.geometry import Geometry
+from aeseg_edge.novelty import Spread
 
 FORMAT = "aeseg-bundle"
 SCHEMA_VERSION = 1
@@ -110,6 +111,10 @@ class Manifest:
         region: Member path of a region-of-interest mask (uint8 .npy), or None.
         decoder: What draws pictures from latents, or None.
         modalities: What the frame's channels are, in their order; empty for one camera.
+        gate: Width of the smoothing gate in the graphs, in units of the latents; None in
+            older bundles, which mix everywhere alike.
+        spread: Distances of calibration's latents to their centres; None in older bundles
+            and for codebooks without centres.
         training: Summary of how the weights were made.
         provenance: Origin and licence of weights and footage, as far as they are known.
         created_with: Package name and version.
@@ -131,6 +136,8 @@ class Manifest:
     region: str | None = None
     decoder: DecoderInfo | None = None
     modalities: tuple[Modality, ...] = ()
+    gate: float | None = None
+    spread: Spread | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     created_with: str = ""
@@ -236,6 +243,8 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             Modality(str(item["name"]), _count(item["channels"]))
             for item in data.get("modalities", ())
         ),
+        gate=None if data.get("gate") is None else _width(data["gate"]),
+        spread=None if data.get("spread") is None else Spread.from_json(data["spread"]),
         training=dict(data.get("training", {})),
         provenance=dict(data.get("provenance", {})),
         created_with=str(data.get("created_with", "")),
@@ -267,6 +276,12 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 20:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _width(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e9:
+        raise ValueError(f"{value!r} is not a width")
+    return float(value)
 
 
 def _optional(value: Any) -> str | None:

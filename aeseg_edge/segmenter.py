@@ -18,9 +18,7 @@ from aeseg_edge.backends.choose import choose_entry, open_tensorrt
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook, default_classes, palette
 from aeseg_edge.decoder import Decoder, Decoding
-from aeseg_edge.errors import (
-    UsageError,
-)
+from aeseg_edge.errors import UsageError
 from aeseg_edge.geometry import (
     apply_region,
     check_frame,
@@ -30,12 +28,17 @@ from aeseg_edge.geometry import (
     import_cv2,
 )
 from aeseg_edge.manifest import BACKENDS, PRECISIONS, Entry, Manifest
+from aeseg_edge.novelty import distances
+from aeseg_edge.smoothing import check_strength
 
 if TYPE_CHECKING:
     from aeseg_edge.io.frame import Frame
     from aeseg_edge.io.sources import Source
 
 _log = logging.getLogger(__name__)
+
+_ASIDE = -1
+"""The stream of frames that are not part of any sequence."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Segmentation:
         frame_age: Seconds from capture to labels; None where capture time is unknown.
         margin: float32 [h/r, w/r] over the graph's input: best minus second-best score.
         latents: float32 [D, h/r, w/r] over the graph's input.
+        distance: float32 [h/r, w/r] over the graph's input: how far each latent is from its
+            centre, in units of calibration's 99th percentile: above 1 the footage had next
+            to nothing like it. NaN outside the frame and the region of interest.
+        unlike: With ``distance``: how differently from calibration's they are distributed,
+            0..1; see ``novelty.Spread``, whose ``usual`` says what known frames have.
+        drift: From a loop: the running mean of ``unlike`` of this camera.
         frame: The frame itself, from ``stream``.
         decoding: Draws the segmented image and the reconstruction error, where the
             segmenter was opened with a decoder.
@@ -62,6 +71,9 @@ class Segmentation:
     frame_age: float | None = None
     margin: NDArray[np.float32] | None = None
     latents: NDArray[np.float32] | None = None
+    distance: NDArray[np.float32] | None = None
+    unlike: float | None = None
+    drift: float | None = None
     frame: Frame | None = None
     decoding: Decoding | None = None
 
@@ -109,8 +121,8 @@ class Segmenter:
         decoder: Draws pictures from each result's latents; none when None.
 
     Attributes:
-        always: Any of ``latents`` and ``margin``, given with every result besides what the
-            call wants; may be set from any thread.
+        always: Any of ``latents``, ``margin`` and ``distance``, given with every result
+            besides what the call wants; may be set from any thread.
 
     Raises:
         UsageError: If ``smooth`` is out of range.
@@ -131,17 +143,16 @@ class Segmenter:
         smooth: float = 0.0,
         decoder: Decoder | None = None,
     ) -> None:
-        if not 0.0 <= smooth < 1.0:
-            raise UsageError(f"smoothing {smooth} is not within 0..1", fix="Use 0.5, for instance.")
         self.bundle = bundle
         self.entry = entry
-        self.smooth = smooth
+        self.smooth = check_strength(smooth)
         self.always: frozenset[str] = frozenset()
         self._backend = backend
         self._decoder = decoder
         self._roi = roi if roi is not None else bundle.region
         self._roi_is_framed = roi is not None
         self._outside: NDArray[np.bool_] | None = None
+        self._unseen: tuple[tuple[int, int], NDArray[np.bool_]] | None = None
         self._use(bundle.codebook)
 
     @classmethod
@@ -228,6 +239,11 @@ class Segmenter:
         return self.codebook.classes
 
     @property
+    def measures_distance(self) -> bool:
+        """Whether there is a ``distance``: not in older bundles, nor without centres."""
+        return self.manifest.spread is not None and self.codebook.centres is not None
+
+    @property
     def backend(self) -> Backend:
         """The backend, for those who pipeline frames themselves."""
         return self._backend
@@ -247,13 +263,15 @@ class Segmenter:
         *,
         captured: float | None = None,
         want: frozenset[str] = frozenset(),
+        stream: int = 0,
     ) -> Segmentation:
         """Segment one frame.
 
         Args:
             frame: uint8 [H, W, C], BGR, any size.
             captured: ``time.monotonic()`` at capture, for the frame age.
-            want: Any of ``latents`` and ``margin``.
+            stream: See ``submit``.
+            want: Any of ``latents``, ``margin`` and ``distance``.
 
         Returns:
             Labels at the frame's own size, and what was asked for.
@@ -262,14 +280,17 @@ class Segmenter:
             FrameError: If dtype or channels are not the bundle's.
             BackendError: If the backend is closed or fails.
         """
-        return self.collect(self.submit(frame, captured=captured), want)
+        return self.collect(self.submit(frame, captured=captured, stream=stream), want)
 
-    def submit(self, frame: NDArray[np.uint8], *, captured: float | None = None) -> SubmittedFrame:
+    def submit(
+        self, frame: NDArray[np.uint8], *, captured: float | None = None, stream: int = 0
+    ) -> SubmittedFrame:
         """Start one frame; the next may be submitted before this one is collected.
 
         Args:
             frame: uint8 [H, W, C], BGR, any size.
             captured: ``time.monotonic()`` at capture, for the frame age.
+            stream: Number of the camera, from 0: each is smoothed with its own last frame.
 
         Raises:
             FrameError: If dtype or channels are not the bundle's.
@@ -281,7 +302,7 @@ class Segmenter:
         prepared = time.perf_counter_ns()
         # Names and colours of this moment: a rename meanwhile is for later frames.
         used = self._used
-        ticket = self._backend.submit(ready, mix=self.smooth)
+        ticket = self._backend.submit(ready, mix=self.smooth, stream=stream)
         height, width = image.shape[:2]
         return SubmittedFrame(ticket, (height, width), captured, used, started, prepared)
 
@@ -292,7 +313,7 @@ class Segmenter:
 
         Args:
             submitted: From ``submit``; each once, in the order of submission.
-            want: Any of ``latents`` and ``margin``.
+            want: Any of ``latents``, ``margin`` and ``distance``.
 
         Returns:
             Labels at the frame's own size, and what was asked for. ``total`` runs from
@@ -302,11 +323,17 @@ class Segmenter:
             BackendError: If the backend is closed or fails.
         """
         always = self.always if self._decoder is None else self.always | {"latents"}
-        outputs = self._backend.collect(submitted.ticket, want | always)
+        want = want | always
+        far = "distance" in want and self.measures_distance
+        asked = want - {"distance"} | ({"latents"} if far else set())
+        outputs = self._backend.collect(submitted.ticket, asked)
         inferred = time.perf_counter_ns()
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
         codebook, colors = submitted.used
+        distance = unlike = None
+        if far and outputs.latents is not None:
+            distance, unlike = self._distance(outputs.latents, codebook, *submitted.size)
         started, prepared = submitted.started, submitted.prepared
         return Segmentation(
             labels=labels,
@@ -322,7 +349,9 @@ class Segmenter:
                 None if submitted.captured is None else time.monotonic() - submitted.captured
             ),
             margin=outputs.margin,
-            latents=outputs.latents,
+            latents=outputs.latents if "latents" in want else None,
+            distance=distance,
+            unlike=unlike,
             decoding=(
                 None
                 if self._decoder is None or outputs.latents is None
@@ -337,7 +366,7 @@ class Segmenter:
 
         Args:
             source: A URI or path (see ``aeseg_edge.io.sources``), or an open source.
-            want: Any of ``latents`` and ``margin``.
+            want: Any of ``latents``, ``margin`` and ``distance``.
 
         Yields:
             One result a frame, in order, with ``frame`` filled in.
@@ -383,16 +412,21 @@ class Segmenter:
         try:
             for shift, codebook in enumerate(self._cluster_codebooks()):
                 self._backend.set_codebook(codebook)
-                part = self._backend.collect(self._backend.submit(ready)).labels
+                # On a stream of its own: what is looked up is nobody's last frame.
+                part = self._backend.collect(self._backend.submit(ready, stream=_ASIDE)).labels
                 sized = fit_labels(part, self.manifest.geometry, image.shape[0], image.shape[1])
                 total += sized.astype(np.int64) << (8 * shift)
         finally:
             self._backend.set_codebook(self.codebook)
         return total
 
-    def reset(self) -> None:
-        """Forget the last frame: the next one is not smoothed."""
-        self._backend.reset()
+    def reset(self, stream: int | None = None) -> None:
+        """Forget the last frame: the next one is not smoothed.
+
+        Args:
+            stream: Of this camera only; of all when None.
+        """
+        self._backend.reset(stream)
 
     def close(self) -> None:
         """Release the backend. Closing twice is fine."""
@@ -430,14 +464,46 @@ class Segmenter:
             for shift in shifts
         ]
 
+    def _distance(
+        self, latents: NDArray[np.float32], codebook: Codebook, height: int, width: int
+    ) -> tuple[NDArray[np.float32] | None, float | None]:
+        """Distances in units of the 99th percentile, and how unlike they are."""
+        spread = self.manifest.spread
+        if spread is None or codebook.centres is None:
+            return None, None
+        found = distances(latents, codebook.centres, spread.measure)
+        if self._unseen is None or self._unseen[0] != (height, width):
+            self._unseen = (height, width), self._unseen_cells(height, width)
+        found[self._unseen[1]] = np.nan
+        return found / np.float32(max(spread.p99, 1e-9)), spread.unlike(found)
+
+    def _unseen_cells(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Latents whose middle lies in a letterbox bar or outside the region of interest."""
+        geometry, stride = self.manifest.geometry, self.manifest.stride
+        top, left, rows, columns = geometry.box(height, width)
+        y = np.arange(stride / 2, geometry.height, stride) - top
+        x = np.arange(stride / 2, geometry.width, stride) - left
+        inside = ((y >= 0) & (y < rows))[:, None] & ((x >= 0) & (x < columns))
+        if self._roi is not None:
+            outside = self._outside_frame(height, width)
+            at_y = np.clip((y * height / rows).astype(np.intp), 0, height - 1)
+            at_x = np.clip((x * width / columns).astype(np.intp), 0, width - 1)
+            inside &= ~outside[np.ix_(at_y, at_x)]
+        return ~inside
+
     def _finish(self, labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         sized = fit_labels(labels, self.manifest.geometry, height, width)
         if self._roi is None:
             return sized
+        return apply_region(sized, self._outside_frame(height, width))
+
+    def _outside_frame(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Where a frame of this size is not segmented; there is a region of interest."""
+        assert self._roi is not None
         if self._outside is None or self._outside.shape != (height, width):
             if self._roi_is_framed:
                 self._outside = fit_region(self._roi, height, width)
             else:
                 # The bundle's own region lies over the graph's input, bars included.
                 self._outside = fit_labels(self._roi, self.manifest.geometry, height, width) <= 127
-        return apply_region(sized, self._outside)
+        return self._outside

@@ -20,6 +20,7 @@ from aeseg_edge.bundle import Bundle
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Entry, Manifest
+from aeseg_edge.novelty import spread_of
 from aeseg_edge.segmenter import Segmenter
 
 from .agreement import Agreement, gate, measure_agreement
@@ -48,6 +49,9 @@ GRAPHS = {
     ("int8", "onnxruntime"): "graphs/int8-cpu.onnx",
     ("int8", "tensorrt"): "graphs/int8-tensorrt.onnx",
 }
+
+GATE = 0.25
+"""Chosen with the default strength on a driving and a fixed camera: docs/reliability.md."""
 
 REFERENCE = ("fp32", "onnxruntime")
 
@@ -134,10 +138,12 @@ def fit_bundle(
         tick=lambda fraction: tell("latents", fraction),
     )
     mean = np.zeros(spec.latent_dim)
+    offset: NDArray[np.float32] = np.zeros((spec.latent_dim, 1, 1), np.float32)
     if centre:
         mean = samples.latents.mean(axis=0, dtype=np.float64) if shift is None else shift
         encoder = centre_latents(encoder, mean)
         samples = samples.centred(mean)
+        offset = mean.astype(np.float32)[:, None, None]
     found = find_codebook(
         session, frames, samples, settings, mean=mean, region=region, progress=tell
     )
@@ -164,8 +170,10 @@ def fit_bundle(
             progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
         ),
     }
+    width = smoothing_gate(samples.latents)
     graphs = {
-        name: attach_head(model, spec).SerializeToString() for name, model in encoders.items()
+        name: attach_head(model, spec, gate=width).SerializeToString()
+        for name, model in encoders.items()
     }
     manifest = Manifest(
         geometry=geometry,
@@ -179,6 +187,10 @@ def fit_bundle(
         entries=tuple(
             Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
             for key, path in GRAPHS.items()
+        ),
+        gate=width,
+        spread=spread_of(
+            samples.latents, codebook, (session(frames[i]) - offset for i in ranges_on)
         ),
         training={
             **(training or {}),
@@ -243,6 +255,18 @@ def with_agreement(
     )
     finished = bundle.with_manifest(replace(bundle.manifest, entries=entries))
     return finished, agreements, below
+
+
+def smoothing_gate(samples: NDArray[np.float32]) -> float:
+    """Choose the width of the smoothing gate from the latents of the footage.
+
+    Args:
+        samples: float32 [n, D], centred or not.
+
+    Returns:
+        ``GATE`` of their standard deviation (root mean square over the channels), in float32.
+    """
+    return float(np.float32(GATE * np.sqrt(samples.var(axis=0, dtype=np.float64).mean())))
 
 
 def compare_entries(

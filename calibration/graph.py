@@ -36,16 +36,23 @@ OUTPUTS = ("labels", "latents", "margin")
 _FIX = "Export the model again with this version of aeseg_edge."
 
 
-def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
+def attach_head(
+    encoder: onnx.ModelProto, spec: GraphSpec, *, gate: float | None = None
+) -> onnx.ModelProto:
     """Put the head behind an encoder.
 
-    ``latents = encoded + mix * (previous - encoded)``; scores ``W [z, z^2] + b`` at
-    stride r; bilinear half-pixel upsampling to stride s (ONNX Resize-19); argmax.
+    ``latents = encoded + weight * (previous - encoded)``, with ``weight = mix`` or, gated,
+    ``mix * exp(-d^2 / gate^2)``, d the root mean square over the D channels of ``previous -
+    encoded`` at that place: a Gaussian range kernel in latent space, as a bilateral filter
+    has one in colour (Tomasi and Manduchi, ICCV 1998). What moves changes its latents by much
+    more than noise does, and passes. Then scores ``W [z, z^2] + b`` at stride r; bilinear
+    half-pixel upsampling to stride s (ONNX Resize-19); argmax.
 
     Args:
         encoder: ``frame`` uint8 [1, H, W, C] -> ``encoded`` float32 [1, D, H/r, W/r].
         spec: Sizes. H, W and K stay symbolic in the graph (``height``, ``width``,
             ``clusters``); a backend fixes H and W when it opens it.
+        gate: Width of the gate in units of the latents; None mixes everywhere alike.
 
     Returns:
         A checked model with the inputs and outputs of the contract.
@@ -60,6 +67,10 @@ def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
             f"output stride {spec.output_stride} does not divide the encoder's {spec.stride}",
             fix="Use 1, 2, 4 or the encoder's own stride.",
         )
+    if gate is not None and not 0 < gate < float("inf"):
+        raise ExportError(
+            f"a gate of width {gate} is not above 0", fix="Calibrate on frames that differ."
+        )
     model = onnx.ModelProto()
     model.CopyFrom(encoder)
     graph = model.graph
@@ -67,8 +78,10 @@ def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
     factor = spec.stride // spec.output_stride
 
     constants: dict[str, NDArray[Any]] = {
+        "head.axis0": np.array([0], np.int64),
         "head.axis1": np.array([1], np.int64),
-        "head.flat": np.array([1, 2 * dim, -1], np.int64),
+        "head.flat": np.array([2 * dim, -1], np.int64),
+        "head.narrow": np.array(-1 / gate**2 if gate else 0, np.float32),
         "head.never": np.array(PADDING_BIAS, np.float32),
         "head.batch": np.array([1, -1], np.int64),
         "head.batch_one": np.array([1], np.int64),
@@ -89,10 +102,17 @@ def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
         return output
 
     step = add("Sub", ["previous", ENCODED], "head_step")
-    step = add("Mul", [step, "mix"], "head_mixed")
+    weight = "mix"
+    if gate is not None:
+        change = add("Mul", [step, step], "head_change")
+        distance = add("ReduceMean", [change, const("axis1")], "head_distance", keepdims=1)
+        scaled = add("Mul", [distance, const("narrow")], "head_scaled")
+        weight = add("Mul", [add("Exp", [scaled], "head_gate"), "mix"], "head_weight")
+    step = add("Mul", [step, weight], "head_mixed")
     latents = add("Add", [ENCODED, step], "latents")
     square = add("Mul", [latents, latents], "head_square")
     phi = add("Concat", [latents, square], "head_phi", axis=1)
+    # Two dimensions, no batch: TensorRT then fuses the bias with the maxima.
     flat = add("Reshape", [phi, const("flat")], "head_flat")
     raw = add("MatMul", ["weights", flat], "head_raw")
     scores = add("Add", [raw, "bias"], "head_scores")
@@ -102,10 +122,10 @@ def attach_head(encoder: onnx.ModelProto, spec: GraphSpec) -> onnx.ModelProto:
 
     # Two maxima instead of a TopK: fewer kernels on TensorRT, faster on a CPU at K = 27.
     # Clusters that tie for the best count as one.
-    best = add("ReduceMax", [scores, const("axis1")], "head_best", keepdims=1)
+    best = add("ReduceMax", [scores, const("axis0")], "head_best", keepdims=1)
     behind = add("Less", [scores, best], "head_behind")
     others = add("Where", [behind, scores, const("never")], "head_others")
-    second = add("ReduceMax", [others, const("axis1")], "head_second", keepdims=1)
+    second = add("ReduceMax", [others, const("axis0")], "head_second", keepdims=1)
     gap = add("Sub", [best, second], "head_gap")
     margin_shape = add("Concat", [const("batch_one"), grid], "head_margin_shape", axis=0)
     add("Reshape", [gap, margin_shape], "margin")

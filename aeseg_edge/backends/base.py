@@ -89,12 +89,13 @@ class Backend(Protocol):
         """
         ...
 
-    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0) -> Ticket:
+    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0, stream: int = 0) -> Ticket:
         """Start one frame.
 
         Args:
             frame: uint8 [H, W, C] at the graph's own size, BGR.
             mix: Share of the last frame's latents, 0 (none) to below 1.
+            stream: Whose last frame: each camera's frames are mixed with its own.
 
         Raises:
             BackendError: If the backend is closed or the device fails.
@@ -111,8 +112,12 @@ class Backend(Protocol):
         """
         ...
 
-    def reset(self) -> None:
-        """Forget the last frame's latents; the next frame is not smoothed."""
+    def reset(self, stream: int | None = None) -> None:
+        """Forget the last frame's latents; the next frame is not smoothed.
+
+        Args:
+            stream: Of this stream only; of all when None.
+        """
         ...
 
     def close(self) -> None:

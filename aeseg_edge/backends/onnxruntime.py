@@ -76,7 +76,7 @@ class OnnxRuntimeBackend:
         self._session: Any = _open(runtime, graph, spec, threads, emulate)
         self._pending: deque[_Job] = deque()
         self._blank = np.zeros((1, *spec.latent_shape), np.float32)
-        self._previous: NDArray[np.float32] | None = None
+        self._previous: dict[int, NDArray[np.float32]] = {}
         self._codebook: dict[str, NDArray[np.float32]] = {}
         self.set_codebook(codebook)
 
@@ -90,12 +90,12 @@ class OnnxRuntimeBackend:
                 "remap": codebook.remap.astype(np.float32),
             }
 
-    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0) -> Ticket:
+    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0, stream: int = 0) -> Ticket:
         """Take one frame; the work is done when its outputs are collected."""
         check_graph_frame(frame, self.spec)
         with self._lock:
             self._require_open()
-            job = _Job(np.ascontiguousarray(frame)[None], mix, self._codebook)
+            job = _Job(np.ascontiguousarray(frame)[None], mix, stream, self._codebook)
             self._pending.append(job)
             return job
 
@@ -114,7 +114,7 @@ class OnnxRuntimeBackend:
                     fix="Collect each ticket once, in the order of submission.",
                 )
             job = self._pending.popleft()
-            previous = self._previous
+            previous = self._previous.get(job.stream)
             feed = {
                 "frame": job.frame,
                 **job.codebook,
@@ -130,7 +130,7 @@ class OnnxRuntimeBackend:
                     fix="Check free memory; report this with the bundle's `aeseg info`.",
                 ) from error
             elapsed = (time.perf_counter_ns() - started) / 1e6
-            self._previous = latents
+            self._previous[job.stream] = latents
         return Outputs(
             labels=labels[0],
             latents=latents[0] if "latents" in want else None,
@@ -138,17 +138,20 @@ class OnnxRuntimeBackend:
             milliseconds={"copy_in": 0.0, "inference": elapsed, "copy_out": 0.0},
         )
 
-    def reset(self) -> None:
-        """Forget the last frame's latents."""
+    def reset(self, stream: int | None = None) -> None:
+        """Forget the last frame's latents, of one stream or of all."""
         with self._lock:
-            self._previous = None
+            if stream is None:
+                self._previous.clear()
+            else:
+                self._previous.pop(stream, None)
 
     def close(self) -> None:
         """Drop the session. Closing twice is fine."""
         with self._lock:
             self._session = None
             self._pending.clear()
-            self._previous = None
+            self._previous.clear()
 
     def _require_open(self) -> None:
         if self._session is None:
@@ -159,13 +162,18 @@ _OUTPUTS = ["labels", "latents", "margin"]
 
 
 class _Job(Ticket):
-    __slots__ = ("codebook", "frame", "mix")
+    __slots__ = ("codebook", "frame", "mix", "stream")
 
     def __init__(
-        self, frame: NDArray[np.uint8], mix: float, codebook: dict[str, NDArray[np.float32]]
+        self,
+        frame: NDArray[np.uint8],
+        mix: float,
+        stream: int,
+        codebook: dict[str, NDArray[np.float32]],
     ) -> None:
         self.frame = frame
         self.mix = mix
+        self.stream = stream
         self.codebook = codebook
 
 

@@ -3,8 +3,8 @@
 Two streams. The copy stream brings frame n+1 in while the compute stream still runs frame n;
 an event makes each execution wait for its own frame. Every buffer that a frame touches is
 there twice, so two frames may be under way. The latents of a frame stay on the device, where
-the next frame reads them as `previous`; labels are copied out behind the execution, latents
-and margin only when asked for.
+the next frame of its stream reads them as `previous`; labels are copied out behind the
+execution, latents and margin only when asked for.
 
 Never run on a Jetson by this project so far: it is tested against a stand-in device that
 queues work and keeps memory apart (tests/doubles), and with real pycuda over a small CUDA
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shlex
 import threading
 from collections import deque
@@ -145,9 +146,10 @@ class TensorRTBackend:
         self._lock = threading.RLock()
         self._failed: EngineError | None = None
         self._closed = False
+        self._latents_bytes = 4 * math.prod(spec.latent_shape)
         self._pending: deque[_Job] = deque()
         self._submitted = 0
-        self._blank = True
+        self._memories: dict[int, _Memory] = {}
         self._uploaded: set[str] = set()
         self._slots: list[_Slot] = []
         self._constants: dict[str, tuple[NDArray[np.float32], Buffer]] = {}
@@ -196,6 +198,7 @@ class TensorRTBackend:
             self._address(name, self._constants[name][1])
         for _ in range(DEPTH):
             self._slots.append(_Slot(device, inputs, outputs))
+        self._memories[0] = _Memory(device, self._latents_bytes)
 
     def set_codebook(self, codebook: Codebook) -> None:
         """Use this codebook from the next submitted frame on.
@@ -234,13 +237,14 @@ class TensorRTBackend:
                 self._compute.synchronize()
             self._uploaded.update(changed)
 
-    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0) -> Ticket:
+    def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0, stream: int = 0) -> Ticket:
         """Start one frame; returns before it is done.
 
         Args:
             frame: uint8 [H, W, C] at the graph's own size, BGR; copied before this returns.
-            mix: Share of the last frame's latents, 0 (none) to below 1. The first frame,
-                and the first after `reset`, is not mixed.
+            mix: Share of the last frame's latents, 0 (none) to below 1. The first frame of
+                a stream, and the first after `reset`, is not mixed.
+            stream: Whose last frame. Each one used keeps two frames' latents on the device.
 
         Raises:
             FrameError: Shape or dtype are not the graph's.
@@ -261,9 +265,11 @@ class TensorRTBackend:
                     fix="Collect the oldest one before submitting the next.",
                 )
             slot = self._slots[self._submitted % DEPTH]
-            before = self._slots[(self._submitted - 1) % DEPTH]
+            if stream not in self._memories:
+                self._memories[stream] = _Memory(self._device, self._latents_bytes)
+            memory = self._memories[stream]
             np.copyto(slot.host["frame"][0], frame)
-            slot.host["mix"][0] = 0.0 if self._blank else mix
+            slot.host["mix"][0] = 0.0 if memory.blank else mix
 
             slot.began.record(self._copies)
             self._device.copy_in(slot.device["frame"], slot.host["frame"], self._copies)
@@ -273,7 +279,8 @@ class TensorRTBackend:
             self._compute.wait_for_event(slot.arrived)
             for name, buffer in slot.device.items():
                 self._address(name, buffer)
-            self._address("previous", before.device["latents"])
+            self._address("latents", memory.latents[memory.turn])
+            self._address("previous", memory.latents[1 - memory.turn])
             slot.started.record(self._compute)
             assert self._context is not None
             if not self._context.execute_async_v3(self._compute.handle):
@@ -287,10 +294,11 @@ class TensorRTBackend:
             self._device.copy_out(slot.host["labels"], slot.device["labels"], self._compute)
             slot.finished.record(self._compute)
 
-            job = _Job(self._submitted % DEPTH)
+            job = _Job(self._submitted % DEPTH, stream, memory.turn)
             self._pending.append(job)
             self._submitted += 1
-            self._blank = False
+            memory.turn = 1 - memory.turn
+            memory.blank = False
             return job
 
     def collect(self, ticket: Ticket, want: frozenset[str] = frozenset()) -> Outputs:
@@ -315,10 +323,18 @@ class TensorRTBackend:
                     "the ticket is not the oldest one outstanding",
                     fix="Collect each ticket once, in the order of submission.",
                 )
-            slot = self._slots[self._pending[0].slot]
+            job = self._pending[0]
+            slot = self._slots[job.slot]
             slot.finished.synchronize()
             for name in want:
-                self._device.copy_out(slot.host[name], slot.device[name], self._copies)
+                # Two frames of a stream may be under way, so its latents are not written
+                # over before they are collected.
+                source = (
+                    self._memories[job.stream].latents[job.turn]
+                    if name == "latents"
+                    else slot.device[name]
+                )
+                self._device.copy_out(slot.host[name], source, self._copies)
             if want:
                 self._copies.synchronize()
             self._pending.popleft()
@@ -330,10 +346,11 @@ class TensorRTBackend:
                 milliseconds=slot.milliseconds(),
             )
 
-    def reset(self) -> None:
-        """Forget the last frame's latents; the next frame is not smoothed."""
+    def reset(self, stream: int | None = None) -> None:
+        """Forget the last frame's latents, of one stream or of all."""
         with self._guard("forgetting the last frame"):
-            self._blank = True
+            for key, memory in self._memories.items():
+                memory.blank = memory.blank or stream in (None, key)
 
     def memory(self) -> tuple[int, int]:
         """Free and total device memory, in bytes."""
@@ -366,6 +383,7 @@ class TensorRTBackend:
         self._runtime = None
         self._constants.clear()
         self._slots.clear()
+        self._memories.clear()
         self._copies = None
         self._compute = None
         self._device.release()
@@ -395,15 +413,28 @@ class TensorRTBackend:
             )
 
 
+class _Memory:
+    """The latents of one stream's last two frames, on the device."""
+
+    def __init__(self, device: Device, nbytes: int) -> None:
+        self.latents = tuple(device.allocate(nbytes) for _ in range(DEPTH))
+        self.turn = 0
+        self.blank = True
+
+
 class _Slot:
-    """Everything that one frame touches: pinned and device memory by tensor name, events."""
+    """Everything else that one frame touches: pinned and device memory by name, events."""
 
     def __init__(
         self, device: Device, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
     ) -> None:
         specs = {"frame": inputs["frame"], "mix": inputs["mix"], **outputs}
         self.host = {name: device.pinned(spec.shape, spec.dtype) for name, spec in specs.items()}
-        self.device = {name: device.allocate(host.nbytes) for name, host in self.host.items()}
+        self.device = {
+            name: device.allocate(host.nbytes)
+            for name, host in self.host.items()
+            if name != "latents"
+        }
         self.began = device.event()
         self.arrived = device.event()
         self.started = device.event()
@@ -422,10 +453,12 @@ class _Slot:
 class _Job(Ticket):
     """A number and not the slot: a ticket that outlives the backend must hold no events."""
 
-    __slots__ = ("slot",)
+    __slots__ = ("slot", "stream", "turn")
 
-    def __init__(self, slot: int) -> None:
+    def __init__(self, slot: int, stream: int, turn: int) -> None:
         self.slot = slot
+        self.stream = stream
+        self.turn = turn
 
 
 def _check_contract(

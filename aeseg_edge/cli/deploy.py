@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aeseg_edge.cli.options import (
+    DEFAULT_SMOOTH,
     Verbs,
     add_json,
     add_modalities,
@@ -19,10 +20,13 @@ from aeseg_edge.cli.options import (
     add_verb,
     all_sources,
     entries_table,
+    natural,
     positive,
     read_mask,
     seconds,
     share,
+    smooth_for,
+    strength,
     write_json,
 )
 from aeseg_edge.errors import BackendError
@@ -81,9 +85,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     run.add_argument("--roi", metavar="MASK", help="picture whose white part is segmented")
     run.add_argument(
         "--smooth",
-        type=share,
+        nargs="?",
+        const=DEFAULT_SMOOTH,
+        type=strength,
         default=0.0,
-        help="share of the last frame's latents in each frame's (default 0)",
+        metavar="S",
+        help="hold labels still where the picture does; S from 0 (off) to below 1 "
+        "(0.9 without a value; 0.5 for older bundles, which have no gate for what moves)",
     )
     run.add_argument("--frames", type=positive, metavar="N", help="stop after N frames")
     run.add_argument("--duration", type=seconds, metavar="S", help="stop after S seconds")
@@ -109,6 +117,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="give a camera up after N reconnects in ten minutes (default: never)",
     )
     run.add_argument("--cache-dir", type=Path, metavar="DIR", help="where engines are kept")
+    run.add_argument(
+        "--drift-every",
+        type=natural,
+        default=10,
+        metavar="N",
+        help="look every N frames how unlike the footage a camera's scene is (default 10; 0 never)",
+    )
     run.add_argument("--token", help="what the live page asks for; made and shown if left out")
     run.add_argument("--stats", metavar="FILE", help="write the summary as JSON, - for stdout")
 
@@ -146,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
             backend=options.backend,
             threads=options.threads,
             roi=roi,
-            smooth=options.smooth,
+            smooth=smooth_for(bundle.manifest, options.smooth),
             decoder=any(needs_decoder(uri, options.view) for uri in options.output),
             cache_dir=options.cache_dir,
         ) as segmenter,
@@ -180,6 +195,7 @@ def _run(options: argparse.Namespace) -> int:
             frames=options.frames,
             duration=options.duration,
             patience=patience,
+            drift_every=options.drift_every,
         )
         undo.pop_all()
         try:
@@ -305,6 +321,7 @@ def _build_if_missing(bundle: Bundle, options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> int:
     from aeseg_edge.bundle import Bundle
+    from aeseg_edge.smoothing import default_strength
 
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
@@ -336,6 +353,15 @@ def _info(options: argparse.Namespace) -> int:
                 f"decoder  {size_mb:.2f} MB; reconstruction error of {decoder.frames} frames: "
                 f"median {decoder.median:.1f}, p99 {decoder.p99:.1f} grey levels"
             )
+        gate = "plain" if manifest.gate is None else f"gated at {manifest.gate:.3g}"
+        print(f"smooth   {gate}; --smooth alone means {default_strength(manifest):g}")
+        spread = manifest.spread
+        print(
+            "drift    not measured: no distances in this bundle"
+            if spread is None or bundle.codebook.centres is None
+            else f"drift    by {spread.measure} distance to the centre, usual up to "
+            f"{spread.usual:.2f}"
+        )
         print("graphs")
         for line in entries_table(manifest):
             print(f"  {line}")

@@ -1,4 +1,4 @@
-"""Verbs that measure a bundle: eval, bench."""
+"""Verbs that measure a bundle: eval, bench, flicker."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from aeseg_edge.cli.options import (
     add_verb,
     all_sources,
     positive,
+    strength,
     write_json,
 )
 from aeseg_edge.errors import UsageError
@@ -74,6 +75,27 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     bench.add_argument("--frames", type=positive, default=300, metavar="N")
     bench.add_argument("--warmup", type=float, default=2.0, metavar="SECONDS")
     add_json(bench)
+
+    flicker = add_verb(
+        verbs,
+        common,
+        "flicker",
+        _flicker,
+        summary="measure how much labels flicker where the picture stands still",
+        example="aeseg flicker street.aeseg drive.mp4 --smooth 0.9",
+    )
+    flicker.add_argument("bundle", type=Path)
+    flicker.add_argument("source")
+    add_runner(flicker)
+    flicker.add_argument(
+        "--smooth",
+        action="append",
+        type=strength,
+        metavar="S",
+        help="strength to compare with none (repeatable; default: the bundle's own)",
+    )
+    flicker.add_argument("--frames", type=positive, metavar="N", help="stop after N frames")
+    add_json(flicker)
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -175,3 +197,51 @@ def _bench(options: argparse.Namespace) -> int:
         print(format_table(report), file=sys.stdout)
     write_json(options.json, report.to_json())
     return 0
+
+
+def _flicker(options: argparse.Namespace) -> int:
+    from itertools import islice
+
+    from aeseg_edge.io.sources import open_source
+    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.smoothing import UNCHANGED, FlickerMeter, default_strength
+
+    with Segmenter.load(
+        options.bundle,
+        precision=options.precision,
+        backend=options.backend,
+        threads=options.threads,
+    ) as segmenter:
+        strengths = [0.0, *(options.smooth or [default_strength(segmenter.manifest)])]
+        meters = [FlickerMeter() for _ in strengths]
+        with open_source(options.source, channels=segmenter.manifest.geometry.channels) as source:
+            for frame in islice(source, options.frames):
+                reference = None
+                for stream, (smooth, meter) in enumerate(zip(strengths, meters, strict=True)):
+                    segmenter.smooth = smooth
+                    labels = segmenter(frame.image, stream=stream).labels
+                    meter.add(frame.image, labels, reference)
+                    reference = labels if reference is None else reference
+    results = [(smooth, meter.result()) for smooth, meter in zip(strengths, meters, strict=True)]
+    if options.json != "-":
+        first = results[0][1]
+        print(
+            f"{first.frames} frames; {100 * first.unchanged:.1f} % of the pixels unchanged from "
+            f"one frame to the next (mean of 3x3, by at most {UNCHANGED:g} of 255)"
+        )
+        print("smooth   label changes there   labels elsewhere as without smoothing")
+        for smooth, found in results:
+            print(f"{smooth:<9.2f}{_percent(found.flicker):>15}{_percent(found.agreement):>28}")
+    write_json(
+        options.json,
+        {
+            "source": options.source,
+            "threshold": UNCHANGED,
+            "strengths": [{"smooth": smooth, **found.to_json()} for smooth, found in results],
+        },
+    )
+    return 0
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

@@ -143,6 +143,36 @@ def share(text: str) -> float:
     return value
 
 
+def natural(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    return 0 if text == "0" else positive(text)
+
+
+DEFAULT_SMOOTH = -1.0
+"""``--smooth`` without a value: the bundle's own default."""
+
+
+def strength(text: str) -> float:
+    """Parse a strength of smoothing, 0 up to below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 1.0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a strength within 0 up to below 1 (to give none, put --smooth "
+            "after the source)"
+        )
+    return value
+
+
+def smooth_for(manifest: Manifest, given: float) -> float:
+    """Turn what ``--smooth`` gave into a strength."""
+    from aeseg_edge.smoothing import default_strength
+
+    return default_strength(manifest) if given == DEFAULT_SMOOTH else given
+
+
 def write_json(target: str | None, data: Any) -> None:
     """Write results where ``--json`` says; nothing without it."""
     if target is None:

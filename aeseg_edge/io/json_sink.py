@@ -43,7 +43,7 @@ class JsonSink(Closing):
     """A file of JSON lines (one object a line, UTF-8), readable while it grows.
 
     Each line has ``time`` (seconds since 1970 at capture), ``source``, ``index``, ``age_ms``
-    and ``shares`` (0..1 by class name).
+    and ``shares`` (0..1 by class name), and ``drift`` where the loop measures it.
 
     Args:
         path: The file; begun anew unless ``append``.
@@ -95,6 +95,8 @@ class JsonSink(Closing):
         if self._error and result.decoding is not None:
             found = result.decoding.error(frame.image)
             line["reconstruction_error"] = None if found is None else round(found, 3)
+        if result.drift is not None:
+            line["drift"] = round(result.drift, 5)
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         before = self._length()
         try:

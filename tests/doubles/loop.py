@@ -85,12 +85,14 @@ class Engine:
         self.calls: list[str] = []
 
     def submit(
-        self, image: np.ndarray, *, captured: float | None = None
+        self, image: np.ndarray, *, captured: float | None = None, stream: int = 0
     ) -> tuple[np.ndarray, float | None]:
         self.calls.append(f"submit {image[0, 0, 0]}")
         return image, captured
 
-    def collect(self, submitted: tuple[np.ndarray, float | None]) -> Segmentation:
+    def collect(
+        self, submitted: tuple[np.ndarray, float | None], want: frozenset[str] = frozenset()
+    ) -> Segmentation:
         image, captured = submitted
         self.before(image)
         self.calls.append(f"collect {image[0, 0, 0]}")
@@ -99,8 +101,8 @@ class Engine:
         age = None if captured is None else time.monotonic() - captured
         return Segmentation(labels, classes, palette(classes), frame_age=age)
 
-    def reset(self) -> None:
-        self.calls.append("reset")
+    def reset(self, stream: int | None = None) -> None:
+        self.calls.append(f"reset {stream}")
 
 
 class Collecting:

@@ -204,6 +204,68 @@ def test_smoothing_mixes_in_the_last_frame(
     np.testing.assert_allclose(mixed, 0.75 * second + 0.25 * first, atol=5e-5, rtol=1e-3)
 
 
+def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray
+) -> None:
+    sizes = spec(model, model.stride)
+    noisy = np.clip(frame.astype(int) + np.arange(frame.size).reshape(frame.shape) % 3 - 1, 0, 255)
+    moved = noisy.astype(np.uint8)
+    moved[: HEIGHT // 2] = 255 - moved[: HEIGHT // 2]
+    first, second = (torch_latents(model, f)[0].numpy() for f in (frame, moved))
+    step = second - first
+    distance = np.sqrt((step**2).mean(axis=0))
+    gate = float(np.sqrt(np.quantile(distance, 0.1) * np.quantile(distance, 0.9)))
+    backend = OnnxRuntimeBackend(
+        attach_head(encoder, sizes, gate=gate).SerializeToString(),
+        sizes,
+        random_book(torch_latents(model, frame), 3),
+        threads=1,
+    )
+    backend.collect(backend.submit(frame, mix=0.8))
+    found = backend.collect(backend.submit(moved, mix=0.8), frozenset({"latents"})).latents
+    assert found is not None
+    weight = 0.8 * np.exp(-((distance / gate) ** 2))
+    assert weight.max() > 0.7
+    assert weight.min() < 0.01
+    np.testing.assert_allclose(found, second - weight * step, atol=1e-4, rtol=1e-3)
+
+
+def test_a_gate_is_taken_off_with_the_head_and_has_a_width(encoder: onnx.ModelProto) -> None:
+    sizes = GraphSpec(HEIGHT, WIDTH, 3, DIM, 4, 4)
+    gated = attach_head(encoder, sizes, gate=0.5)
+    assert detach_head(gated) == detach_head(attach_head(encoder, sizes))
+    with pytest.raises(ExportError, match=r"width 0\.0"):
+        attach_head(encoder, sizes, gate=0.0)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.6])
+def test_each_camera_is_smoothed_with_its_own_last_frame(
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, mix: float
+) -> None:
+    sizes = spec(model, model.stride)
+    graph = attach_head(encoder, sizes).SerializeToString()
+    book = random_book(torch_latents(model, frame), 3)
+    other = np.ascontiguousarray(frame[:, ::-1])
+    want = frozenset({"latents"})
+
+    def run_alone(images: list[np.ndarray]) -> list[np.ndarray]:
+        backend = OnnxRuntimeBackend(graph, sizes, book, threads=1)
+        return [backend.collect(backend.submit(i, mix=mix), want).latents for i in images]
+
+    together = OnnxRuntimeBackend(graph, sizes, book, threads=1)
+    order = [(0, frame), (1, other), (1, frame), (0, other), (1, other)]
+    found: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    for stream, image in order:
+        outputs = together.collect(together.submit(image, mix=mix, stream=stream), want)
+        found[stream].append(outputs.latents)
+    for stream in found:
+        alone = run_alone([image for lane, image in order if lane == stream])
+        np.testing.assert_array_equal(np.stack(found[stream]), np.stack(alone))
+    together.reset(1)
+    again = together.collect(together.submit(frame, mix=mix, stream=1), want).latents
+    np.testing.assert_array_equal(again, run_alone([frame])[0])
+
+
 def symmetric(model: Autoencoder) -> Autoencoder:
     """Make every kernel equal to its mirror image: only geometry can now move an edge."""
     with torch.no_grad():

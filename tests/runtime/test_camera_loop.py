@@ -174,7 +174,7 @@ def test_smoothing_forgets_what_was_before_a_reconnect() -> None:
     given = Input(first, reopen=lambda: second)
     loop = CameraLoop(engine, [given], [sink], patience=QUICK)
     loop.run()
-    assert engine.calls == ["submit 1", "collect 1", "reset", "submit 2", "collect 2"]
+    assert engine.calls == ["submit 1", "collect 1", "reset 0", "submit 2", "collect 2"]
     assert [frame.image.shape for frame in sink.frames] == [(4, 6, 3), (8, 4, 3)]
     assert loop.counters().sources[0].size == (4, 8)
 
@@ -290,16 +290,14 @@ def test_a_fault_in_a_source_ends_the_run() -> None:
     assert sink.ended == ["aborted"]
 
 
-def start(names: Sequence[str], smooth: float = 0.0, drop: str = "auto") -> CameraLoop:
+def start(names: Sequence[str], drop: str = "auto") -> CameraLoop:
     inputs = [Input(Camera([END], name=name)) for name in names]
-    return CameraLoop(Engine(smooth=smooth), inputs, [], drop=drop)
+    return CameraLoop(Engine(), inputs, [], drop=drop)
 
 
 def test_what_cannot_be_run_is_refused() -> None:
     with pytest.raises(UsageError, match="sources share a name"):
         start(["a", "a"])
-    with pytest.raises(UsageError, match="several sources cannot be smoothed"):
-        start(["a", "b"], smooth=0.5)
     with pytest.raises(UsageError, match="drop 'oldest' is unknown"):
         start(["a"], drop="oldest")
 

@@ -81,11 +81,13 @@ class Segmenter:
     smooth = 0.0
 
     def submit(
-        self, image: np.ndarray, *, captured: float | None = None
+        self, image: np.ndarray, *, captured: float | None = None, stream: int = 0
     ) -> tuple[np.ndarray, float | None]:
         return image, captured
 
-    def collect(self, submitted: tuple[np.ndarray, float | None]) -> Segmentation:
+    def collect(
+        self, submitted: tuple[np.ndarray, float | None], want: frozenset[str] = frozenset()
+    ) -> Segmentation:
         image, captured = submitted
         classes = default_classes(1)
         labels = np.zeros(image.shape[:2], np.uint8)

@@ -106,10 +106,10 @@ def drive(backend: Any, graph: bytes = GRAPH, spec: GraphSpec = SPEC) -> None:
     results: list[Outputs] = []
     wanted: list[Outputs] = []
 
-    def expect(image: NDArray[np.uint8], mix: float, want: frozenset[str]) -> None:
-        wanted.append(reference.collect(reference.submit(image, mix=mix), want))
+    def expect(image: NDArray[np.uint8], mix: float, want: frozenset[str], stream: int = 0) -> None:
+        wanted.append(reference.collect(reference.submit(image, mix=mix, stream=stream), want))
 
-    images = frames(8, spec=spec)
+    images = frames(14, spec=spec)
     # One at a time, nothing asked for; the first frame's mix must not matter.
     for image in images[:2]:
         results.append(backend.collect(backend.submit(image, mix=0.5)))
@@ -128,9 +128,21 @@ def drive(backend: Any, graph: bytes = GRAPH, spec: GraphSpec = SPEC) -> None:
     reference.set_codebook(codebook(3, seed=5, spec=spec))
     backend.reset()
     reference.reset()
-    for image in images[6:]:
+    for image in images[6:8]:
         results.append(backend.collect(backend.submit(image, mix=0.9), frozenset({"margin"})))
         expect(image, 0.9, frozenset({"margin"}))
+    # Two more cameras, frames of both and of one under way; one of them is lost in between.
+    earlier = None
+    for image, stream in zip(images[8:], (1, 2, 2, 1, 1, 2), strict=True):
+        following = backend.submit(image, mix=0.8, stream=stream)
+        expect(image, 0.8, BOTH, stream)
+        if earlier is not None:
+            results.append(backend.collect(earlier, BOTH))
+        if len(wanted) == 11:
+            backend.reset(2)
+            reference.reset(2)
+        earlier = following
+    results.append(backend.collect(earlier, BOTH))
     for found, right in zip(results, wanted, strict=True):
         assert_equal(found, right)
         assert set(found.milliseconds) == {"copy_in", "inference", "copy_out"}
@@ -593,17 +605,29 @@ FAULTS: dict[str, tuple[str, str]] = {
         "slot = self._slots[self._submitted % DEPTH]",
         "slot = self._slots[0]",
     ),
-    "an address is not set": ('self._address("previous", before.device["latents"])', "pass"),
+    "an address is not set": (
+        'self._address("previous", memory.latents[1 - memory.turn])',
+        "pass",
+    ),
     "the latents read are those being written": (
-        'self._address("previous", before.device["latents"])',
-        'self._address("previous", slot.device["latents"])',
+        'self._address("previous", memory.latents[1 - memory.turn])',
+        'self._address("previous", memory.latents[memory.turn])',
+    ),
+    "the latents collected are those of the frame before": (
+        "self._memories[job.stream].latents[job.turn]",
+        "self._memories[job.stream].latents[1 - job.turn]",
+    ),
+    "cameras are mixed with one another": (
+        "memory = self._memories[stream]",
+        "memory = self._memories[0]",
     ),
     "a refused execution is ignored": (
         "if not self._context.execute_async_v3(self._compute.handle):",
         "if self._context.execute_async_v3(0 * self._compute.handle) is None:",
     ),
-    "the first frame is mixed with nothing": ("0.0 if self._blank else mix", "mix"),
-    "reset does not reset": ("            self._blank = True\n", "            pass\n"),
+    "the first frame is mixed with nothing": ("0.0 if memory.blank else mix", "mix"),
+    "reset does not reset": ("memory.blank or stream in (None, key)", "memory.blank"),
+    "one camera's reset is all cameras'": ("memory.blank or stream in (None, key)", "True"),
     "the codebook is not padded": (
         "padded = codebook.padded(self._clusters)",
         "padded = codebook.padded(self._clusters); object.__setattr__("

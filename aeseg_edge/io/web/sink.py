@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8080
-WATCHED = frozenset({"latents", "margin"})
+WATCHED = frozenset({"latents", "margin", "distance"})
 """What the loop should ask the segmenter for while somebody has the page open."""
 
 _MOST_CONNECTIONS = 64
@@ -175,6 +175,13 @@ class WebSink:
             name: {without_password(each.name): count(each) for each in now.sources}
             for name, count in by_source.items()
         }
+        drifts = {
+            without_password(each.name): each.drift
+            for each in now.sources
+            if each.drift is not None
+        }
+        if drifts:
+            figures["drift"] = drifts
         figures["sink_dropped_total"] = {
             without_password(each.name): each.dropped for each in now.sinks
         }
