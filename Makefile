@@ -5,12 +5,16 @@
 #   PIP_FLAGS  more options for pip, such as another index with CPU builds of torch
 #   JOBS       pytest processes
 #   SOURCE     the footage of `make demo`
+#   ROW, SEED, DATA  which row of docs/quality.md `make quality` makes, and where CamVid is
 #   CUDA_ROOT  where the CUDA toolkit is, for `make test-pycuda`
 
 PYTHON ?= python3
 PIP_FLAGS ?=
 JOBS ?= 2
 SOURCE ?=
+ROW ?=
+SEED ?= 0
+DATA ?= ../shared/data/camvid
 CUDA_ROOT ?= /usr/local/cuda
 
 # The first interpreter that starts: a pyenv shim is on PATH and fails unless its version is active.
@@ -30,7 +34,7 @@ FAST := not slow and not gpu and not rtx and not browser and not pycuda
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo check test lint test-py310 test-gpu test-pycuda soak clean
+.PHONY: help demo check test lint test-py310 test-gpu test-pycuda soak quality pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +68,13 @@ test-pycuda: .venv/.pycuda ## the tests that need pycuda; compiles it with the C
 
 soak: .venv/.test ## 20,000 frames from a camera that misbehaves on a schedule
 	$(BIN)/python tools/soak.py
+
+quality: .venv/.test ## one row of docs/quality.md: ROW=lite SEED=0 DATA=camvid; resumable; no ROW lists them
+	$(BIN)/python benchmarks/quality.py $(ROW) --seed $(SEED) --data '$(DATA)'
+	$(BIN)/python tools/quality_table.py
+
+pictures: .venv/.test ## the rows side by side on test frames, into build/pictures; needs `make quality`
+	$(BIN)/python benchmarks/pictures.py --data '$(DATA)'
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-py310 demo build dist aeseg_edge.egg-info

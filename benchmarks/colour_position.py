@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +30,42 @@ def features(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate((lab, place), axis=-1)
 
 
+class ClusterColours:
+    """K-means on colour and position.
+
+    Args:
+        fit: Fitted on standardised points.
+        mean: float [5].
+        scale: float [5].
+    """
+
+    def __init__(self, fit: KMeans, mean: NDArray[Any], scale: NDArray[Any]) -> None:
+        self._fit, self._mean, self._scale = fit, mean, scale
+
+    @classmethod
+    def fit(cls, images: Path, *, clusters: int, seed: int) -> ClusterColours:
+        """Fit on a folder of images, 200 pixels of each."""
+        generator = np.random.default_rng(seed)
+        samples = []
+        with open_source(str(images)) as source:
+            for frame in source:
+                points = features(frame.image).reshape(-1, 5)
+                samples.append(points[generator.choice(len(points), 200, replace=False)])
+        points = np.concatenate(samples)
+        mean, scale = points.mean(axis=0), points.std(axis=0)
+        means = KMeans(clusters, n_init=4, random_state=seed)
+        return cls(means.fit((points - mean) / scale), mean, scale)
+
+    def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Cluster ids [H, W] of a frame [H, W, 3]."""
+        found = features(frame)
+        scaled = (found.reshape(-1, 5) - self._mean) / self._scale
+        labels = self._fit.predict(scaled).reshape(found.shape[:2]).astype(np.uint8)
+        size = (frame.shape[1], frame.shape[0])
+        grown = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.asarray(grown, np.int64)
+
+
 def main() -> None:
     """Fit on train frames without labels, score on test."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -38,27 +75,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     data = options.data
-    generator = np.random.default_rng(options.seed)
-    samples = []
-    with open_source(str(data / "train")) as source:
-        for frame in source:
-            points = features(frame.image).reshape(-1, 5)
-            samples.append(points[generator.choice(len(points), 200, replace=False)])
-    points = np.concatenate(samples)
-    mean, scale = points.mean(axis=0), points.std(axis=0)
-    fit = KMeans(options.clusters, n_init=4, random_state=options.seed)
-    fit.fit((points - mean) / scale)
-
-    def predict(frame: NDArray[np.uint8]) -> NDArray[np.int64]:
-        found = features(frame)
-        scaled = (found.reshape(-1, 5) - mean) / scale
-        labels = fit.predict(scaled).reshape(found.shape[:2]).astype(np.uint8)
-        size = (frame.shape[1], frame.shape[0])
-        grown = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        return np.asarray(grown, np.int64)
-
     report = evaluate(
-        predict,
+        ClusterColours.fit(data / "train", clusters=options.clusters, seed=options.seed),
         find_pairs(data / "test", data / "testannot"),
         read_classes(data / "classes.txt"),
         clusters=options.clusters,

@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 ARCHS = ("edge", "lite", "shallow", "deep")
 DEFAULT_TEACHER = {"lite": "efficientnet_lite0"}
+DEFAULT_DIM = {False: 32, True: 64}
+"""Latent channels without and with a teacher."""
 DEFAULT_CLUSTERS = 27
 DEFAULT_CLUSTERING = "spherical"
 DEFAULT_COVARIANCE = "tied"
@@ -75,10 +77,10 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--latent-dim",
         type=_dimension,
-        default=32,
         metavar="D|auto",
-        help="latent channels: how fine the segmentation can be (default 32); auto trains 64 and "
-        "keeps as many principal components as variance and clusters need",
+        help="latent channels: how fine the segmentation can be (default 32, or 64 with a "
+        "teacher); auto trains 64 and keeps as many principal components as variance and "
+        "clusters need",
     )
     train.add_argument(
         "--channels",
@@ -333,6 +335,7 @@ def _train(options: argparse.Namespace) -> int:
             fix="Leave --channels out; state a modality's as thermal:1=DIR.",
         )
     output = check_output(options.output, ".aeseg")
+    teacher = options.teacher or DEFAULT_TEACHER.get(options.arch, "none")
     training = TrainSettings.for_arch(
         options.arch,
         loss=options.loss,
@@ -344,18 +347,15 @@ def _train(options: argparse.Namespace) -> int:
         augment=not options.no_augment,
         seed=options.seed,
         threads=options.threads,
-        teacher=options.teacher or DEFAULT_TEACHER.get(options.arch, "none"),
+        teacher=teacher,
     )
     provenance = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
     automatic = options.latent_dim == "auto"
+    dim = pipeline.TRAINED if automatic else options.latent_dim or DEFAULT_DIM[teacher != "none"]
     settings = pipeline.TrainOptions(
-        model=AutoencoderConfig(
-            options.arch,
-            pipeline.TRAINED if automatic else options.latent_dim,
-            options.channels or 3,
-        ),
+        model=AutoencoderConfig(options.arch, dim, options.channels or 3),
         reduce_to="auto" if automatic else None,
         image_size=options.imgsz,
         resize=options.resize,
