@@ -18,6 +18,7 @@ from .clustering import Clustering, cluster, codebook_from, with_shares
 from .latents import EncoderSession, Samples
 from .settings import FitSettings
 from .stability import ENOUGH, LOW, Stability, between_halves
+from .starts import MANY
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _choose(points: Samples, settings: FitSettings, tell: Progress) -> Choice | 
             clusters,
             method=settings.clustering,
             covariance=settings.covariance,
-            restarts=min(settings.restarts, CHOOSING_RESTARTS),
+            restarts=min(settings.starts(clusters), CHOOSING_RESTARTS),
             seed=settings.seed,
         )
 
@@ -166,21 +167,24 @@ def _stable_fit(
             )
 
         found = fit(points.latents)
+        tell("clusters", 0.3)
         halves = between_halves(points, fit, seed=settings.seed)
         return found, Stability(found.stability, halves, restarts)
 
-    found, stability = attempt(settings.restarts)
-    if stability.halves is not None and stability.halves < ENOUGH:
-        tell("clusters", 0.3)
-        more = MORE * settings.restarts
+    starts = settings.starts(clusters)
+    found, stability = attempt(starts)
+    low = stability.halves is not None and stability.halves < ENOUGH
+    # Hundreds of clusters never come out alike; they are there to be named or merged.
+    if low and clusters <= MANY:
+        more = MORE * starts
         _log.info(
             "clusters of two halves of the frames agree by %.2f (ARI): trying %d starts, not %d",
             stability.halves,
             more,
-            settings.restarts,
+            starts,
         )
         found, stability = attempt(more)
-    if stability.low:
+    if stability.low and clusters <= MANY:
         _log.warning(
             "clusters of two halves of the frames agree by only %.2f (ARI; below %.2f is low): "
             "more footage or fewer clusters give steadier ones, --clusters auto looks for them",

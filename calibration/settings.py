@@ -9,7 +9,7 @@ from aeseg_edge.errors import CalibrationError, UsageError
 from .balance import BALANCES
 from .clustering import MAX_CLUSTERS, METHODS
 from .mixture import DEFAULT_COVARIANCE, check_covariance
-from .starts import RESTARTS
+from .starts import MANY, RESTARTS
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class FitSettings:
         clustering: ``kmeans``, ``spherical`` or ``gmm``.
         covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
         balance: ``regions`` clusters one vector a region of each frame, ``none`` latents.
-        restarts: K-means starts; three times as many where the clusters are not stable.
+        restarts: K-means starts; 16 when None, fewer beyond 64 clusters, three times as many
+            where the clusters of halves of the frames disagree.
         samples: Latents to cluster.
         seed: Makes everything here repeatable.
         calibration_frames: Frames for the INT8 ranges.
@@ -38,7 +39,7 @@ class FitSettings:
     clustering: str = "spherical"
     covariance: str = DEFAULT_COVARIANCE
     balance: str = "none"
-    restarts: int = RESTARTS
+    restarts: int | None = None
     samples: int = 60_000
     seed: int = 0
     calibration_frames: int = 48
@@ -56,6 +57,15 @@ class FitSettings:
     def fewest_clusters(self) -> int:
         """The K, or the lowest that may be chosen."""
         return self.clusters if self.cluster_range is None else self.cluster_range[0]
+
+    def starts(self, clusters: int) -> int:
+        """K-means starts for K clusters: as asked for, or 16 and fewer beyond 64 clusters.
+
+        Finer clusterings cost more and differ less in quality from start to start.
+        """
+        if self.restarts is not None:
+            return self.restarts
+        return max(2, min(RESTARTS, RESTARTS * MANY // clusters))
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, before any work is done."""
@@ -88,5 +98,5 @@ class FitSettings:
         except CalibrationError as error:
             raise UsageError(error.problem, fix=error.fix) from error
         for name in ("restarts", "samples", "calibration_frames", "agreement_frames"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", fix="Use 1 or more.")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name} is {value}", fix="Use 1 or more.")

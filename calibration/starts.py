@@ -11,6 +11,9 @@ from aeseg_edge.errors import MissingDependency
 
 RESTARTS = 16
 
+MANY = 64
+"""Clusters beyond which starts are fewer: each costs more, and none stands out."""
+
 POLISHED = 6
 """Of the starts, the best so many go on with all vectors."""
 
@@ -79,7 +82,7 @@ def best_start(
     if screen is not points:
         polished = [
             KMeans(clusters, init=fit.cluster_centers_, n_init=1).fit(points)
-            for fit in fits[:POLISHED]
+            for fit in fits[: min(POLISHED, 1 + restarts // 2)]
         ]
         best = min(polished, key=lambda fit: float(fit.inertia_))
     return Start(

@@ -256,7 +256,7 @@ def _agreements(turned: NDArray[np.float32], values: list[int], fit: FitSettings
             fix="Give more footage or larger images, or ask for fewer clusters.",
         )
     points = unit(turned) if spherical else turned
-    start = best_start(points, count, restarts=min(fit.restarts, 8), seed=fit.seed)
+    start = best_start(points, count, restarts=min(fit.starts(count), 8), seed=fit.seed)
     # Means of the raw latents of each cluster begin the clustering of what is left of them.
     sums = np.zeros((count, turned.shape[1]))
     np.add.at(sums, start.labels, points)

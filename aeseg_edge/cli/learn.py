@@ -205,8 +205,8 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument(
         "--restarts",
         type=positive,
-        default=16,
-        help="K-means starts, three times as many where clusters are not stable (default 16)",
+        help="K-means starts; three times as many where clusters are not stable (default 16, fewer "
+        "beyond 64 clusters)",
     )
     parser.add_argument(
         "--ranges",

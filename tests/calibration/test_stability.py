@@ -134,3 +134,9 @@ def test_screening_on_a_part_settles_on_all_vectors(monkeypatch: pytest.MonkeyPa
     # Centres are means of all their vectors, not of the 300.
     means = np.stack([points[part.labels == k].mean(axis=0) for k in range(6)])
     np.testing.assert_allclose(part.centres, means, atol=1e-3)
+
+
+def test_finer_clusterings_start_less_often_unless_told_otherwise() -> None:
+    plain = FitSettings()
+    assert [plain.starts(k) for k in (4, 27, 64, 256, 1024)] == [16, 16, 16, 4, 2]
+    assert FitSettings(restarts=5).starts(1024) == 5
