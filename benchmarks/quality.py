@@ -48,6 +48,8 @@ class Row:
         needs: Row that must be there first, with the same seed: its network teaches.
         supervised: Trained with labels.
         clustering: Options of every fit of clusters.
+        little: Trained and clustered on a tenth of the frames; only the two label-free
+            figures are made.
     """
 
     title: str
@@ -55,8 +57,10 @@ class Row:
     needs: str = ""
     supervised: bool = False
     clustering: tuple[str, ...] = ()
+    little: bool = False
 
 
+LITTLE = ("--max-frames", "37", "--epochs", "150")
 ROWS = {
     "edge": Row("`edge`, from scratch", ("--arch", "edge", "--epochs", "30")),
     "lite": Row(
@@ -77,6 +81,20 @@ ROWS = {
         "`deep` (article 2)",
         ("--arch", "deep", "--epochs", "10"),
         clustering=("--clustering", "kmeans"),
+    ),
+    "little-bare": Row(
+        "`edge`, no augmentation", ("--arch", "edge", "--no-augment", *LITTLE), little=True
+    ),
+    "little-augmented": Row("`edge`", ("--arch", "edge", *LITTLE), little=True),
+    "little-taught-bare": Row(
+        "`edge`, teacher, no augmentation",
+        ("--arch", "edge", "--teacher", "efficientnet_lite0", "--no-augment", *LITTLE),
+        little=True,
+    ),
+    "little-taught": Row(
+        "`edge`, teacher",
+        ("--arch", "edge", "--teacher", "efficientnet_lite0", *LITTLE),
+        little=True,
     ),
 }
 
@@ -160,7 +178,10 @@ class Maker:
     def export(self, clusters: int, seed: int, suffix: str) -> Path:
         """Fit another number of clusters on the frames of the training."""
         made = self.path(suffix)
-        words: list[str | Path] = ["export", self.path(".train"), self.data / "train", "-o", made]
+        words: list[str | Path] = ["export", self.path(".train")]
+        if not self.row.little:
+            words.append(self.data / "train")
+        words += ["-o", made]
         words += ["--clusters", str(clusters), "--seed", str(seed), *self.row.clustering]
         self.run(f"export{suffix}", words, made)
         return made
@@ -198,7 +219,10 @@ class Maker:
         """Score the ways from clusters to classes."""
         fit = ("--fit-images", self.data / "train", "--fit-masks", self.data / "trainannot")
         self.score("11", self.export(11, self.seed, "-11.aeseg"))
-        self.score("27", self.path(".aeseg"), *fit, "--fit-every", "4", emulated=True)
+        emulated = not self.row.little
+        self.score("27", self.path(".aeseg"), *fit, "--fit-every", "4", emulated=emulated)
+        if self.row.little:
+            return
         many = self.export(256, self.seed, "-256.aeseg")
         masks: list[str | Path] = ["--from-masks", self.data / "train", self.data / "trainannot"]
         masks += [*self.labels(), "--frames", str(FEW)]
@@ -223,7 +247,7 @@ class Maker:
                     dirty = np.clip(noisy.round(), 0, 255).astype(np.uint8)
                     same.append(float((s(frame).labels == s(dirty).labels).mean()))
             self.figure("noise", round(100 * float(np.mean(same)), 2))
-        if self.row.supervised or self.has("ari"):
+        if self.row.supervised or self.row.little or self.has("ari"):
             return
         other = self.export(11, self.seed + 100, "-11b.aeseg")
         found = []

@@ -35,7 +35,7 @@ RAISED_SCALE = 2.0**-16
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
-CPU_OPERATIONS = ("Conv", "Relu", "Add", "Resize", "MaxPool")
+CPU_OPERATIONS = ("Conv", "Relu", "Clip", "Add", "Resize", "MaxPool")
 """Operations with int8 kernels in ONNX Runtime's CPU provider that the encoders use."""
 
 Progress = Callable[[str, float], None]

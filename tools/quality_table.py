@@ -88,6 +88,8 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def build(rows: Mapping[str, Sequence[Record]]) -> dict[str, str]:
     """Make every table, by the name of its marker."""
+    little = {name: found for name, found in rows.items() if found[0]["recipe"]["little"]}
+    rows = {name: found for name, found in rows.items() if name not in little}
     free = {name: found for name, found in rows.items() if not found[0]["recipe"]["supervised"]}
     taught = {name: found for name, found in rows.items() if found[0]["recipe"]["supervised"]}
     minutes = [
@@ -135,6 +137,19 @@ def build(rows: Mapping[str, Sequence[Record]]) -> dict[str, str]:
         )
         + "\n```",
     }
+    if little:
+        made["little"] = table(
+            ["row", "seeds", LABEL_FREE[0][0], LABEL_FREE[1][0], "labels unchanged under noise"],
+            (
+                [
+                    found[0]["title"],
+                    str(len(found)),
+                    *(column(found, get) for _, get in LABEL_FREE[:2]),
+                    column(found, lambda figures: figures["noise"]),
+                ]
+                for found in little.values()
+            ),
+        )
     if taught:
         made["supervised"] = table(
             ["row", "seeds", "mIoU", "pixel accuracy", minutes[0][0]],

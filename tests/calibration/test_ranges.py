@@ -57,6 +57,22 @@ def test_every_convolution_but_the_projection_is_int8_on_the_cpu(
     assert "QuantizeLinear" not in kinds[: kinds.index("QLinearConv")], "bytes went through float"
 
 
+def test_a_clipped_activation_becomes_the_range_of_its_convolution(
+    frames: list[np.ndarray],
+) -> None:
+    """The range before a ReLU6 is ten times too wide: 77 % of labels instead of 96 %."""
+    pytest.importorskip("torch")
+    from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.graph import export_encoder
+
+    network = build_autoencoder(AutoencoderConfig("lite", 4), seed=0).eval()
+    exported = export_encoder(network, height=64, width=96)
+    assert "Clip" in {node.op_type for node in exported.graph.node}
+    model = quantize_for_cpu(exported, frames)
+    assert "Clip" not in {node.op_type for node in model.graph.node}
+    assert len(float_convolutions(model)) == 1
+
+
 def test_the_bytes_of_the_frame_lose_nothing(
     encoder: onnx.ModelProto, frames: list[np.ndarray]
 ) -> None:
