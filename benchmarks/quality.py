@@ -45,7 +45,6 @@ class Row:
     Attributes:
         title: As the table has it.
         train: Options of ``aeseg train`` beside footage, size, seed and output.
-        needs: Row that must be there first, with the same seed: its network teaches.
         supervised: Trained with labels.
         clustering: Options of every fit of clusters.
         little: Trained and clustered on a tenth of the frames; only the two label-free
@@ -54,32 +53,30 @@ class Row:
 
     title: str
     train: tuple[str, ...]
-    needs: str = ""
     supervised: bool = False
     clustering: tuple[str, ...] = ()
     little: bool = False
 
 
-LITTLE = ("--max-frames", "37", "--epochs", "150")
+LITTLE = ("--max-frames", "37", "--epochs", "150", "--threads", "1")
 ROWS = {
-    "edge": Row("`edge`, from scratch", ("--arch", "edge", "--epochs", "30")),
+    "edge": Row("`edge`, from scratch", ("--arch", "edge", "--epochs", "45", "--threads", "1")),
     "lite": Row(
         "`lite`, taught by EfficientNet-Lite0",
-        ("--arch", "lite", "--latent-dim", "64", "--epochs", "45"),
+        ("--arch", "lite", "--epochs", "60", "--threads", "1"),
     ),
     "edge-taught": Row(
-        "`edge`, taught by `lite`",
-        ("--arch", "edge", "--latent-dim", "64", "--teacher", "{lite}", "--epochs", "45"),
-        needs="lite",
+        "`edge`, taught by EfficientNet-Lite0",
+        ("--arch", "edge", "--teacher", "efficientnet_lite0", "--epochs", "90", "--threads", "1"),
     ),
     "shallow": Row(
         "`shallow` (article 1)",
-        ("--arch", "shallow", "--epochs", "15"),
+        ("--arch", "shallow", "--epochs", "15", "--threads", "1"),
         clustering=("--clustering", "kmeans"),
     ),
     "deep": Row(
         "`deep` (article 2)",
-        ("--arch", "deep", "--epochs", "10"),
+        ("--arch", "deep", "--epochs", "10", "--threads", "1"),
         clustering=("--clustering", "kmeans"),
     ),
     "little-bare": Row(
@@ -121,9 +118,9 @@ class Maker:
         self.record.setdefault("figures", {})
         self.record.setdefault("seconds", {})
 
-    def path(self, suffix: str, row: str = "") -> Path:
+    def path(self, suffix: str) -> Path:
         """Name a file of this row."""
-        return self.work / f"{row or self.name}-{self.seed}{suffix}"
+        return self.work / f"{self.name}-{self.seed}{suffix}"
 
     def save(self) -> None:
         """Write what is known so far."""
@@ -161,10 +158,14 @@ class Maker:
     def train(self) -> None:
         """Train, with 27 clusters."""
         words: list[str | Path] = ["train", self.data / "train", "-o", self.path(".aeseg")]
-        teacher = str(self.path(".train", self.row.needs)) if self.row.needs else ""
-        for word in self.row.train:
-            words.append(word.replace("{lite}", teacher))
-        words += ["--imgsz", "480x360", "--seed", str(self.seed), *self.row.clustering]
+        words += [
+            *self.row.train,
+            "--imgsz",
+            "480x360",
+            "--seed",
+            str(self.seed),
+            *self.row.clustering,
+        ]
         if self.row.supervised:
             words += ["--masks", self.data / "trainannot", *self.labels()]
         else:
