@@ -97,7 +97,7 @@ setup(
     packages=list_packages(),
     package_dir=dict(MAPPED),
     include_package_data=False,
-    package_data={"aeseg_edge": ["py.typed"], "aeseg_edge.io.web": ["page.*"]},
+    package_data={"aeseg_edge": ["py.typed", "models/*.aeseg"], "aeseg_edge.io.web": ["page.*"]},
     zip_safe=False,
     install_requires=["numpy>=1.26"],
     extras_require={

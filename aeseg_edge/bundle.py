@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from aeseg_edge import __version__
 from aeseg_edge.codebook import Codebook
 from aeseg_edge.decoder import DecoderParts
-from aeseg_edge.errors import BundleError, CodebookError
+from aeseg_edge.errors import BundleError, CodebookError, UsageError
+from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import write_bytes
 from aeseg_edge.manifest import DecoderInfo, FileInfo, Manifest, Modality, validate_member_name
 
@@ -228,6 +229,34 @@ class Bundle:
     def with_manifest(self, manifest: Manifest) -> Bundle:
         """Give a copy that says something else about itself; its members stay as they are."""
         return self._again(manifest=manifest)
+
+    def with_size(self, width: int, height: int) -> Bundle:
+        """Give a copy for frames of another size; the graphs take any.
+
+        A region of interest is resized with it, and the preview left out.
+
+        Args:
+            width: Pixels, a multiple of the encoder's deepest stride.
+            height: Likewise.
+
+        Raises:
+            UsageError: If a side is not such a multiple.
+        """
+        multiple = self.manifest.multiple
+        if min(width, height) < multiple or width % multiple or height % multiple:
+            raise UsageError(
+                f"{width}x{height} does not fit this encoder",
+                fix=f"Give a width and a height that are multiples of {multiple}.",
+            )
+        geometry = replace(self.manifest.geometry, width=width, height=height)
+        region = self.region
+        if region is not None:
+            cv2 = import_cv2()
+            region = cv2.resize(region, (width, height), interpolation=cv2.INTER_NEAREST)
+        manifest = replace(self.manifest, geometry=geometry)
+        resized = self._again(manifest=manifest, region=region, preview=None)
+        resized.path = self.path
+        return resized
 
     def with_modalities(self, modalities: tuple[Modality, ...]) -> Bundle:
         """Give a copy that says what the channels of its frames are."""

@@ -167,6 +167,7 @@ class Segmenter:
         roi: NDArray[np.uint8] | None = None,
         smooth: float = 0.0,
         decoder: bool = False,
+        imgsz: tuple[int, int] | None = None,
         cache_dir: Path | None = None,
     ) -> Segmenter:
         """Open a bundle.
@@ -184,11 +185,13 @@ class Segmenter:
             smooth: Share of the last frame's latents, 0 up to below 1.
             decoder: Give ``decoding`` with every result. The decoder runs on ONNX Runtime,
                 also where TensorRT runs the encoder, and only when something is drawn.
+            imgsz: Width and height that frames are brought to, instead of the bundle's own:
+                multiples of the encoder's deepest stride. TensorRT needs an engine of that size.
             cache_dir: Where TensorRT engines are kept; the user's cache folder when None.
 
         Raises:
             BundleError: If the file cannot be used, or has no such graph.
-            UsageError: If an option is unknown.
+            UsageError: If an option is unknown, or the size does not fit the encoder.
             EngineNotBuilt: If TensorRT is asked for and has no engine yet.
             BackendError: If the backend cannot open the graph.
         """
@@ -205,6 +208,8 @@ class Segmenter:
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        if imgsz is not None:
+            bundle = bundle.with_size(*imgsz)
         drawer = Decoder.open(bundle, threads=threads) if decoder else None
         if backend in ("auto", "tensorrt") and graph is None:
             opened = open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")

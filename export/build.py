@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,8 +12,7 @@ from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.backends.tensorrt import engine_key
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.engines import EngineCache, EngineKey, padded_clusters
-from aeseg_edge.errors import EngineNotBuilt, UsageError
-from aeseg_edge.manifest import Manifest
+from aeseg_edge.errors import EngineNotBuilt
 
 from .engine import BuildOptions, Progress
 from .engine_child import build_engine
@@ -84,7 +83,7 @@ def build_bundle(
         MissingDependency: TensorRT or pycuda is not installed.
         EngineError: The engine cannot be built or stored.
     """
-    spec = sized_spec(bundle.manifest, size)
+    spec = (bundle if size is None else bundle.with_size(*size)).manifest.spec
     cache = EngineCache(cache_dir)
     results = []
     for precision in precisions:
@@ -101,28 +100,6 @@ def build_bundle(
                     continue
         results.append(_stored(cache, key))
     return results
-
-
-def sized_spec(manifest: Manifest, size: tuple[int, int] | None) -> GraphSpec:
-    """The bundle's sizes, with another image size.
-
-    Args:
-        manifest: Of the bundle.
-        size: Width and height, or None for the bundle's own.
-
-    Raises:
-        UsageError: A side is not a positive multiple of the encoder's deepest stride.
-    """
-    if size is None:
-        return manifest.spec
-    width, height = size
-    multiple = manifest.multiple
-    if min(size) < multiple or width % multiple or height % multiple:
-        raise UsageError(
-            f"{width}x{height} does not fit this encoder",
-            fix=f"Give a width and a height that are multiples of {multiple}.",
-        )
-    return replace(manifest.spec, width=width, height=height)
 
 
 def _missing(cache: EngineCache, key: EngineKey) -> str:

@@ -158,7 +158,11 @@ def _channels_of(name: str, modalities: Sequence[Modality]) -> list[int]:
 
 def _load(kind: type[Segmenter], path: Path, options: argparse.Namespace) -> Segmenter:
     return kind.load(
-        path, precision=options.precision, backend=options.backend, threads=options.threads
+        path,
+        precision=options.precision,
+        backend=options.backend,
+        threads=options.threads,
+        imgsz=options.imgsz,
     )
 
 

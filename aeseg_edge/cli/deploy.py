@@ -19,6 +19,7 @@ from aeseg_edge.cli.options import (
     add_runner,
     add_verb,
     all_sources,
+    bundle_or_pretrained,
     entries_table,
     natural,
     positive,
@@ -60,7 +61,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "several share one engine",
     )
     add_modalities(run)
-    run.add_argument("-b", "--bundle", required=True, type=Path, help="the .aeseg file")
+    run.add_argument(
+        "-b",
+        "--bundle",
+        type=Path,
+        help="the .aeseg file (default: the pretrained street bundle, not for commercial use)",
+    )
     run.add_argument(
         "-o",
         "--output",
@@ -151,7 +157,9 @@ def _run(options: argparse.Namespace) -> int:
     sources = all_sources(options.source, options)
     roi = read_mask(options.roi)
     patience = Patience(stall=options.stall, restarts=options.restarts)
-    bundle = Bundle.open(options.bundle)
+    bundle = Bundle.open(bundle_or_pretrained(options.bundle))
+    if options.imgsz is not None:
+        bundle = bundle.with_size(*options.imgsz)
     if options.backend != "onnxruntime":
         _build_if_missing(bundle, options)
     with (

@@ -8,7 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aeseg_edge.cli.options import Verbs, add_json, add_verb, positive, share, size, write_json
+from aeseg_edge.cli.options import (
+    Verbs,
+    add_json,
+    add_verb,
+    bundle_or_pretrained,
+    positive,
+    share,
+    size,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
@@ -58,7 +67,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         summary="build engines here and compare their labels with ONNX Runtime",
         example="aeseg selftest street.aeseg --source drive.mp4",
     )
-    selftest.add_argument("bundle", type=Path)
+    selftest.add_argument(
+        "bundle", type=Path, nargs="?", help="default: the pretrained street bundle"
+    )
     selftest.add_argument(
         "--source", default="test://640x480@30", help="frames; default: a drawn scene"
     )
@@ -147,7 +158,7 @@ def _selftest(options: argparse.Namespace) -> int:
     from aeseg_edge.io.sources import open_source
     from aeseg_edge.selftest import run_selftest
 
-    bundle = Bundle.open(options.bundle)
+    bundle = Bundle.open(bundle_or_pretrained(options.bundle))
     frames = []
     manifest = bundle.manifest
     with open_source(

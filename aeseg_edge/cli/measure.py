@@ -137,6 +137,7 @@ def _eval(options: argparse.Namespace) -> int:
             backend=options.backend,
             threads=options.threads,
             graph=options.graph,
+            imgsz=options.imgsz,
         ) as segmenter,
         Progress() as progress,
     ):
@@ -174,6 +175,7 @@ def _bench(options: argparse.Namespace) -> int:
         precision=options.precision,
         backend=options.backend,
         threads=options.threads,
+        imgsz=options.imgsz,
     ) as segmenter:
         settings = {"threads": options.threads}
         if options.source is None:
@@ -211,6 +213,7 @@ def _flicker(options: argparse.Namespace) -> int:
         precision=options.precision,
         backend=options.backend,
         threads=options.threads,
+        imgsz=options.imgsz,
     ) as segmenter:
         strengths = [0.0, *(options.smooth or [default_strength(segmenter.manifest)])]
         meters = [FlickerMeter() for _ in strengths]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from aeseg_edge.io.modalities import SCHEME, SKIP
 
 if TYPE_CHECKING:
     from aeseg_edge.manifest import Manifest
+
+_log = logging.getLogger(__name__)
 
 Verbs = Any
 """What ``add_subparsers`` returns; argparse keeps its class to itself."""
@@ -69,6 +72,12 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
         help="default: TensorRT where it is installed and an engine is built",
     )
     parser.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
+    parser.add_argument(
+        "--imgsz",
+        type=size,
+        metavar="WxH",
+        help="run at another size: larger is finer and slower (default: the bundle's own)",
+    )
 
 
 def add_modalities(parser: argparse.ArgumentParser) -> None:
@@ -239,3 +248,18 @@ def entries_table(manifest: Manifest) -> list[str]:
 def join(items: Sequence[str]) -> str:
     """Join for a sentence."""
     return ", ".join(items)
+
+
+def bundle_or_pretrained(path: Path | None) -> Path:
+    """Give the bundle that was named, or the pretrained one, with a notice.
+
+    Raises:
+        BundleError: If none was named and the package has none.
+    """
+    if path is not None:
+        return path
+    from aeseg_edge.pretrained import NOTICE, pretrained_path
+
+    found = pretrained_path()
+    _log.warning(NOTICE)
+    return found

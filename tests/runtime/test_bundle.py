@@ -19,7 +19,7 @@ import pytest
 from aeseg_edge import bundle as bundle_module
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook
-from aeseg_edge.errors import BundleError
+from aeseg_edge.errors import BundleError, UsageError
 from aeseg_edge.manifest import Manifest
 
 
@@ -277,3 +277,35 @@ def test_the_manifest_survives_json(v1_bundle: Path) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
     with pytest.raises(BundleError, match="repeated"):
         Manifest.from_json(replace(manifest, entries=manifest.entries * 2).to_json())
+
+
+def test_a_bundle_runs_at_another_size_and_keeps_its_own_on_disk(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    own, multiple = bundle.manifest.geometry, bundle.manifest.multiple
+    larger = bundle.with_size(own.width + multiple, own.height + 2 * multiple)
+    size = larger.manifest.geometry
+    assert (size.width, size.height) == (own.width + multiple, own.height + 2 * multiple)
+    assert larger.graphs == bundle.graphs
+    assert Bundle.open(v1_bundle).manifest.geometry == own
+
+
+def test_a_region_of_interest_is_resized_with_its_bundle(v1_bundle: Path) -> None:
+    pytest.importorskip("cv2")
+    bundle = Bundle.open(v1_bundle)
+    own = bundle.manifest.geometry
+    region = np.zeros((own.height, own.width), np.uint8)
+    region[: own.height // 2] = 255
+    bounded = Bundle.build(bundle.manifest, bundle.codebook, bundle.graphs, region=region)
+    resized = bounded.with_size(2 * own.width, 2 * own.height).region
+    assert resized is not None
+    assert resized.shape == (2 * own.height, 2 * own.width)
+    assert (resized[: own.height] == 255).all()
+    assert not resized[own.height :].any()
+
+
+@pytest.mark.parametrize("size", [(0, 64), (33, 64), (64, -32)])
+def test_a_size_that_does_not_fit_the_encoder_is_refused(
+    v1_bundle: Path, size: tuple[int, int]
+) -> None:
+    with pytest.raises(UsageError, match="does not fit this encoder"):
+        Bundle.open(v1_bundle).with_size(*size)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import BundleError, UsageError
 from aeseg_edge.geometry import Geometry
@@ -149,8 +150,10 @@ class LiveClasses:
             raise BundleError("this bundle was never a file", fix="Write it first: Bundle.write.")
         # Two people who save at once: one after the other, the later one last.
         with self._writing:
-            codebook = self._segmenter.codebook
-            self._segmenter.bundle.with_codebook(codebook).write(self._path)
+            codebook, bundle = self._segmenter.codebook, self._segmenter.bundle
+            # From its file: in use it may have another size, which is not for keeps.
+            whole = bundle if bundle.path is None else Bundle.open(bundle.path)
+            whole.with_codebook(codebook).write(self._path)
             self._saved = codebook
 
 
