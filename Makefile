@@ -34,7 +34,7 @@ FAST := not slow and not gpu and not rtx and not browser and not pycuda
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo check test lint test-py310 test-gpu test-pycuda soak quality pictures clean
+.PHONY: help demo check test lint test-py310 test-gpu test-pycuda test-timm soak quality pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ test-gpu: .venv/.test ## the tests that need TensorRT and a CUDA device
 test-pycuda: .venv/.pycuda ## the tests that need pycuda; compiles it with the CUDA toolkit
 	$(PYTEST) -m pycuda
 
+test-timm: .venv-timm/.test ## the tests that need timm, beside the torch that its torchvision wants
+	.venv-timm/bin/python -m pytest -m timm
+
 soak: .venv/.test ## 20,000 frames from a camera that misbehaves on a schedule
 	$(BIN)/python tools/soak.py
 
@@ -77,7 +80,7 @@ pictures: .venv/.test ## the rows side by side on test frames, into build/pictur
 	$(BIN)/python benchmarks/pictures.py --data '$(DATA)'
 
 clean: ## remove everything that these targets made
-	rm -rf .venv .venv-py310 demo build dist aeseg_edge.egg-info
+	rm -rf .venv .venv-py310 .venv-timm demo build dist aeseg_edge.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -99,6 +102,12 @@ clean: ## remove everything that these targets made
 .venv-py310/.test: setup.py pyproject.toml constraints.txt
 	$(PYTHON310) -m venv .venv-py310
 	$(BIN310)/python $(PIP_INSTALL) -e '.[calibrate,web]' pytest pytest-xdist
+	@touch $@
+
+# Without the constraints: torchvision brings a torch of its own (5 GB).
+.venv-timm/.test: setup.py pyproject.toml
+	$(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -e '.[host]' pytest timm
 	@touch $@
 
 # From source, without CURAND: a toolkit need not have it and nothing here uses it. The empty

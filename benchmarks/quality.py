@@ -26,6 +26,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from aeseg_edge.segmenter import Segmenter
@@ -33,6 +34,10 @@ from aeseg_edge.segmenter import Segmenter
 ROOT = Path(__file__).resolve().parent.parent
 NOISE = 5.0
 """Standard deviation in grey levels of the noise that labels should stand."""
+
+DARKER = 0.7
+SHIFT = 8
+"""Factor of brightness, and pixels, that labels should stand too."""
 
 FEW = 10
 """Labelled frames, evenly spaced in train."""
@@ -239,15 +244,12 @@ class Maker:
     def stability(self) -> None:
         """Compare labels under noise, and clusterings of two seeds."""
         frames = [_read(path) for path in sorted((self.data / "test").glob("*.jpg"))[::4]]
-        if not self.has("noise"):
+        if not self.has("steady"):
             random = np.random.default_rng(self.seed)
-            same: list[float] = []
             with Segmenter.load(self.path(".aeseg"), precision="fp32", backend="onnxruntime") as s:
-                for frame in frames:
-                    noisy = frame + random.normal(0, NOISE, frame.shape)
-                    dirty = np.clip(noisy.round(), 0, 255).astype(np.uint8)
-                    same.append(float((s(frame).labels == s(dirty).labels).mean()))
-            self.figure("noise", round(100 * float(np.mean(same)), 2))
+                found = [steadiness(s, frame, random) for frame in frames]
+            shares = {name: 100 * float(np.mean([f[name] for f in found])) for name in found[0]}
+            self.figure("steady", {name: round(share, 2) for name, share in shares.items()})
         if self.row.supervised or self.row.little or self.has("ari"):
             return
         other = self.export(11, self.seed + 100, "-11b.aeseg")
@@ -286,6 +288,33 @@ class Maker:
             self.speed()
         size = self.path(".aeseg").stat().st_size / 1e6
         self.figure("megabytes", round(size, 2))
+
+
+def steadiness(
+    segmenter: Segmenter, frame: NDArray[np.uint8], random: np.random.Generator
+) -> dict[str, float]:
+    """Share of labels that stay the same when a frame changes a little.
+
+    Args:
+        segmenter: Gives labels.
+        frame: uint8 [H, W, 3].
+        random: For the noise.
+
+    Returns:
+        By kind of change: ``noise`` (sigma 5), ``brightness`` (times 0.7), ``shift`` (8 pixels
+        down and right, where both frames show the same).
+    """
+    labels = segmenter(frame).labels
+    noisy = np.clip((frame + random.normal(0, NOISE, frame.shape)).round(), 0, 255)
+    darker = (frame * DARKER).round()
+    moved = np.roll(frame, (SHIFT, SHIFT), (0, 1))
+    return {
+        "noise": float((labels == segmenter(noisy.astype(np.uint8)).labels).mean()),
+        "brightness": float((labels == segmenter(darker.astype(np.uint8)).labels).mean()),
+        "shift": float(
+            (labels[:-SHIFT, :-SHIFT] == segmenter(moved).labels[SHIFT:, SHIFT:]).mean()
+        ),
+    }
 
 
 def _read(path: Path) -> Any:

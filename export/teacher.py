@@ -160,7 +160,13 @@ class TimmTeacher:
             ) from error
         model = name.removeprefix("timm:")
         try:
-            self._network = timm.create_model(model, pretrained=pretrained, features_only=True)
+            try:
+                # Without it a transformer takes pictures of the size of its training only.
+                self._network = timm.create_model(
+                    model, pretrained=pretrained, features_only=True, dynamic_img_size=True
+                )
+            except TypeError:
+                self._network = timm.create_model(model, pretrained=pretrained, features_only=True)
         except (RuntimeError, ValueError, OSError) as error:
             raise UsageError(
                 f"timm cannot make {model!r} ({error})",

@@ -113,7 +113,7 @@ def build(rows: Mapping[str, Sequence[Record]]) -> dict[str, str]:
                 "row",
                 "int8 for the CPU loses at most",
                 "int8 for TensorRT loses at most",
-                "labels unchanged under noise",
+                "labels unchanged: noise / brightness / shift",
                 "ARI of two clusterings",
                 "ms fp32 / int8, one thread",
                 "MB",
@@ -123,7 +123,7 @@ def build(rows: Mapping[str, Sequence[Record]]) -> dict[str, str]:
                     found[0]["title"],
                     column(found, worst_loss("int8")),
                     column(found, worst_loss("int8-tensorrt")),
-                    column(found, lambda figures: figures["noise"]),
+                    steady(found),
                     ari(found),
                     milliseconds(found),
                     column(found, lambda figures: figures["megabytes"]),
@@ -145,7 +145,7 @@ def build(rows: Mapping[str, Sequence[Record]]) -> dict[str, str]:
                     found[0]["title"],
                     str(len(found)),
                     *(column(found, get) for _, get in LABEL_FREE[:2]),
-                    column(found, lambda figures: figures["noise"]),
+                    column(found, lambda figures: figures["steady"]["noise"]),
                 ]
                 for found in little.values()
             ),
@@ -173,6 +173,15 @@ def ari(found: Sequence[Record]) -> str:
     if not values:
         return ""
     return f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def steady(found: Sequence[Record]) -> str:
+    """Mean share of labels that stay the same, for each kind of change."""
+    known = [r["figures"]["steady"] for r in found if "steady" in r["figures"]]
+    if not known:
+        return ""
+    kinds = ("noise", "brightness", "shift")
+    return " / ".join(f"{sum(k[kind] for k in known) / len(known):.1f}" for kind in kinds)
 
 
 def milliseconds(found: Sequence[Record]) -> str:
