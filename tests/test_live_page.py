@@ -316,3 +316,48 @@ def test_beyond_loopback_the_page_asks_for_its_token(
         assert token not in browser.run("return document.cookie")
     finally:
         run.close()
+
+
+def test_several_sources_are_chosen_between_and_each_shows_its_own(
+    browser: Browser, v1_bundle: Path
+) -> None:
+    with Segmenter.load(v1_bundle, backend="onnxruntime", threads=1) as segmenter:
+        sink = WebSink("http://127.0.0.1:0", Live())
+        stopping = threading.Event()
+
+        def feed() -> None:
+            index = 0
+            while not stopping.wait(0.05):
+                for stream, (name, size) in enumerate((("front", (192, 128)), ("rear", (96, 96)))):
+                    # The rear camera begins later.
+                    if stream and index < 20:
+                        continue
+                    image = draw_scene(index, *size)
+                    frame = Frame(image, index + 1000 * stream, time.monotonic(), name)
+                    sink.write(frame, replace(segmenter(image, stream=stream), frame=frame))
+                index += 1
+
+        thread = threading.Thread(target=feed)
+        thread.start()
+        try:
+            browser.resize(1280, 900)
+            browser.open(sink.address)
+            browser.until(MOVING, 0)
+            browser.until("return document.querySelectorAll('#sources input').length === 2")
+            shown = "const c = document.getElementById('picture'); return c.dataset.source"
+            frame = "Number(c.dataset.frame)"
+            assert browser.run(shown) == "front"
+            browser.run("document.querySelectorAll('#sources input')[1].click()")
+            browser.until(f"{shown} === 'rear' && {frame} > 1000 && c.width === 96")
+            size = "return document.getElementById('counters').innerText.includes(arguments[0])"
+            browser.until(size, "96 \u00d7 96")
+            assert "source=rear" in browser.run("return document.getElementById('snapshot').href")
+            browser.press("n")
+            browser.until(f"{shown} === 'front' && {frame} < 1000 && c.width === 192")
+            browser.resize(390, 844)
+            assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+            assert browser.errors() == []
+        finally:
+            stopping.set()
+            thread.join()
+            sink.close()

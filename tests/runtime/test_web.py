@@ -332,7 +332,7 @@ def test_a_page_without_an_editor_shows_and_changes_nothing() -> None:
 
 def test_nothing_is_encoded_while_nobody_looks(sink: WebSink) -> None:
     put(sink, 50)
-    assert sink._hub.encoded == 0
+    assert sink._hubs.encoded == 0
 
 
 def test_many_viewers_of_one_frame_cost_one_encoding(sink: WebSink) -> None:
@@ -343,7 +343,7 @@ def test_many_viewers_of_one_frame_cost_one_encoding(sink: WebSink) -> None:
         put(sink, start=1)
         bodies = {job.result().body for job in waiting}
     assert len(bodies) == 1
-    assert sink._hub.encoded == 1
+    assert sink._hubs.encoded == 1
 
 
 def test_a_viewer_that_reads_nothing_delays_neither_the_loop_nor_others() -> None:
@@ -364,7 +364,7 @@ def test_a_viewer_that_reads_nothing_delays_neither_the_loop_nor_others() -> Non
             assert head["number"] == index + 1
         assert np.median(numbers) < 0.005
         # The stuck one was given what fits into the buffers between, and no more.
-        pictures = sink._hub.encoded - 40
+        pictures = sink._hubs.encoded - 40
         assert pictures < 40
 
 
@@ -417,8 +417,8 @@ def test_margins_and_latents_are_asked_for_while_somebody_looks(
 def test_invented_viewers_take_no_memory(sink: WebSink) -> None:
     put(sink)
     for index in range(300):
-        sink._hub._count(str(index))
-    assert len(sink._hub._asked) <= 256
+        sink._hubs.find(None)._count(str(index))
+    assert len(sink._hubs.find(None)._asked) <= 256
 
 
 # --- beginning and end ----------------------------------------------------------------------------
@@ -441,7 +441,7 @@ def test_closing_sends_waiting_viewers_away_and_frees_the_port() -> None:
     with ThreadPoolExecutor(1) as pool, socket.create_connection(("127.0.0.1", sink.port)) as wire:
         waiting = pool.submit(ask, sink, "/api/frame?after=1&viewer=a")
         wire.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        until(lambda: sink._hub.viewers == 1)
+        until(lambda: sink._hubs.viewers == 1)
         assert b"200 OK" in wire.recv(65536)
         sink.close()
         sink.close()
@@ -530,3 +530,42 @@ def test_the_loops_counters_are_metrics_unless_others_are_given() -> None:
     assert "secret" not in text
     for name, value in (("frames_in", 9), ("segmented", 7), ("dropped", 2), ("stalls", 3)):
         assert re.search(rf"aeseg_loop_{name}_total{{[^}}]*}} {value}\b", text), text
+
+
+def test_each_source_has_its_picture_state_and_samples(sink: WebSink) -> None:
+    for index, name in enumerate(("front", "rtsp://me:secret@10.0.0.7/cam", "front")):
+        taken = replace(frame(index), source=name)
+        sink.write(taken, replace(result(taken), drift=0.25))
+    state = ask(sink, "/api/state").data
+    assert [each["name"] for each in state["sources"]] == ["front", "rtsp://10.0.0.7/cam"]
+    assert all(each["drift"] == 0.25 for each in state["sources"])
+    assert state["counters"]["frames"] == 2
+    other = "rtsp%3A%2F%2F10.0.0.7%2Fcam"
+    assert ask(sink, f"/api/state?source={other}").data["counters"]["frames"] == 1
+    heads = []
+    for query in ("", f"&source={other}", "&source=front"):
+        body = ask(sink, f"/api/frame?after=0{query}").body
+        length = int.from_bytes(body[:4], "little")
+        heads.append(json.loads(body[4 : 4 + length]))
+    assert [head["frame"] for head in heads] == [2, 1, 2]
+    assert [head["drift"] for head in heads] == [0.25] * 3
+    found = ask(sink, "/metrics").body.decode()
+    assert 'aeseg_frames_total{source="front"} 2' in found
+    assert 'aeseg_frames_total{source="rtsp://10.0.0.7/cam"} 1' in found
+    assert found.count("# TYPE aeseg_drift gauge") == 1
+    assert "secret" not in found
+    assert ask(sink, "/healthz").data["sources"] == dict.fromkeys(
+        ("front", "rtsp://10.0.0.7/cam"), "live"
+    )
+    assert ask(sink, "/snapshot.jpg?source=back").status == 400
+
+
+def test_distances_are_sent_where_there_are_any(sink: WebSink) -> None:
+    taken = frame(0)
+    distance = np.array([[0.0, 1.0, 9.0, np.nan]], np.float32)
+    sink.write(taken, replace(result(taken), distance=distance))
+    body = ask(sink, "/api/frame?after=0").body
+    length = int.from_bytes(body[:4], "little")
+    head = json.loads(body[4 : 4 + length])
+    assert (head["rows"], head["columns"]) == (1, 4)
+    assert list(zlib.decompress(body[-head["parts"]["distance"] :])) == [0, 128, 255, 0]

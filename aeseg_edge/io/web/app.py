@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from aeseg_edge.io.web.hub import Hub
+    from aeseg_edge.io.web.hub import Hub, Hubs
 
 _log = logging.getLogger(__name__)
 
@@ -78,16 +85,16 @@ class Pages:
     """What each address does.
 
     Args:
-        hub: Results.
+        hubs: Results.
         guard: Checks logins.
         editor: A handle on the classes; None where they cannot be changed.
         status: Counters and state of the loop.
     """
 
     def __init__(
-        self, hub: Hub, guard: Guard, editor: ClassEditor | None, status: Status | None
+        self, hubs: Hubs, guard: Guard, editor: ClassEditor | None, status: Status | None
     ) -> None:
-        self._hub = hub
+        self._hubs = hubs
         self._guard = guard
         self._editor = editor
         self._status = status
@@ -105,14 +112,16 @@ class Pages:
         return handler
 
     async def state(self, request: Request) -> Answer:
-        """Everything but pictures: classes, counters, state of the source."""
+        """Everything but pictures: classes, counters, state of the source and of all."""
+        hub, sources = self._asked(request), self._hubs.by_source
         data: dict[str, Any] = {
             "version": __version__,
             "title": "live" if self._editor is None else self._editor.title,
             "editable": self._editor is not None,
-            "source": self._source(),
-            "counters": self._counters(),
-            "classes": self._classes(),
+            "source": _source(hub),
+            "sources": [{"name": name, **_source(each)} for name, each in sources.items()],
+            "counters": self._counters(hub),
+            "classes": self._classes(hub),
         }
         if self._editor is not None:
             data |= {
@@ -121,21 +130,22 @@ class Pages:
                 "void": list(clusters_of(self._editor.current(), VOID)),
             }
         if "history" in request.query_params:
-            data["history"] = self._hub.history()
+            data["history"] = hub.history()
         return answer_json(data)
 
     async def frame(self, request: Request) -> Answer:
         """The packet of the next result after the one that the page has."""
         after = _number(request, "after", 0)
         viewer = request.query_params.get("viewer", "")[:32]
-        packet = await self._hub.packet(after, timeout=PATIENCE, viewer=viewer)
+        hub = self._asked(request)
+        packet = await hub.packet(after, timeout=PATIENCE, viewer=viewer)
         if packet is None:
-            return Answer(status=204) if not self._hub.closed else self._ended()
+            return Answer(status=204) if not hub.closed else self._ended()
         return Answer(packet, "application/octet-stream")
 
     async def at(self, request: Request) -> Answer:
         """The class and the cluster under a point of a frame that was sent."""
-        shot = self._hub.sent(_number(request, "number", 0))
+        shot = self._asked(request).sent(_number(request, "number", 0))
         if shot is None:
             return answer_error(503, "there is no frame yet")
         labels, result = shot.result.labels, shot.result
@@ -180,14 +190,14 @@ class Pages:
 
     async def snapshot(self, request: Request) -> Answer:
         """The newest result as a JPEG."""
-        found = await self._hub.view(_view(request), None, timeout=PATIENCE)
+        found = await self._asked(request).view(_view(request), None, timeout=PATIENCE)
         if found is None:
             return answer_error(503, "there is no frame yet")
         return Answer(found[1], "image/jpeg")
 
     async def labels(self, request: Request) -> Answer:
         """The newest label map as a PNG of class ids."""
-        data = await self._hub.labels()
+        data = await self._asked(request).labels()
         if data is None:
             return answer_error(503, "there is no frame yet")
         return Answer(data, "image/png")
@@ -197,83 +207,69 @@ class Pages:
         from starlette.responses import StreamingResponse
 
         kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
-        return StreamingResponse(self._pictures(_view(request)), media_type=kind)
+        return StreamingResponse(
+            self._pictures(self._asked(request), _view(request)), media_type=kind
+        )
 
-    async def _pictures(self, view: str) -> AsyncIterator[bytes]:
+    async def _pictures(self, hub: Hub, view: str) -> AsyncIterator[bytes]:
         number = 0
-        while not self._hub.closed:
-            found = await self._hub.view(view, number, timeout=PATIENCE)
+        while not hub.closed:
+            found = await hub.view(view, number, timeout=PATIENCE)
             if found is not None:
                 number, data = found
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}"
                 yield head.encode() + b"\r\n\r\n" + data + b"\r\n"
 
     async def health(self, request: Request) -> Answer:
-        """200 while results come, 503 where they do not; for supervisors."""
-        state = self._source()["state"]
-        return answer_json({"status": state}, 503 if state in ("stalled", "ended") else 200)
+        """200 while results come, of any source, 503 where none do; for supervisors."""
+        found = self._hubs.by_source
+        states = {name: _source(hub)["state"] for name, hub in found.items()}
+        order = ("live", "waiting", "stalled", "ended")
+        state = min(states.values() or [_source(self._hubs.find(None))["state"]], key=order.index)
+        data = {"status": state} | ({"sources": states} if len(states) > 1 else {})
+        return answer_json(data, 503 if state in ("stalled", "ended") else 200)
 
     async def metrics(self, request: Request) -> Answer:
-        """Counters for Prometheus."""
+        """Counters for Prometheus; with several sources each has its samples."""
         out = metrics.Metrics()
-        shot = self._hub.newest
-        info = {
-            "version": __version__,
-            "source": without_password(shot.frame.source) if shot else "",
-        }
+        sources = self._hubs.by_source or {"": self._hubs.find(None)}
+        info = {"version": __version__, "source": ", ".join(sources)}
         if self._editor is not None:
             info["bundle"] = self._editor.title
         out.add("aeseg_info", "gauge", "What runs.", [(info, 1.0)])
-        count = float(shot.number) if shot else 0.0
-        out.add("aeseg_frames_total", "counter", "Results since the start.", [({}, count)])
-        out.add("aeseg_frame_rate", "gauge", "Results a second.", [({}, self._hub.rate)])
-        silent = self._hub.silent
-        out.add("aeseg_silence_seconds", "gauge", "Since the last result.", [({}, silent)])
-        encoded = float(self._hub.encoded)
+        families: dict[tuple[str, str, str], list[metrics.Sample]] = {}
+        for name, hub in sources.items():
+            own = {"source": name} if len(sources) > 1 else {}
+            for family, rows in _samples(hub):
+                families.setdefault(family, []).extend(
+                    ({**own, **labels}, value) for labels, value in rows
+                )
+        for (name, kind, text), rows in families.items():
+            out.add(name, kind, text, rows)
+        encoded = float(self._hubs.encoded)
         out.add("aeseg_encoded_total", "counter", "Pictures encoded.", [({}, encoded)])
-        viewers = float(self._hub.viewers)
+        viewers = float(self._hubs.viewers)
         out.add("aeseg_viewers", "gauge", "Pages that are open.", [({}, viewers)])
-        if shot is not None:
-            result = shot.result
-            if result.frame_age is not None:
-                text = "From capture to labels."
-                out.add("aeseg_frame_age_seconds", "gauge", text, [({}, result.frame_age)])
-            stages = [({"stage": k}, v / 1e3) for k, v in result.milliseconds.items()]
-            out.add("aeseg_latency_seconds", "gauge", "Of the last frame.", stages)
-            names = {item.id: item.name for item in result.classes}
-            shares = result.shares
-            rows = [({"id": str(i), "name": n}, shares.get(i, 0.0)) for i, n in names.items()]
-            rows.append(({"id": str(VOID), "name": "void"}, shares.get(VOID, 0.0)))
-            out.add("aeseg_class_share", "gauge", "Share of the last frame.", rows)
         if self._status is not None:
             out.add_status(self._status())
         return Answer(out.text().encode(), metrics.CONTENT_TYPE)
 
-    def _source(self) -> dict[str, Any]:
-        shot, silent = self._hub.newest, self._hub.silent
-        state = "waiting" if shot is None else "live"
-        if silent > STALLED:
-            state = "stalled"
-        if self._hub.closed:
-            state = "ended"
-        found: dict[str, Any] = {"state": state, "silent": round(silent, 1), "fps": self._hub.rate}
-        if shot is not None:
-            height, width = shot.frame.image.shape[:2]
-            found |= {"name": without_password(shot.frame.source), "width": width, "height": height}
-        return found
+    def _asked(self, request: Request) -> Hub:
+        """The source that a request names; the first one where it names none."""
+        return self._hubs.find(request.query_params.get("source") or None)
 
-    def _counters(self) -> dict[str, Any]:
-        shot = self._hub.newest
-        own: dict[str, Any] = {"frames": shot.number if shot else 0, "viewers": self._hub.viewers}
+    def _counters(self, hub: Hub) -> dict[str, Any]:
+        shot = hub.newest
+        own: dict[str, Any] = {"frames": shot.number if shot else 0, "viewers": self._hubs.viewers}
         return own if self._status is None else {**own, **self._status()}
 
-    def _classes(self) -> list[dict[str, Any]]:
+    def _classes(self, hub: Hub) -> list[dict[str, Any]]:
         if self._editor is not None:
             book = self._editor.current()
             members = {item.id: list(clusters_of(book, item.id)) for item in book.classes}
             classes = book.classes
         else:
-            shot = self._hub.newest
+            shot = hub.newest
             members, classes = {}, shot.result.classes if shot else ()
         return [
             {
@@ -298,14 +294,58 @@ class Pages:
         return answer_error(503, "the run has ended")
 
 
+def _source(hub: Hub) -> dict[str, Any]:
+    """State of one source."""
+    shot, silent = hub.newest, hub.silent
+    state = "waiting" if shot is None else "live"
+    if silent > STALLED:
+        state = "stalled"
+    if hub.closed:
+        state = "ended"
+    found: dict[str, Any] = {"state": state, "silent": round(silent, 1), "fps": hub.rate}
+    if shot is not None:
+        height, width = shot.frame.image.shape[:2]
+        found |= {"name": without_password(shot.frame.source), "width": width, "height": height}
+        found["drift"] = shot.result.drift
+    return found
+
+
+def _samples(hub: Hub) -> Iterator[tuple[tuple[str, str, str], list[metrics.Sample]]]:
+    """One source's samples, each family with its name, type and text."""
+    shot = hub.newest
+    count = float(shot.number) if shot else 0.0
+    yield ("aeseg_frames_total", "counter", "Results since the start."), [({}, count)]
+    yield ("aeseg_frame_rate", "gauge", "Results a second."), [({}, hub.rate)]
+    yield ("aeseg_silence_seconds", "gauge", "Since the last result."), [({}, hub.silent)]
+    if shot is None:
+        return
+    result = shot.result
+    if result.frame_age is not None:
+        text = "From capture to labels."
+        yield ("aeseg_frame_age_seconds", "gauge", text), [({}, result.frame_age)]
+    if result.drift is not None:
+        text = "How unlike the footage the scene is, 0 to 1."
+        yield ("aeseg_drift", "gauge", text), [({}, result.drift)]
+    times = result.milliseconds.items()
+    stages: list[metrics.Sample] = [({"stage": name}, value / 1e3) for name, value in times]
+    yield ("aeseg_latency_seconds", "gauge", "Of the last frame."), stages
+    shares = result.shares
+    rows: list[metrics.Sample] = [
+        ({"id": str(item.id), "name": item.name}, shares.get(item.id, 0.0))
+        for item in result.classes
+    ]
+    rows.append(({"id": str(VOID), "name": "void"}, shares.get(VOID, 0.0)))
+    yield ("aeseg_class_share", "gauge", "Share of the last frame."), rows
+
+
 def build_app(
-    hub: Hub, guard: Guard, editor: ClassEditor | None, status: Status | None
+    hubs: Hubs, guard: Guard, editor: ClassEditor | None, status: Status | None
 ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """Build the application, the guard in front of it."""
     from starlette.applications import Starlette
     from starlette.routing import Route
 
-    pages = Pages(hub, guard, editor, status)
+    pages = Pages(hubs, guard, editor, status)
     get: dict[str, Callable[[Request], Awaitable[Answer]]] = {
         "/": pages.file("page.html", "text/html"),
         "/page.css": pages.file("page.css", "text/css"),

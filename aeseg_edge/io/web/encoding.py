@@ -5,7 +5,8 @@ viewers share one packet a frame whatever they look at.
 
 A packet is a little-endian uint32, the length of a JSON object, the object, and its parts one
 after another: ``image`` (JPEG), ``labels`` (zlib; uint8 [height, width]) and, where the run has
-margins, ``uncertainty`` (zlib; uint8 [rows, columns]). ``parts`` in the object gives their
+margins and distances, ``uncertainty`` and ``distance`` (zlib; uint8 [rows, columns]; a distance
+of 128 is that of the footage's 99th percentile). ``parts`` in the object gives their
 lengths.
 """
 
@@ -105,6 +106,13 @@ def encode_packet(shot: Shot, scale: Scale, *, width: int, quality: int) -> byte
         rows, columns = result.margin.shape
         head |= {"rows": rows, "columns": columns}
         parts["uncertainty"] = zlib.compress(scale.uncertainty(result.margin).tobytes(), 1)
+    if result.distance is not None:
+        rows, columns = result.distance.shape
+        head |= {"rows": rows, "columns": columns}
+        far = np.clip(128 * np.nan_to_num(result.distance), 0, 255).astype(np.uint8)
+        parts["distance"] = zlib.compress(far.tobytes(), 1)
+    if result.drift is not None:
+        head["drift"] = round(result.drift, 4)
     head["parts"] = {name: len(data) for name, data in parts.items()}
     text = json.dumps(head, separators=(",", ":")).encode()
     return b"".join((struct.pack("<I", len(text)), text, *parts.values()))

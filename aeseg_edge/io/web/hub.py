@@ -14,8 +14,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.errors import UsageError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.web.encoding import Scale, Shot, encode_labels, encode_packet, encode_view
 
 if TYPE_CHECKING:
@@ -104,10 +106,10 @@ class Hub:
 
     # --- the server's side ---
 
-    def attach(self) -> None:
-        """Tell the hub which event loop waits; called in it, once."""
-        self._server = asyncio.get_running_loop()
+    def attach(self, server: asyncio.AbstractEventLoop) -> None:
+        """Tell the hub which event loop waits; called once."""
         self._bell = asyncio.Event()
+        self._server = server
 
     @property
     def closed(self) -> bool:
@@ -246,3 +248,73 @@ class Hub:
         bell, self._bell = self._bell, asyncio.Event()
         if bell is not None:
             bell.set()
+
+
+class Hubs:
+    """One hub a source; the first source's is there from the beginning.
+
+    Args:
+        options: Of every hub.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._first = Hub(**options)
+        self._by_source: dict[str, Hub] = {}
+        self._server: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    def put(self, frame: Frame, result: Segmentation) -> None:
+        """Take a result. Never waits, never raises."""
+        hub = self._by_source.get(frame.source)
+        if hub is None:
+            hub = Hub(**self._options) if self._by_source else self._first
+            if hub is not self._first and self._server is not None:
+                hub.attach(self._server)
+            # A copy: the server's thread may be looking through the old one.
+            self._by_source = {**self._by_source, frame.source: hub}
+            if self._closed:
+                hub.close()
+        hub.put(frame, result)
+
+    def attach(self) -> None:
+        """Tell every hub which event loop waits; called in it, once."""
+        self._server = asyncio.get_running_loop()
+        for hub in {self._first, *self._by_source.values()}:
+            hub.attach(self._server)
+
+    def close(self) -> None:
+        """Send everybody away who waits."""
+        self._closed = True
+        for hub in {self._first, *self._by_source.values()}:
+            hub.close()
+
+    @property
+    def by_source(self) -> dict[str, Hub]:
+        """Hubs by the source's name as it is shown, in the order of their first results."""
+        return {without_password(name): hub for name, hub in self._by_source.items()}
+
+    def find(self, source: str | None) -> Hub:
+        """The hub of a source; the first one's without a name.
+
+        Raises:
+            UsageError: If there is no such source.
+        """
+        if source is None:
+            return self._first
+        found = self.by_source
+        if source not in found:
+            raise UsageError(
+                f"there is no source {source!r}", fix=f"Use one of {', '.join(found) or 'none'}."
+            )
+        return found[source]
+
+    @property
+    def viewers(self) -> int:
+        """Pages that asked for a frame in the last three seconds, of any source."""
+        return sum(hub.viewers for hub in {self._first, *self._by_source.values()})
+
+    @property
+    def encoded(self) -> int:
+        """Pictures encoded, of all sources."""
+        return sum(hub.encoded for hub in {self._first, *self._by_source.values()})

@@ -12,10 +12,10 @@ const SPAN = 60;
 
 const page = {
   viewer: Math.random().toString(36).slice(2, 12),
-  state: null, packet: null, number: 0,
+  state: null, packet: null, number: 0, source: null, changed: 0,
   view: "overlay", alpha: 0.5, held: false, offline: false, asking: false,
   hovered: null, chosen: null, clusterChosen: null, open: null, cross: null,
-  palette: new Uint32Array(256), samples: [],
+  palette: new Uint32Array(256), samples: [], leaving: new AbortController(),
 };
 
 // --- talking to the server ----------------------------------------------------------------------
@@ -53,28 +53,35 @@ async function decode(buffer) {
     parts[name] = new Uint8Array(buffer, start, size);
     start += size;
   }
-  const [image, labels, uncertainty] = await Promise.all([
+  const [image, labels, uncertainty, distance] = await Promise.all([
     createImageBitmap(new Blob([parts.image], { type: "image/jpeg" })),
     inflate(parts.labels),
     parts.uncertainty ? inflate(parts.uncertainty) : null,
+    parts.distance ? inflate(parts.distance) : null,
   ]);
-  return { ...packet, image, labels, uncertainty };
+  return { ...packet, image, labels, uncertainty, distance };
 }
 
 async function follow() {
   for (;;) {
     if (document.hidden || page.held || $("login").open) { await pause(0.2); continue; }
+    const changed = page.changed;
     try {
-      const response = await ask(`/api/frame?after=${page.number}&viewer=${page.viewer}`);
+      const response = await ask(`/api/frame?after=${page.number}&viewer=${page.viewer}${chosenSource("&")}`, { signal: page.leaving.signal });
       setOffline(false);
       if (response.status === 204) continue;
       const packet = await decode(await response.arrayBuffer());
+      // Another source was chosen meanwhile.
+      if (changed !== page.changed) { packet.image.close(); continue; }
       page.packet?.image.close();
       page.packet = packet;
       page.number = packet.number;
+      // Maps come a moment after the page has asked for its first frame.
+      page.watched = packet.uncertainty ? (page.watched ?? 0) + 1 : 0;
       remember(packet);
       requestAnimationFrame(draw);
     } catch (error) {
+      if (changed !== page.changed) continue;
       if (!(error instanceof Refused)) setOffline(true);
       await pause(1);
     }
@@ -83,10 +90,14 @@ async function follow() {
 
 async function watch() {
   let first = true;
+  let changed = 0;
   for (;;) {
+    first ||= changed !== page.changed;
+    changed = page.changed;
     if (!document.hidden && !$("login").open) {
       try {
-        const state = await (await ask("/api/state" + (first ? "?history" : ""))).json();
+        const state = await (await ask(`/api/state?${first ? "history" : ""}${chosenSource("&")}`)).json();
+        if (changed !== page.changed) continue;
         if (first) takeHistory(state.history);
         first = false;
         // A run that has begun again counts from one.
@@ -141,6 +152,60 @@ async function start() {
   watch();
 }
 
+// --- sources ----------------------------------------------------------------------------------------
+
+const chosenSource = (joint) => (page.source === null ? "" : `${joint}source=${encodeURIComponent(page.source)}`);
+
+function chooseSource(name) {
+  if (page.source === name) return;
+  page.source = name;
+  page.changed += 1;
+  page.leaving.abort();
+  page.leaving = new AbortController();
+  page.packet?.image.close();
+  page.packet = null;
+  page.number = 0;
+  page.samples = [];
+  choose(null);
+  $("labels-link").href = "/labels.png" + chosenSource("?");
+  $("stream-link").href = "/stream.mjpg" + chosenSource("?");
+  setView(page.view);
+  showPill();
+}
+
+// One source needs no choice. A second one may come later, when its camera opens.
+function showSources(sources) {
+  const box = $("sources");
+  box.hidden = sources.length < 2;
+  if (box.hidden) return;
+  if (page.source === null) chooseSource(sources[0].name);
+  const names = sources.map((each) => each.name);
+  const inputs = [...box.querySelectorAll("input")];
+  if (JSON.stringify(inputs.map((each) => each.value)) !== JSON.stringify(names)) {
+    const held = box.contains(document.activeElement);
+    for (const label of box.querySelectorAll("label")) label.remove();
+    for (const name of names) {
+      const label = document.createElement("label"), input = document.createElement("input");
+      const text = document.createElement("span"), dot = document.createElement("i"), more = document.createElement("small");
+      input.type = "radio"; input.name = "source"; input.value = name;
+      text.append(dot, document.createTextNode(name), more);
+      label.append(input, text);
+      box.append(label);
+    }
+    if (held) box.querySelector("input")?.focus();
+  }
+  for (const [index, input] of [...box.querySelectorAll("input")].entries()) {
+    const { state, fps } = sources[index];
+    input.checked = input.value === page.source;
+    const text = input.nextElementSibling;
+    text.dataset.state = state;
+    const said = state === "live" ? `${fps.toFixed(fps < 10 ? 1 : 0)} fps` : state;
+    if (text.lastChild.textContent !== said) text.lastChild.textContent = said;
+  }
+}
+
+$("sources").addEventListener("change", (event) => chooseSource(event.target.value));
+
 // --- state, classes, counters -----------------------------------------------------------------------
 
 function showState(state) {
@@ -156,6 +221,7 @@ function showState(state) {
   $("undo").disabled = !state.can_undo;
   $("save").disabled = !state.unsaved;
   $("save").textContent = state.unsaved ? "Save" : "Saved";
+  showSources(state.sources ?? []);
   showCounters(state);
   showPill();
 }
@@ -180,12 +246,17 @@ function showPill() {
 
 function showCounters(state) {
   const rows = [];
+  const several = (state.sources ?? []).length > 1 ? state.sources.map((each) => each.name) : null;
   const put = (name, value) => {
-    if (value !== null && typeof value === "object") {
+    // What is counted by source is shown of the one that is looked at.
+    if (several && value !== null && typeof value === "object" && Object.keys(value).every((each) => several.includes(each))) {
+      if (page.source in value) put(name, value[page.source]);
+    } else if (value !== null && typeof value === "object") {
       for (const [inner, number] of Object.entries(value)) put(`${name} (${inner})`, number);
     } else rows.push([name.replaceAll("_", " "), number(value)]);
   };
   for (const [name, value] of Object.entries(state.counters)) put(name, value);
+  if (typeof state.source.drift === "number") put("drift", Number(state.source.drift.toFixed(3)));
   if (state.source.width) put("frame size", `${state.source.width} \u00d7 ${state.source.height}`);
   const list = $("counters");
   while (list.children.length > rows.length) list.lastChild.remove();
@@ -411,12 +482,12 @@ function colored(packet, alpha) {
   return layer;
 }
 
-function heat(packet) {
-  const { rows, columns, uncertainty } = packet;
+function heat(packet, values) {
+  const { rows, columns } = packet;
   if (layer.width !== columns || layer.height !== rows) { layer.width = columns; layer.height = rows; }
   const data = new ImageData(columns, rows);
   const out = new Uint32Array(data.data.buffer);
-  for (let i = 0; i < out.length; i++) out[i] = HEAT[uncertainty[i]];
+  for (let i = 0; i < out.length; i++) out[i] = HEAT[values[i]];
   layerPaper.putImageData(data, 0, 0);
   return layer;
 }
@@ -435,14 +506,15 @@ function draw() {
     paper.fillStyle = "#000";
     paper.fillRect(0, 0, width, height);
     paper.drawImage(colored(packet, 1), 0, 0);
-  } else if (page.view === "uncertainty") {
+  } else if (page.view === "uncertainty" || page.view === "distance") {
     paper.fillStyle = "#000";
     paper.fillRect(0, 0, width, height);
     paper.globalAlpha = 0.75;
     paper.drawImage(packet.image, 0, 0, width, height);
     paper.globalAlpha = 1;
     paper.globalAlpha = Math.min(1, 1.6 * page.alpha);
-    if (packet.uncertainty) paper.drawImage(heat(packet), 0, 0, width, height);
+    const values = packet[page.view];
+    if (values) paper.drawImage(heat(packet, values), 0, 0, width, height);
     paper.globalAlpha = 1;
   } else {
     paper.drawImage(packet.image, 0, 0, width, height);
@@ -455,6 +527,9 @@ function draw() {
   }
   if (page.cross && document.activeElement === canvas) drawCross();
   canvas.dataset.frame = packet.frame;
+  canvas.dataset.source = packet.source;
+  const unknown = !packet.distance && page.watched > 3;
+  document.querySelector('input[name="view"][value="distance"]').disabled = unknown;
   showShares(false);
   if (page.pointer) showTip(page.pointer.x, page.pointer.y);
   if ($("veil").hidden === false) showPill();
@@ -533,7 +608,7 @@ async function pick(place) {
   const label = labelAt(place);
   choose(label);
   try {
-    const found = await (await ask(`/api/at?number=${page.packet.number}&x=${place.x.toFixed(5)}&y=${place.y.toFixed(5)}`)).json();
+    const found = await (await ask(`/api/at?number=${page.packet.number}&x=${place.x.toFixed(5)}&y=${place.y.toFixed(5)}${chosenSource("&")}`)).json();
     // The label map that the server kept is the one that was clicked.
     choose(found.class, found.cluster);
   } catch (error) {
@@ -676,7 +751,7 @@ function setView(view) {
   page.view = view;
   document.querySelector(`input[name="view"][value="${view}"]`).checked = true;
   $("alpha-label").classList.toggle("off", view === "mask" || view === "both");
-  $("snapshot").href = "/snapshot.jpg?view=" + (view === "uncertainty" ? "overlay" : view);
+  $("snapshot").href = "/snapshot.jpg?view=" + (["uncertainty", "distance"].includes(view) ? "overlay" : view) + chosenSource("&");
   requestAnimationFrame(draw);
 }
 
@@ -712,11 +787,16 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (key === "escape" && !document.querySelector("dialog[open]")) { openEditor(null); choose(null); return; }
   if (typing) return;
-  const views = { 1: "overlay", 2: "mask", 3: "both", 4: "uncertainty" };
+  const views = { 1: "overlay", 2: "mask", 3: "both", 4: "uncertainty", 5: "distance" };
   if (views[key]) setView(views[key]);
   else if (key === "[") setAlpha(page.alpha - 0.05);
   else if (key === "]") setAlpha(page.alpha + 0.05);
   else if (key === "f") fullScreen();
+  else if (key === "n" && !$("sources").hidden) {
+    const names = page.state.sources.map((each) => each.name);
+    chooseSource(names[(names.indexOf(page.source) + 1) % names.length]);
+    showSources(page.state.sources);
+  }
   else if (key === "?") $("keys").showModal();
   else if (key === " " && !event.target.closest?.("button, a, summary")) { event.preventDefault(); setHeld(!page.held); }
 });

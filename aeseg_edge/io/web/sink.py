@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from aeseg_edge.errors import MissingDependency, SinkError
 from aeseg_edge.io.address import without_password
 from aeseg_edge.io.web.guard import Guard, is_loopback, new_token
-from aeseg_edge.io.web.hub import Hub
+from aeseg_edge.io.web.hub import Hubs
 
 if TYPE_CHECKING:
     from aeseg_edge.counters import LoopCounters, SourceCounters
@@ -55,7 +55,7 @@ class Live:
 
 
 class WebSink:
-    """Serves the newest result to any number of browsers.
+    """Serves the newest result of each source to any number of browsers.
 
     ``write`` stores a reference and goes on. Everything else happens on the server's thread and
     on one that encodes, and only while somebody looks.
@@ -87,7 +87,7 @@ class WebSink:
             shown = f"[{host}]" if ":" in host else host
             self.name = f"http://{shown}:{self.port}"
             self.address = f"{self.name}/" + (f"#token={token}" if token else "")
-            self._hub = Hub(**options)
+            self._hubs = Hubs(**options)
             self._wanted: frozenset[str] = frozenset()
             self._on_want = live.on_want
             self._failure: BaseException | None = None
@@ -117,7 +117,7 @@ class WebSink:
     @property
     def wants(self) -> frozenset[str]:
         """What the segmenter should give besides labels: nothing while nobody looks."""
-        return WATCHED if self._hub.viewers else frozenset()
+        return WATCHED if self._hubs.viewers else frozenset()
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Take one result; never waits for a browser.
@@ -127,7 +127,7 @@ class WebSink:
         """
         if self._failure is not None:
             raise SinkError(f"{self.name} has stopped: {self._failure}", fix="Run it again.")
-        self._hub.put(frame, result)
+        self._hubs.put(frame, result)
         wanted = self.wants
         if wanted != self._wanted:
             self._wanted = wanted
@@ -136,7 +136,7 @@ class WebSink:
 
     def close(self) -> None:
         """Stop the server; viewers are told that the run has ended. Closing twice is fine."""
-        self._hub.close()
+        self._hubs.close()
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(_STOPPING)
@@ -175,13 +175,6 @@ class WebSink:
             name: {without_password(each.name): count(each) for each in now.sources}
             for name, count in by_source.items()
         }
-        drifts = {
-            without_password(each.name): each.drift
-            for each in now.sources
-            if each.drift is not None
-        }
-        if drifts:
-            figures["drift"] = drifts
         figures["sink_dropped_total"] = {
             without_password(each.name): each.dropped for each in now.sinks
         }
@@ -193,7 +186,7 @@ class WebSink:
         from aeseg_edge.io.web.app import build_app
 
         config = uvicorn.Config(
-            build_app(self._hub, self._guard, live.editor, self._status),
+            build_app(self._hubs, self._guard, live.editor, self._status),
             loop="asyncio",
             http="h11",
             ws="none",
@@ -214,7 +207,7 @@ class WebSink:
         """Run the server; the thread's whole life."""
 
         async def run() -> None:
-            self._hub.attach()
+            self._hubs.attach()
             asyncio.get_running_loop().call_soon(self._started.set)
             await self._server.serve(sockets=[self._socket])
 
