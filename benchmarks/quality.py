@@ -51,6 +51,7 @@ class Row:
         title: As the table has it.
         train: Options of ``aeseg train`` beside footage, size, seed and output.
         supervised: Trained with labels.
+        start: Row whose network of the same seed training starts from; made first.
         clustering: Options of every fit of clusters.
         little: Trained and clustered on a tenth of the frames; only the two label-free
             figures are made.
@@ -59,6 +60,7 @@ class Row:
     title: str
     train: tuple[str, ...]
     supervised: bool = False
+    start: str = ""
     clustering: tuple[str, ...] = ()
     little: bool = False
 
@@ -73,6 +75,18 @@ ROWS = {
     "edge-taught": Row(
         "`edge`, taught by EfficientNet-Lite0",
         ("--arch", "edge", "--teacher", "efficientnet_lite0", "--epochs", "90", "--threads", "1"),
+    ),
+    "supervised-lite": Row(
+        "`lite`, label-free first, then all of it with labels",
+        ("--class-weights", "power", "--epochs", "60", "--threads", "1"),
+        supervised=True,
+        start="lite",
+    ),
+    "supervised-edge": Row(
+        "`edge`, label-free first, then all of it with labels",
+        ("--class-weights", "power", "--epochs", "90", "--threads", "1"),
+        supervised=True,
+        start="edge-taught",
     ),
     "shallow": Row(
         "`shallow` (article 1)",
