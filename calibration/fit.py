@@ -17,17 +17,23 @@ from numpy.typing import NDArray
 
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.errors import UsageError
+from aeseg_edge.errors import CalibrationError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Entry, Manifest
 from aeseg_edge.segmenter import Segmenter
 
 from .agreement import Agreement, gate, measure_agreement
-from .clustering import MAX_CLUSTERS, METHODS, Clustering, cluster, codebook_from
+from .balance import BALANCES
+from .choose import Choice
+from .clustering import METHODS, Clustering, reordered
+from .codebooks import find_codebook
 from .frames import split_for_agreement
 from .graph import attach_head, centre_latents, detach_head, to_half
-from .latents import EncoderSession, sample_latents
+from .latents import EncoderSession, draw_samples
+from .matching import Matched, encoder_of, encoder_shift, match_codebooks
 from .ranges import quantize_for_cpu, quantize_for_tensorrt
+from .settings import FitSettings as FitSettings
+from .stability import Stability
 
 _log = logging.getLogger(__name__)
 
@@ -52,69 +58,26 @@ _NOTES = {
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """How centres and ranges are fitted.
-
-    Attributes:
-        clusters: K.
-        clustering: ``kmeans`` or ``spherical``.
-        restarts: K-means starts.
-        samples: Latents to cluster.
-        seed: Makes everything here repeatable.
-        calibration_frames: Frames for the INT8 ranges.
-        agreement_frames: Other frames for the agreement with fp32.
-        minimum_agreement: Gate, 0..1; an entry below it is not recommended.
-        ranges: ``minmax``, ``percentile`` or ``entropy``.
-        threads: For ONNX Runtime; its own choice when None.
-    """
-
-    clusters: int = 27
-    clustering: str = "spherical"
-    restarts: int = 4
-    samples: int = 60_000
-    seed: int = 0
-    calibration_frames: int = 48
-    agreement_frames: int = 24
-    minimum_agreement: float = 0.95
-    ranges: str = "minmax"
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse values that make no sense, before any work is done."""
-        if not 0.0 <= self.minimum_agreement <= 1.0:
-            raise UsageError(
-                f"minimum agreement {self.minimum_agreement} is not within 0..1",
-                fix="Give a share such as 0.95.",
-            )
-        if self.clustering not in METHODS:
-            raise UsageError(
-                f"clustering {self.clustering!r} is unknown",
-                fix=f"Use one of {', '.join(METHODS)}.",
-            )
-        if not 2 <= self.clusters <= MAX_CLUSTERS:
-            raise UsageError(
-                f"{self.clusters} clusters are not within 2..{MAX_CLUSTERS}", fix="Use 8 to 256."
-            )
-        for name in ("restarts", "samples", "calibration_frames", "agreement_frames"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}", fix="Use 1 or more.")
-
-
-@dataclass(frozen=True)
 class Fitted:
     """A finished bundle and what was measured on the way.
 
     Attributes:
         bundle: Verified, in memory.
-        clustering: The centres and their stability.
+        clustering: The centres.
+        stability: How much of them is chance.
         agreements: By (precision, backend), against fp32.
         below: Those under the gate.
+        choice: How the number of clusters was chosen; None where it was given.
+        matched: Which clusters kept an older bundle's names; None where names are fresh.
     """
 
     bundle: Bundle
     clustering: Clustering
+    stability: Stability
     agreements: Mapping[tuple[str, str], Agreement]
     below: Mapping[tuple[str, str], Agreement]
+    choice: Choice | None = None
+    matched: Matched | None = None
 
 
 def fit_bundle(
@@ -129,6 +92,7 @@ def fit_bundle(
     provenance: Mapping[str, Any] | None = None,
     region: NDArray[np.uint8] | None = None,
     centre: bool = True,
+    names_from: Bundle | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit centres and ranges, make every graph, measure agreement, build the bundle.
@@ -144,17 +108,23 @@ def fit_bundle(
         provenance: For the manifest.
         region: uint8 [H, W] region of interest; latents outside do not count.
         centre: Subtract the mean latent from the encoder (once, when it is exported).
+        names_from: Its names, colours, merges and void go to the clusters near its own; with
+            ``centre`` the latents are then centred as its are. None for fresh names.
         progress: Called with a stage and its fraction.
 
     Raises:
-        CalibrationError: If the frames are too few or too alike for what is asked.
+        CalibrationError: If the frames are too few or too alike for what is asked, or
+            ``names_from`` has another encoder.
     """
     tell = progress or (lambda stage, fraction: None)
     ranges_on, check_on = split_for_agreement(
         frames, settings.calibration_frames, settings.agreement_frames
     )
     session = EncoderSession(encoder, threads=settings.threads)
-    samples = sample_latents(
+    shift = None
+    if names_from is not None:
+        shift = _shift(names_from, session, frames, centre, settings.threads)
+    samples = draw_samples(
         session,
         frames,
         count=settings.samples,
@@ -162,72 +132,47 @@ def fit_bundle(
         region=region,
         tick=lambda fraction: tell("latents", fraction),
     )
+    mean = np.zeros(spec.latent_dim)
     if centre:
-        mean = samples.mean(axis=0, dtype=np.float64)
+        mean = samples.latents.mean(axis=0, dtype=np.float64) if shift is None else shift
         encoder = centre_latents(encoder, mean)
-        samples = (samples - mean).astype(np.float32)
-    tell("clusters", 0.0)
-    clustering = cluster(
-        samples,
-        settings.clusters,
-        method=settings.clustering,
-        restarts=settings.restarts,
-        seed=settings.seed,
+        samples = samples.centred(mean)
+    found = find_codebook(
+        session, frames, samples, settings, mean=mean, region=region, progress=tell
     )
-    tell("clusters", 1.0)
+    clustering, codebook, matched = found.clustering, found.codebook, None
+    if names_from is not None:
+        matched = match_codebooks(names_from.codebook, codebook)
+        clustering, codebook = reordered(clustering, matched.order), matched.codebook
+        _log.info("%d of %d clusters keep their names", matched.count, codebook.clusters)
 
     chosen = [frames[i] for i in ranges_on]
-    encoders = {
-        "graphs/fp32.onnx": encoder,
-        "graphs/fp16.onnx": to_half(encoder),
-        "graphs/int8-cpu.onnx": quantize_for_cpu(
-            encoder,
-            chosen,
-            method=settings.ranges,
-            progress=lambda _, f: tell("int8 ranges (cpu)", f),
-        ),
-        "graphs/int8-tensorrt.onnx": quantize_for_tensorrt(
-            encoder,
-            chosen,
-            method=settings.ranges,
-            progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
-        ),
-    }
-    graphs = {
-        name: attach_head(model, spec).SerializeToString() for name, model in encoders.items()
-    }
+    graphs = deployed_graphs(encoder, chosen, spec, ranges=settings.ranges, progress=progress)
     manifest = Manifest(
         geometry=geometry,
         stride=spec.stride,
         output_stride=spec.output_stride,
         multiple=multiple,
         latent_dim=spec.latent_dim,
-        clusters=settings.clusters,
+        clusters=codebook.clusters,
         classes=(),
-        method=settings.clustering,
-        entries=tuple(
-            Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
-            for key, path in GRAPHS.items()
-        ),
+        method=clustering.method,
+        entries=fresh_entries(),
         training={
             **(training or {}),
             "calibration": {
-                "method": settings.clustering,
-                "clusters": settings.clusters,
-                "restarts": settings.restarts,
+                **found.to_json(),
+                "shares": [round(float(share), 5) for share in clustering.shares],
+                **({} if matched is None else {"names": matched.to_json()}),
                 "seed": settings.seed,
-                "latents": len(samples),
                 "frames": len(frames),
                 "range_frames": len(ranges_on),
                 "ranges": settings.ranges,
-                "stability_ari": clustering.stability,
-                "mean_squared_distance": clustering.inertia,
-                "shares": [round(float(share), 5) for share in clustering.shares],
             },
         },
         provenance=dict(provenance or {}),
     )
-    draft = Bundle.build(manifest, codebook_from(clustering), graphs, region=region)
+    draft = Bundle.build(manifest, codebook, graphs, region=region)
     bundle, agreements, below = with_agreement(
         draft,
         [frames[i] for i in check_on],
@@ -235,7 +180,58 @@ def fit_bundle(
         threads=settings.threads,
         progress=progress,
     )
-    return Fitted(bundle, clustering, agreements, below)
+    return Fitted(bundle, clustering, found.stability, agreements, below, found.choice, matched)
+
+
+def deployed_graphs(
+    encoder: onnx.ModelProto,
+    frames: Sequence[NDArray[np.uint8]],
+    spec: GraphSpec,
+    *,
+    ranges: str,
+    progress: Progress | None = None,
+) -> dict[str, bytes]:
+    """Make every graph of a bundle from one encoder.
+
+    Args:
+        encoder: float32 encoder, ``frame`` -> ``encoded``.
+        frames: uint8 [H, W, C] each, at the graph's size: what int8 ranges are fitted on.
+        spec: Sizes of the deployed graph.
+        ranges: ``minmax``, ``percentile`` or ``entropy``.
+        progress: Called with a stage and its fraction.
+
+    Returns:
+        Member path -> serialised ONNX, for every path of ``GRAPHS``.
+
+    Raises:
+        CalibrationError: If there are no frames, or a range is not usable.
+    """
+    tell = progress or (lambda stage, fraction: None)
+    encoders = {
+        "graphs/fp32.onnx": encoder,
+        "graphs/fp16.onnx": to_half(encoder),
+        "graphs/int8-cpu.onnx": quantize_for_cpu(
+            encoder,
+            frames,
+            method=ranges,
+            progress=lambda _, f: tell("int8 ranges (cpu)", f),
+        ),
+        "graphs/int8-tensorrt.onnx": quantize_for_tensorrt(
+            encoder,
+            frames,
+            method=ranges,
+            progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
+        ),
+    }
+    return {name: attach_head(model, spec).SerializeToString() for name, model in encoders.items()}
+
+
+def fresh_entries() -> tuple[Entry, ...]:
+    """Give the manifest's entries for ``deployed_graphs``, before agreement is measured."""
+    return tuple(
+        Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
+        for key, path in GRAPHS.items()
+    )
 
 
 def with_agreement(
@@ -263,12 +259,12 @@ def with_agreement(
     """
     agreements = compare_entries(bundle, frames, threads=threads, progress=progress)
     below = gate(agreements, minimum)
-    for key, found in below.items():
+    for key, agreement in below.items():
         _log.warning(
             "%s for %s agrees with fp32 on only %.1f %% of the labels (gate: %.1f %%): "
             "not recommended",
             *key,
-            100 * found.labels_equal,
+            100 * agreement.labels_equal,
             100 * minimum,
         )
     entries = tuple(
@@ -338,6 +334,7 @@ def recalibrate(
     settings: FitSettings,
     *,
     provenance: Mapping[str, Any] | None = None,
+    names_from: Bundle | None = None,
     progress: Progress | None = None,
 ) -> Fitted:
     """Fit new centres and ranges for a bundle on other footage, without torch.
@@ -347,6 +344,7 @@ def recalibrate(
         frames: uint8 [H, W, C] each, at the graph's size.
         settings: See ``FitSettings``.
         provenance: Of the new footage, for the manifest.
+        names_from: Whose names to keep, see ``fit_bundle``; may be ``bundle`` itself.
         progress: Called with a stage and its fraction.
 
     Raises:
@@ -366,8 +364,57 @@ def recalibrate(
         provenance={**manifest.provenance, **(provenance or {})},
         region=bundle.region,
         centre=False,
+        names_from=names_from,
         progress=progress,
     )
+
+
+def _shift(
+    names_from: Bundle,
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    centre: bool,
+    threads: int | None,
+) -> NDArray[np.float64]:
+    """Give how far the latents lie from the older bundle's, before any work is lost."""
+    if names_from.codebook.centres is None:
+        raise CalibrationError(
+            f"the old codebook ({names_from.codebook.method}) has no centres to compare with",
+            fix="Names carry over between kmeans, spherical and gmm codebooks; use "
+            "--names-from none.",
+        )
+    shift = encoder_shift(EncoderSession(encoder_of(names_from), threads=threads), session, frames)
+    if not centre and shift.any():
+        raise CalibrationError(
+            "the latents of the two bundles are centred differently, so that centres are not "
+            "comparable",
+            fix="Export both from the checkpoint: aeseg export NAME.train --names-from OLD.aeseg.",
+        )
+    return shift
+
+
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """Give how a bundle's codebook was fitted, as far as it can be fitted that way again.
+
+    Args:
+        manifest: Of any bundle; one that labels were used for says nothing here.
+
+    Returns:
+        ``clusters``, and ``clustering``, ``covariance`` and ``balance`` where known, for
+        ``FitSettings``.
+    """
+    told: dict[str, Any] = {"clusters": manifest.clusters}
+    recorded = manifest.training.get("calibration", {})
+    if recorded.get("balance") in BALANCES:
+        told["balance"] = recorded["balance"]
+    for method in (manifest.method, recorded.get("method")):
+        name, _, covariance = str(method).partition("-")
+        if name in METHODS:
+            told["clustering"] = name
+            if covariance:
+                told["covariance"] = covariance
+            break
+    return told
 
 
 def _with_agreement(

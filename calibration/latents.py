@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,34 @@ class EncoderSession:
         return encoded
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Latents, and where each is from.
+
+    Attributes:
+        latents: float32 [n, D].
+        frames: int64 [n], index of each one's frame, ascending.
+    """
+
+    latents: NDArray[np.float32]
+    frames: NDArray[np.int64]
+
+    def centred(self, mean: NDArray[np.floating]) -> Samples:
+        """Subtract a mean, float [D]."""
+        return replace(self, latents=(self.latents - mean).astype(np.float32))
+
+    def pick(self, count: int, seed: int) -> Samples:
+        """Draw so many without replacement, in order; all of them when there are no more."""
+        if len(self.latents) <= count:
+            return self
+        generator = np.random.default_rng(seed)
+        return self.where(np.sort(generator.choice(len(self.latents), count, replace=False)))
+
+    def where(self, chosen: NDArray[Any]) -> Samples:
+        """Take some: a mask or indices."""
+        return Samples(self.latents[chosen], self.frames[chosen])
+
+
 def sample_latents(
     session: EncoderSession,
     frames: Sequence[NDArray[np.uint8]],
@@ -65,6 +94,20 @@ def sample_latents(
     region: NDArray[np.uint8] | None = None,
     tick: Tick | None = None,
 ) -> NDArray[np.float32]:
+    """Draw latents as ``draw_samples`` does, and forget where they are from."""
+    drawn = draw_samples(session, frames, count=count, seed=seed, region=region, tick=tick)
+    return drawn.latents
+
+
+def draw_samples(
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    count: int,
+    seed: int,
+    region: NDArray[np.uint8] | None = None,
+    tick: Tick | None = None,
+) -> Samples:
     """Draw latents evenly from frames, without replacement within a frame.
 
     Args:
@@ -76,7 +119,7 @@ def sample_latents(
         tick: Called with the fraction done.
 
     Returns:
-        float32 [n, D], n at most ``count`` (fewer where the frames hold fewer).
+        At most ``count`` (fewer where the frames hold fewer).
 
     Raises:
         CalibrationError: If there are no frames, the region is empty, or latents are not
@@ -86,19 +129,18 @@ def sample_latents(
         raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
     generator = np.random.default_rng(seed)
     share = -(-count // len(frames))
-    parts = []
+    parts, origins = [], []
     for index, frame in enumerate(frames):
         latents = session(frame)
         dim, rows, columns = latents.shape
         flat = latents.reshape(dim, -1)
         if region is not None:
-            y = (np.arange(rows) * 2 + 1) * region.shape[0] // (2 * rows)
-            x = (np.arange(columns) * 2 + 1) * region.shape[1] // (2 * columns)
-            flat = flat[:, (region[y][:, x] > 127).ravel()]
+            flat = flat[:, cells_inside(region, rows, columns).ravel()]
         size = flat.shape[1]
         if size > share:
             flat = flat[:, np.sort(generator.choice(size, share, replace=False))]
         parts.append(flat.T)
+        origins.append(np.full(flat.shape[1], index, np.int64))
         if tick is not None:
             tick((index + 1) / len(frames))
     samples = np.concatenate(parts).astype(np.float32, copy=False)
@@ -111,6 +153,24 @@ def sample_latents(
             "the encoder gives latents that are not finite",
             fix="Train again with a lower learning rate.",
         )
+    drawn = Samples(np.ascontiguousarray(samples), np.concatenate(origins))
     if len(samples) > count:
-        samples = samples[np.sort(generator.choice(len(samples), count, replace=False))]
-    return np.ascontiguousarray(samples)
+        drawn = drawn.where(np.sort(generator.choice(len(samples), count, replace=False)))
+    return drawn
+
+
+def cells_inside(region: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.bool_]:
+    """Tell which latents of a grid have their cell's centre inside a region.
+
+    Args:
+        region: uint8 [H, W], above 127 inside.
+        rows: Of the grid.
+        columns: Of the grid.
+
+    Returns:
+        bool [rows, columns].
+    """
+    y = (np.arange(rows) * 2 + 1) * region.shape[0] // (2 * rows)
+    x = (np.arange(columns) * 2 + 1) * region.shape[1] // (2 * columns)
+    inside: NDArray[np.bool_] = region[y][:, x] > 127
+    return inside

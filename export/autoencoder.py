@@ -1,4 +1,4 @@
-"""Autoencoders: the shared interface and the three architectures.
+"""Autoencoders: the shared interface and the four architectures.
 
 An encoder turns an image into latents at stride r, a decoder draws the image from
 them. Every encoder here keeps its latents centred on the pixels that they describe:
@@ -10,7 +10,7 @@ shift everything by half a pixel of its input at every stage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional
 from aeseg_edge.errors import UsageError
 
 from .appearance import AppearanceHead
+from .efficientnet import Features, start_from_imagenet
 
 Activation = Literal["sigmoid", "identity"]
 
@@ -39,11 +40,14 @@ class AutoencoderConfig:
         arch: A key of ``ARCHITECTURES``.
         latent_dim: Latent channels D, 1..1024: how fine the segmentation can be.
         channels: Image channels C, 1..16.
+        trained_dim: Latent channels in training, where they were reduced to ``latent_dim``
+            afterwards (see dimension.py); the decoder then starts with the way back.
     """
 
     arch: str = "edge"
     latent_dim: int = 32
     channels: int = 3
+    trained_dim: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values no network can be built from."""
@@ -56,6 +60,11 @@ class AutoencoderConfig:
             raise UsageError(
                 f"latent dimension {self.latent_dim} is not within 1..1024",
                 fix="Use 16 to 64 for most footage.",
+            )
+        if not self.latent_dim <= (self.trained_dim or self.latent_dim) <= 1024:
+            raise UsageError(
+                f"{self.latent_dim} latent channels are no reduction of {self.trained_dim}",
+                fix="Reduce to fewer channels than were trained.",
             )
         if not 1 <= self.channels <= 16:
             raise UsageError(
@@ -79,6 +88,12 @@ class Autoencoder(nn.Module):
         multiple: The deepest stride inside the encoder.
         activation: What turns the decoder's logits into an image.
         appearance: A second thing that latents have to tell in training; None for none.
+        pretrained: The part of the trunk whose weights come from elsewhere: it learns more
+            slowly, and its batch normalisation keeps its statistics.
+
+    Attributes:
+        arithmetic: float32, or bfloat16 for autocast while training. Images, latents and
+            weights are float32 either way.
     """
 
     mean: Tensor
@@ -89,12 +104,13 @@ class Autoencoder(nn.Module):
         config: AutoencoderConfig,
         trunk: nn.Module,
         project: nn.Conv2d,
-        decoder: nn.Module,
+        decoder: nn.Sequential,
         *,
         stride: int,
         multiple: int,
         activation: Activation,
         appearance: AppearanceHead | None = None,
+        pretrained: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -105,9 +121,27 @@ class Autoencoder(nn.Module):
         self.multiple = multiple
         self.decoder_activation = activation
         self.appearance = appearance
+        self.arithmetic = torch.float32
+        # In a list, so that its weights are not saved a second time under another name.
+        self._pretrained = [] if pretrained is None else [pretrained]
         # (x - 128) / 64 for bytes x: int8 holds it without any loss, see MEAN.
         self.register_buffer("mean", torch.full((1, config.channels, 1, 1), MEAN))
         self.register_buffer("std", torch.full((1, config.channels, 1, 1), STD))
+
+    def pretrained_weights(self) -> list[nn.Parameter]:
+        """Weights that were learned elsewhere, and that training changes more slowly."""
+        return [weight for module in self._pretrained for weight in module.parameters()]
+
+    def _autocast(self, like: Tensor) -> torch.autocast:
+        low = self.arithmetic != torch.float32
+        return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=low)
+
+    def train(self, mode: bool = True) -> Autoencoder:
+        """Switch to training or evaluation; statistics learned elsewhere stay as they are."""
+        super().train(mode)
+        for module in self._pretrained:
+            module.eval()
+        return self
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn images into latents.
@@ -118,8 +152,9 @@ class Autoencoder(nn.Module):
         Returns:
             float32 [N, D, H/r, W/r].
         """
-        latents: Tensor = self.project(self.trunk((images - self.mean) / self.std))
-        return latents
+        with self._autocast(images):
+            latents: Tensor = self.project(self.trunk((images - self.mean) / self.std))
+        return latents.float()
 
     def logits(self, latents: Tensor) -> Tensor:
         """Run the decoder without its activation.
@@ -130,8 +165,9 @@ class Autoencoder(nn.Module):
         Returns:
             float32 [N, C, H, W]; what binary cross-entropy with logits takes.
         """
-        drawn: Tensor = self.decoder(latents)
-        return drawn
+        with self._autocast(latents):
+            drawn: Tensor = self.decoder(latents)
+        return drawn.float()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Draw images from latents.
@@ -183,6 +219,14 @@ ARCHITECTURES: dict[str, ArchitectureDefaults] = {
     "edge": ArchitectureDefaults(
         (480, 360), "l1", "adamw", 2e-3, 8, "dense 3x3 trunk with context, stride 8 (default)"
     ),
+    "lite": ArchitectureDefaults(
+        (480, 360),
+        "l1",
+        "adamw",
+        2e-3,
+        8,
+        "EfficientNet-Lite0 stages 1 to 5 with context, stride 8; best with its teacher",
+    ),
     "shallow": ArchitectureDefaults(
         (224, 224), "mse", "sgd", 0.01, 8, "conv 32-64, stride 4, as in article 1"
     ),
@@ -192,24 +236,69 @@ ARCHITECTURES: dict[str, ArchitectureDefaults] = {
 }
 
 
-def build_autoencoder(config: AutoencoderConfig, *, seed: int | None = None) -> Autoencoder:
+def build_autoencoder(
+    config: AutoencoderConfig, *, seed: int | None = None, pretrained: bool = False
+) -> Autoencoder:
     """Build an autoencoder with fresh weights.
 
     Args:
         config: Architecture and sizes.
         seed: Makes the weights repeatable; torch's global generator is left as it was.
+        pretrained: Let the trunk of ``lite`` start from EfficientNet-Lite0's weights.
 
     Returns:
         The network in training mode.
 
     Raises:
-        UsageError: If the configuration is out of range.
+        UsageError: If the configuration is out of range, or the architecture has no
+            pretrained weights.
+        MissingDependency: If the package with the weights is not installed.
     """
     builders = {"edge": _edge, "shallow": _shallow, "deep": _deep}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return builders[config.arch](config)
+        if pretrained and config.arch != "lite":
+            raise UsageError(
+                f"there are no pretrained weights for {config.arch}",
+                fix="Use --arch lite, or train from scratch.",
+            )
+
+        def build(wanted: AutoencoderConfig) -> Autoencoder:
+            if wanted.arch == "lite":
+                return _lite(wanted, pretrained=pretrained)
+            return builders[wanted.arch](wanted)
+
+        if config.trained_dim is None:
+            return build(config)
+        wide = replace(config, latent_dim=config.trained_dim, trained_dim=None)
+        return narrow(build(wide), config.latent_dim)
+
+
+def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
+    """Give an autoencoder fewer latent channels; the weights between are still to be set.
+
+    Args:
+        autoencoder: Taken apart.
+        latent_dim: The new D.
+
+    Returns:
+        Its trunk, a projection to ``latent_dim``, and a decoder that starts with a 1x1
+        convolution (with bias) back to as many channels as were trained. What else latents had
+        to tell in training is left out.
+    """
+    config = autoencoder.config
+    trained = config.trained_dim or config.latent_dim
+    decoder = autoencoder.decoder if config.trained_dim is None else autoencoder.decoder[1]
+    return Autoencoder(
+        replace(config, latent_dim=latent_dim, trained_dim=trained),
+        autoencoder.trunk,
+        nn.Conv2d(autoencoder.project.in_channels, latent_dim, 1),
+        nn.Sequential(nn.Conv2d(latent_dim, trained, 1), decoder),
+        stride=autoencoder.stride,
+        multiple=autoencoder.multiple,
+        activation=autoencoder.decoder_activation,
+    )
 
 
 def _shallow(config: AutoencoderConfig) -> Autoencoder:
@@ -312,9 +401,57 @@ def _double(features: Tensor) -> Tensor:
     return functional.interpolate(features, scale_factor=2.0, mode="nearest")
 
 
-def _edge(config: AutoencoderConfig) -> Autoencoder:
-    """Ours; the decoder only serves training, so it is small and works at stride 4."""
-    decoder = nn.Sequential(
+class LiteTrunk(nn.Module):
+    """EfficientNet-Lite0 to 1/16, context at 1/32, a neck back to 1/8.
+
+    Args:
+        channels: Image channels C.
+        pretrained: Start from the weights that were learned on ImageNet.
+    """
+
+    def __init__(self, channels: int, *, pretrained: bool) -> None:
+        super().__init__()
+        self.features = Features(5, channels=channels)
+        if pretrained:
+            start_from_imagenet(self.features, channels, mean=MEAN, std=STD)
+            if channels == 3:
+                # Edges and colours are the same everywhere, and most of a step's time would
+                # go into changing them at the highest resolution.
+                for module in (self.features.stem, *self.features.stages[:2]):
+                    module.requires_grad_(False)
+        self.context = nn.Sequential(_unit(112, 96, 4, 2), _unit(96, 96))
+        self.middle = nn.Conv2d(112, 96, 1)
+        self.mix_deep = _unit(96, 96)
+        self.lateral_deep = nn.Conv2d(96, 64, 1)
+        self.lateral = nn.Conv2d(40, 64, 1)
+        self.mix = _unit(64, 64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn normalised images [N, C, H, W] into features [N, 64, H/8, W/8]."""
+        _, _, fine, _, deep = self.features(images)
+        middle = self.mix_deep(self.middle(deep) + _double(self.context(deep)))
+        joined = self.lateral(fine) + _double(self.lateral_deep(middle))
+        features: Tensor = self.mix(functional.relu(joined))
+        return features
+
+
+def _lite(config: AutoencoderConfig, *, pretrained: bool) -> Autoencoder:
+    trunk = LiteTrunk(config.channels, pretrained=pretrained)
+    return Autoencoder(
+        config,
+        trunk,
+        nn.Conv2d(64, config.latent_dim, 1),
+        _small_decoder(config),
+        stride=8,
+        multiple=32,
+        activation="identity",
+        pretrained=trunk.features if pretrained else None,
+    )
+
+
+def _small_decoder(config: AutoencoderConfig) -> nn.Sequential:
+    """The decoder of `edge` and `lite` only serves training: small, and working at stride 4."""
+    return nn.Sequential(
         _unit(config.latent_dim, 64),
         nn.Conv2d(64, 128, 3, padding=1),
         nn.PixelShuffle(2),
@@ -322,11 +459,15 @@ def _edge(config: AutoencoderConfig) -> Autoencoder:
         nn.Conv2d(32, 16 * config.channels, 3, padding=1),
         nn.PixelShuffle(4),
     )
+
+
+def _edge(config: AutoencoderConfig) -> Autoencoder:
+    """Ours: the fast one."""
     return Autoencoder(
         config,
         EdgeTrunk(config.channels),
         nn.Conv2d(64, config.latent_dim, 1),
-        decoder,
+        _small_decoder(config),
         stride=8,
         multiple=32,
         activation="identity",

@@ -6,6 +6,7 @@
   training is complete it stays, without the optimizer, so that the same command does not
   train again.
 - ``history.json``: one record an epoch.
+- ``teacher.safetensors``: what a teacher saw, so that a resumed training need not ask again.
 - ``frames/``: a sample of the footage, so that a later export needs none.
 
 Every file is replaced atomically. Nothing is unpickled: safetensors and JSON only.
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -43,6 +45,7 @@ STATE = "state.safetensors"
 HISTORY = "history.json"
 FRAMES = "frames"
 _RECORD = "aeseg_edge.state"
+_KEY = "aeseg_edge.key"
 _AGAIN = "Train again into a fresh folder, or with --fresh into this one."
 
 
@@ -274,6 +277,44 @@ def load_frames(folder: Path) -> NDArray[np.uint8]:
             )
         frames.append(image)
     return np.stack(frames)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> None:
+    """Keep arrays that took long to make.
+
+    Args:
+        path: Target, replaced atomically.
+        arrays: By name.
+        key: What they were made from; ``load_arrays`` asks for the same.
+
+    Raises:
+        TrainingError: If the disk is full or cannot be written.
+    """
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    _make(path.parent)
+    write_bytes(path, safetensors.numpy.save(plain, {_KEY: key}), error=TrainingError)
+
+
+def load_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
+    """Read what ``save_arrays`` kept.
+
+    Args:
+        path: The file; need not exist.
+        key: What the arrays must have been made from.
+
+    Returns:
+        None where there is no such file, it is damaged, or it was made from something else:
+        whoever asks makes the arrays again.
+    """
+    if not path.is_file():
+        return None
+    try:
+        data = _read(path)
+        metadata = _unpack(path, data)[1]
+        return safetensors.numpy.load(data) if metadata.get(_KEY) == key else None
+    except TrainingError as error:
+        _log.warning("%s; it is made again", error.problem)
+        return None
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from aeseg_edge.calibration.graph import ENCODED, FRAME, NORMALISED, OPSET, finish
@@ -100,6 +101,7 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
         first = 1 if item is frame else 2
         for offset, name in enumerate(names):
             item.type.tensor_type.shape.dim[first + offset].dim_param = name
+    _fold_pads(graph)
     multiply = next(node for node in graph.node if node.op_type == "Mul")
     _rename(graph, multiply.output[0], NORMALISED)
     wanted = {name for node in graph.node for name in node.input}
@@ -109,6 +111,24 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.initializer.extend(copies)
     graph.name = "encoder"
     return finish(model)
+
+
+def _fold_pads(graph: onnx.GraphProto) -> None:
+    """Make the zero padding before a convolution part of it: one node, one kernel less.
+
+    A convolution of ONNX may pad more at one side than at the other; one of torch may not.
+    """
+    weights = {item.name: item for item in graph.initializer}
+    convolutions = {node.input[0]: node for node in graph.node if node.op_type == "Conv"}
+    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+        convolution = convolutions[pad.output[0]]
+        # Of the four axes N, C, H, W: all starts, then all ends.
+        sides = [int(side) for side in numpy_helper.to_array(weights[pad.input[1]])]
+        held = next(item for item in convolution.attribute if item.name == "pads")
+        for index, side in enumerate((sides[2], sides[3], sides[6], sides[7])):
+            held.ints[index] += side
+        convolution.input[0] = pad.input[0]
+        graph.node.remove(pad)
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:

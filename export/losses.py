@@ -1,8 +1,8 @@
 """What training minimises: reconstruction losses, and the seam for others.
 
-An objective turns one batch into one number. ``Reconstruction`` is the only one here;
-a frozen teacher's features or labels enter as other objectives, which find what belongs
-to each crop through ``Batch.indices`` (which frame) and ``Batch.windows`` (which part).
+An objective turns one batch into one number: ``Reconstruction`` of pixels, or ``Taught`` by a
+frozen network's features. What belongs to each crop is found through ``Batch.indices`` (which
+frame) and ``Batch.windows`` (which part).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +21,7 @@ from aeseg_edge.errors import UsageError
 
 from .augment import Windows
 from .autoencoder import Autoencoder
+from .teacher import Targets
 
 PixelLoss = Callable[[Tensor, Tensor], Tensor]
 """(prediction, target), both float32 [N, C, H, W] -> float32 []."""
@@ -103,6 +105,36 @@ LOSSES: dict[str, PixelLoss] = {"mse": mse, "l1": l1, "bce": bce_with_logits}
 """Names for ``--loss``. ``bce`` takes logits, the others pictures."""
 
 
+def check_loss(loss: str, autoencoder: Autoencoder) -> None:
+    """Refuse a pixel loss that the decoder's output does not suit.
+
+    Raises:
+        UsageError: For ``bce`` with a decoder that does not end in a sigmoid.
+    """
+    if loss == "bce" and autoencoder.decoder_activation != "sigmoid":
+        raise UsageError(
+            f"loss bce needs a decoder with sigmoid output, and that of "
+            f"{autoencoder.config.arch} is {autoencoder.decoder_activation}",
+            fix="Use --loss l1 or mse, or --arch deep.",
+        )
+
+
+def pixel_loss(loss: str, autoencoder: Autoencoder, latents: Tensor, target: Tensor) -> Tensor:
+    """Compare what the decoder draws with the clean picture.
+
+    Args:
+        loss: A key of ``LOSSES``.
+        autoencoder: The network.
+        latents: float32 [N, D, h, w].
+        target: float32 [N, C, H, W] in 0..1.
+
+    Returns:
+        float32 [].
+    """
+    drawn = autoencoder.logits(latents) if loss == "bce" else autoencoder.decode(latents)
+    return LOSSES[loss](drawn, target)
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """Draw the clean crop from the changed one (a denoising autoencoder).
@@ -123,17 +155,8 @@ class Reconstruction:
             )
 
     def check(self, autoencoder: Autoencoder) -> None:
-        """Refuse a loss that the decoder's output does not suit.
-
-        Raises:
-            UsageError: For ``bce`` with a decoder that does not end in a sigmoid.
-        """
-        if self.loss == "bce" and autoencoder.decoder_activation != "sigmoid":
-            raise UsageError(
-                f"loss bce needs a decoder with sigmoid output, and that of "
-                f"{autoencoder.config.arch} is {autoencoder.decoder_activation}",
-                fix="Use --loss l1 or mse, or --arch deep.",
-            )
+        """Refuse a loss that the decoder's output does not suit; see ``check_loss``."""
+        check_loss(self.loss, autoencoder)
 
     def prepare(self, autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> None:
         """Scale the appearance descriptors to the footage."""
@@ -143,8 +166,60 @@ class Reconstruction:
     def __call__(self, autoencoder: Autoencoder, batch: Batch) -> Tensor:
         """Return the loss of a batch, float32 []."""
         latents = autoencoder.encode(batch.inputs)
-        drawn = autoencoder.logits(latents) if self.loss == "bce" else autoencoder.decode(latents)
-        loss = LOSSES[self.loss](drawn, batch.targets)
+        loss = pixel_loss(self.loss, autoencoder, latents, batch.targets)
         if autoencoder.appearance is not None:
             loss = loss + autoencoder.appearance.loss(latents, batch.targets, batch.windows)
         return loss
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Give back what a teacher saw, and draw the clean crop (a feature autoencoder).
+
+    ``1 - cos(latents, target) + pixel_weight * pixel loss``, with latents averaged over the
+    cells of the teacher's grid. Latents are compared directly, so their directions are the
+    teacher's principal components, and clusters of directions are clusters of what it sees.
+
+    Attributes:
+        targets: What the teacher saw in each frame.
+        loss: Pixel loss, a key of ``LOSSES``.
+        pixel_weight: Of the pixel loss.
+    """
+
+    targets: Targets
+    loss: str = "l1"
+    pixel_weight: float = 0.5
+
+    def check(self, autoencoder: Autoencoder) -> None:
+        """Refuse a loss that the decoder's output does not suit; see ``check_loss``."""
+        check_loss(self.loss, autoencoder)
+
+    def prepare(self, autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> None:
+        """Refuse targets of other frames or another latent dimension.
+
+        Raises:
+            UsageError: If they do not fit.
+        """
+        count, dim = self.targets.frames.shape[:2]
+        if count != len(frames) or dim != autoencoder.config.latent_dim:
+            raise UsageError(
+                f"the teacher's targets are for {count} frames and {dim} latent channels, not "
+                f"for {len(frames)} and {autoencoder.config.latent_dim}",
+                fix="Make them again from these frames.",
+            )
+
+    def __call__(self, autoencoder: Autoencoder, batch: Batch) -> Tensor:
+        """Return the loss of a batch, float32 []."""
+        latents = autoencoder.encode(batch.inputs)
+        pixels = pixel_loss(self.loss, autoencoder, latents, batch.targets)
+        maps = self.targets.held_out if batch.held_out else self.targets.frames
+        wanted = torch.from_numpy(maps[batch.indices.cpu().numpy()]).to(latents)
+        cells = self.targets.grid // autoencoder.stride
+        pooled = functional.avg_pool2d(latents, cells) if cells > 1 else latents
+        size = (pooled.shape[2], pooled.shape[3])
+        if batch.windows is not None:
+            wanted = batch.windows.cut(wanted, size)
+        elif wanted.shape[2:] != pooled.shape[2:]:
+            wanted = functional.interpolate(wanted, size, mode="bilinear", align_corners=False)
+        features = 1 - functional.cosine_similarity(pooled, wanted, dim=1).mean()
+        return features + self.pixel_weight * pixels

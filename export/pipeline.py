@@ -22,12 +22,17 @@ from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
 from .checkpoint import FRAMES, load_frames, load_model, save_frames, save_model
+from .dimension import TRAINED as TRAINED
+from .dimension import DimensionChoice, Wanted, reduce_latents
+from .efficientnet import ORIGIN
 from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress
+from .losses import Objective, Taught
 from .region import frame_region, load_region, save_region
 from .settings import TrainSettings
 from .sizes import check_output_stride, resize_frames, round_size
+from .teacher import EfficientNetTeacher, make_targets, open_teacher
 from .train import train
 
 _log = logging.getLogger(__name__)
@@ -37,6 +42,9 @@ Progress = Callable[[str, float, str], None]
 
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
+
+REMEMBERED = ("clusters", "cluster_range", "clustering", "covariance", "balance")
+"""What a later export takes over from the training where it is told nothing else."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class TrainOptions:
         output_stride: Label stride s; half the encoder's stride when None.
         training: Loss, optimiser, length.
         fit: Clusters and ranges.
+        reduce_to: Latent channels to keep after training, or ``auto``; None for all.
         max_frames: Budget of footage frames.
         keep_frames: Keep a sample of the frames beside the checkpoint.
         fresh: Start again although a checkpoint is there.
@@ -64,6 +73,7 @@ class TrainOptions:
     output_stride: int | None = None
     training: TrainSettings = field(default_factory=TrainSettings)
     fit: FitSettings = field(default_factory=FitSettings)
+    reduce_to: Wanted | None = None
     max_frames: int = 600
     keep_frames: bool = True
     fresh: bool = False
@@ -81,6 +91,7 @@ class Trained:
         footage: The frames used; None for an export from a checkpoint.
         history: One record an epoch; empty for an export from a checkpoint.
         folder: The checkpoint.
+        dimension: How latent channels were reduced; None where they were not.
     """
 
     fitted: Fitted
@@ -88,6 +99,7 @@ class Trained:
     footage: Footage | None
     history: Sequence[EpochRecord]
     folder: Path
+    dimension: DimensionChoice | None = None
 
 
 def train_folder(output: Path) -> Path:
@@ -118,7 +130,13 @@ def train_bundle(
     """
     tell = progress or (lambda stage, fraction, note: None)
     defaults = ARCHITECTURES[options.model.arch]
-    autoencoder = build_autoencoder(options.model, seed=options.training.seed)
+    taught = options.training.teacher != "none"
+    # Asked first: a missing package or a misspelt name must not cost a minute of footage.
+    teacher = open_teacher(options.training.teacher, options.model.channels) if taught else None
+    pretrained = options.model.arch == "lite" and isinstance(teacher, EfficientNetTeacher)
+    autoencoder = build_autoencoder(
+        options.model, seed=options.training.seed, pretrained=pretrained
+    )
     size = round_size(
         options.image_size or defaults.image_size, autoencoder.multiple, options.model.arch
     )
@@ -138,32 +156,51 @@ def train_bundle(
     tell("footage", 1.0, "")
     _log.info("footage: %s", footage.report.summary())
     frames = _all_frames(footage)
-    _check_clusters(options.fit.clusters, frames, autoencoder.stride)
+    _check_clusters(options.fit.fewest_clusters, frames, autoencoder.stride)
     if options.keep_frames:
         save_frames(folder, _evenly(frames, KEPT_FRAMES))
     else:
         # An earlier run may have kept some.
         shutil.rmtree(folder / FRAMES, ignore_errors=True)
 
+    objective: Objective | None = None
+    if teacher is not None:
+        targets = make_targets(
+            teacher,
+            footage.frames,
+            footage.held_out,
+            options.model.latent_dim,
+            folder=folder,
+            tick=lambda done: tell("teacher", done, options.training.teacher),
+        )
+        objective = Taught(targets, options.training.loss)
+        objective.check(autoencoder)
     result = train(
         autoencoder,
         footage,
         options.training,
         folder,
         resume=not options.fresh,
+        objective=objective,
         progress=lambda at: tell("training", at.fraction, _note(at)),
     )
+    autoencoder, dimension = _reduced(autoencoder, frames, options.reduce_to, options.fit)
     summary = {
         "arch": options.model.arch,
-        "latent_dim": options.model.latent_dim,
+        "latent_dim": autoencoder.config.latent_dim,
         "settings": asdict(options.training),
         "frames": len(footage.frames),
         "held_out": len(footage.held_out),
         **result.to_json(),
+        **_told(dimension),
         "trained_with": f"aeseg_edge {__version__}",
     }
     provenance = {
-        "weights": "trained from scratch on the footage",
+        "weights": "trained on the footage, starting from EfficientNet-Lite0"
+        if pretrained
+        else "trained from scratch on the footage",
+        **({"started_from": ORIGIN} if pretrained else {}),
+        **({} if teacher is None else {"teacher": teacher.origin}),
         "footage": [source.source for source in footage.report.sources],
         "footage_licence": "not stated",
         **options.provenance,
@@ -176,7 +213,7 @@ def train_bundle(
             "output_stride": output_stride,
             "training": summary,
             "provenance": provenance,
-            "fit": {"clusters": options.fit.clusters, "clustering": options.fit.clustering},
+            "fit": {name: getattr(options.fit, name) for name in REMEMBERED},
         },
     )
     save_region(folder, options.region)
@@ -193,7 +230,7 @@ def train_bundle(
     )
     fitted = _with_preview(fitted, frames if options.keep_frames else None)
     fitted.bundle.write(output)
-    return Trained(fitted, autoencoder, footage, result.history, folder)
+    return Trained(fitted, autoencoder, footage, result.history, folder, dimension)
 
 
 def export_bundle(
@@ -204,8 +241,10 @@ def export_bundle(
     image_size: tuple[int, int] | None = None,
     output_stride: int | None = None,
     fit: FitSettings | None = None,
+    reduce_to: Wanted | None = None,
     max_frames: int = 600,
     region: NDArray[np.uint8] | None = None,
+    names_from: Bundle | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Make a bundle from a checkpoint again, at another size or with other clusters.
@@ -217,8 +256,11 @@ def export_bundle(
         image_size: Width, height; as trained when None.
         output_stride: Label stride; as trained when None.
         fit: Clusters and ranges; number and kind of clusters as trained when None.
+        reduce_to: Latent channels to keep, or ``auto``; all when None. The checkpoint stays.
         max_frames: Budget, with ``sources``.
         region: Region of interest, uint8 [h, w]; as trained when None.
+        names_from: An earlier bundle of this checkpoint, whose names, colours, merges and void
+            go to the clusters near its own; None for fresh names.
         progress: Called with a stage, its fraction and a note.
 
     Raises:
@@ -255,20 +297,23 @@ def export_bundle(
         kept = False
     else:
         frames = resize_frames(load_frames(folder), size)
+    fit = fit or FitSettings(**remembered_fit(folder))
+    autoencoder, dimension = _reduced(autoencoder, frames, reduce_to, fit)
     fitted = _finish(
         autoencoder,
         frames,
         geometry,
         stride,
-        fit or FitSettings(**remembered_fit(folder)),
-        meta["training"],
+        fit,
+        {**meta["training"], **_told(dimension)},
         provenance,
         load_region(folder) if region is None else region,
         tell,
+        names_from=names_from,
     )
     fitted = _with_preview(fitted, frames if kept else None)
     fitted.bundle.write(output)
-    return Trained(fitted, autoencoder, None, (), folder)
+    return Trained(fitted, autoencoder, None, (), folder, dimension)
 
 
 def remembered_fit(folder: Path) -> dict[str, Any]:
@@ -278,12 +323,15 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
         folder: ``NAME.train``.
 
     Returns:
-        ``clusters`` and ``clustering``, for ``FitSettings``.
+        The settings of ``REMEMBERED``, for ``FitSettings``; fewer from older trainings.
 
     Raises:
         TrainingError: If the checkpoint is missing or damaged.
     """
-    return dict(load_model(folder)[1].get("fit", {}))
+    told = dict(load_model(folder)[1].get("fit", {}))
+    if told.get("cluster_range") is not None:
+        told["cluster_range"] = tuple(told["cluster_range"])
+    return told
 
 
 def _finish(
@@ -296,6 +344,8 @@ def _finish(
     provenance: Mapping[str, Any],
     region: NDArray[np.uint8] | None,
     tell: Progress,
+    *,
+    names_from: Bundle | None = None,
 ) -> Fitted:
     autoencoder.eval()
     tell("exporting", 0.0, "")
@@ -319,8 +369,22 @@ def _finish(
         training=training,
         provenance=provenance,
         region=inside,
+        names_from=names_from,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
+
+
+def _reduced(
+    autoencoder: Autoencoder, frames: NDArray[np.uint8], to: Wanted | None, fit: FitSettings
+) -> tuple[Autoencoder, DimensionChoice | None]:
+    return (autoencoder, None) if to is None else reduce_latents(autoencoder, frames, to, fit)
+
+
+def _told(dimension: DimensionChoice | None) -> dict[str, Any]:
+    """Give what the manifest says of the latent channels, where they were reduced."""
+    if dimension is None:
+        return {}
+    return {"latent_dim": dimension.chosen, "reduced_from": dimension.trained}
 
 
 def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> None:

@@ -300,6 +300,11 @@ def _info(options: argparse.Namespace) -> int:
             f"codebook {manifest.clusters} clusters ({manifest.method}), "
             f"{len(manifest.classes)} classes"
         )
+        stability = manifest.training.get("calibration", {}).get("stability", {})
+        for title, key in (("starts", "restarts"), ("halves of the footage", "halves")):
+            if stability.get(key) is not None:
+                low = " (low)" if stability[key] < stability.get("low_below", 0) else ""
+                print(f"         stability between {title}: ARI {stability[key]:.2f}{low}")
         print("graphs")
         for line in entries_table(manifest):
             print(f"  {line}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +24,19 @@ from aeseg_edge.cli.options import (
 from aeseg_edge.errors import MissingDependency
 
 if TYPE_CHECKING:
+    from aeseg_edge.bundle import Bundle
     from aeseg_edge.calibration.fit import FitSettings, Fitted
+    from aeseg_edge.export.dimension import DimensionChoice
 
 _log = logging.getLogger(__name__)
 
-ARCHS = ("edge", "shallow", "deep")
+ARCHS = ("edge", "lite", "shallow", "deep")
+DEFAULT_TEACHER = {"lite": "efficientnet_lite0"}
 DEFAULT_CLUSTERS = 27
 DEFAULT_CLUSTERING = "spherical"
+DEFAULT_COVARIANCE = "tied"
+AUTO_CLUSTERS = (4, 40)
+FITTED = ("clusters", "clustering", "covariance", "balance")
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -50,17 +58,24 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     train.add_argument("--arch", choices=ARCHS, default="edge")
     train.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="whose features to learn: none, efficientnet_lite0, timm:NAME or a NAME.train "
+        "folder (default: efficientnet_lite0 for lite, else none)",
+    )
+    train.add_argument(
         "--imgsz",
         type=size,
         metavar="WxH",
-        help="default: 480x360 (edge), 224x224 (shallow), 256x256 (deep)",
+        help="default: 480x360 (edge, lite), 224x224 (shallow), 256x256 (deep)",
     )
     train.add_argument(
         "--latent-dim",
-        type=positive,
+        type=_dimension,
         default=32,
-        metavar="D",
-        help="latent channels: how fine the segmentation can be (default 32)",
+        metavar="D|auto",
+        help="latent channels: how fine the segmentation can be (default 32); auto trains 64 and "
+        "keeps as many principal components as variance and clusters need",
     )
     train.add_argument("--channels", type=int, choices=(1, 3, 4), default=3)
     train.add_argument("--resize", choices=("stretch", "letterbox"), default="stretch")
@@ -111,8 +126,16 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     export.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     export.add_argument("--imgsz", type=size, metavar="WxH")
+    export.add_argument(
+        "--latent-dim",
+        type=_dimension,
+        metavar="D|auto",
+        help="keep this many principal components of the latents, without training again "
+        "(default: all)",
+    )
     export.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(export, as_before="as trained")
+    _add_names(export, "default: none")
     _add_graph(export, as_before="as trained")
     add_json(export)
 
@@ -129,25 +152,48 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
     _add_fit(calibrate, as_before="as in the bundle")
+    _add_names(calibrate, "default: those of the bundle itself; none for fresh names")
     add_json(calibrate)
 
 
 def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument(
         "--clusters",
-        type=positive,
+        type=_clusters,
         default=None if as_before else DEFAULT_CLUSTERS,
-        metavar="K",
-        help=f"2..1024 (default {as_before or DEFAULT_CLUSTERS})",
+        metavar="K|auto:LO-HI",
+        help="2..1024, or auto: the number in a range (auto alone: 4-40) whose clusters are "
+        "stable and far apart; the curve is written beside the bundle "
+        f"(default {as_before or DEFAULT_CLUSTERS})",
     )
     parser.add_argument(
         "--clustering",
-        choices=("kmeans", "spherical"),
+        choices=("kmeans", "spherical", "gmm"),
         default=None if as_before else DEFAULT_CLUSTERING,
-        help="by nearest centre, or by nearest direction whatever the contrast "
-        f"(default {as_before or DEFAULT_CLUSTERING})",
+        help="by nearest centre, by nearest direction whatever the contrast, or by a Gaussian "
+        f"mixture (default {as_before or DEFAULT_CLUSTERING})",
     )
-    parser.add_argument("--restarts", type=positive, default=4, help="K-means starts (default 4)")
+    parser.add_argument(
+        "--covariance",
+        choices=("tied", "diag", "spherical", "full"),
+        default=None if as_before else DEFAULT_COVARIANCE,
+        help="with --clustering gmm: one shape for all clusters, a spread for each channel, or "
+        "one spread a cluster; full is refused, the deployed graph cannot hold it "
+        f"(default {as_before or DEFAULT_COVARIANCE})",
+    )
+    parser.add_argument(
+        "--balance",
+        choices=("none", "regions"),
+        default=None if as_before else "none",
+        help="regions: cluster one vector a connected region, so that large surfaces do not "
+        f"take most of the clusters (default {as_before or 'none'})",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=positive,
+        default=16,
+        help="K-means starts, three times as many where clusters are not stable (default 16)",
+    )
     parser.add_argument(
         "--ranges",
         choices=("minmax", "percentile", "entropy"),
@@ -165,6 +211,15 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument("--threads", type=positive)
 
 
+def _add_names(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--names-from",
+        metavar="OLD.aeseg",
+        help="names, colours, merges and void of an earlier bundle of the same encoder go to the "
+        f"clusters near its own ({default})",
+    )
+
+
 def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument(
         "--output-stride",
@@ -180,24 +235,58 @@ def _add_graph(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     )
 
 
-def _fit_settings(options: argparse.Namespace, **changes: Any) -> FitSettings:
+def _dimension(text: str) -> int | str:
+    """Parse a number of latent channels, or ``auto``."""
+    return text if text == "auto" else positive(text)
+
+
+def _clusters(text: str) -> int | tuple[int, int]:
+    """Parse a number of clusters, ``auto`` or ``auto:4-40``."""
+    if text == "auto":
+        return AUTO_CLUSTERS
+    match = re.fullmatch(r"auto:(\d+)-(\d+)", text)
+    if match is not None:
+        return int(match[1]), int(match[2])
     try:
-        from aeseg_edge.calibration.fit import FitSettings
-    except ImportError as error:
-        raise MissingDependency(
-            f"calibration needs a package that is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of at least 1, auto or auto:4-40"
         ) from error
+
+
+def _fit_settings(
+    options: argparse.Namespace, told: Mapping[str, Any] | None = None
+) -> FitSettings:
+    """Join what the options say with how it was done before."""
+    chosen = {name: getattr(options, name) for name in FITTED}
+    before = {"clusters": DEFAULT_CLUSTERS, "clustering": DEFAULT_CLUSTERING, **(told or {})}
+    if isinstance(chosen["clusters"], tuple):
+        chosen["cluster_range"] = chosen.pop("clusters")
+    elif chosen["clusters"] is not None:
+        before["cluster_range"] = None
     values = {
-        "clusters": options.clusters,
-        "clustering": options.clustering,
+        **before,
+        **{name: value for name, value in chosen.items() if value is not None},
         "restarts": options.restarts,
         "seed": options.seed,
         "ranges": options.ranges,
         "minimum_agreement": options.min_agreement,
         "threads": options.threads,
     }
-    return FitSettings(**values | changes)
+    made: FitSettings = _import_fit().FitSettings(**values)
+    return made
+
+
+def _import_fit() -> Any:
+    try:
+        from aeseg_edge.calibration import fit
+    except ImportError as error:
+        raise MissingDependency(
+            f"calibration needs a package that is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    return fit
 
 
 def _import_pipeline() -> Any:
@@ -229,12 +318,17 @@ def _train(options: argparse.Namespace) -> int:
         augment=not options.no_augment,
         seed=options.seed,
         threads=options.threads,
+        teacher=options.teacher or DEFAULT_TEACHER.get(options.arch, "none"),
     )
     provenance = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
+    automatic = options.latent_dim == "auto"
     settings = pipeline.TrainOptions(
-        model=AutoencoderConfig(options.arch, options.latent_dim, options.channels),
+        model=AutoencoderConfig(
+            options.arch, pipeline.TRAINED if automatic else options.latent_dim, options.channels
+        ),
+        reduce_to="auto" if automatic else None,
         image_size=options.imgsz,
         resize=options.resize,
         output_stride=options.output_stride,
@@ -248,7 +342,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     with Progress() as progress:
         trained = pipeline.train_bundle(options.sources, output, settings, progress=progress.update)
-    _report(trained.fitted, output, options)
+    _report(trained.fitted, output, options, trained.dimension)
     return 0
 
 
@@ -257,12 +351,8 @@ def _export(options: argparse.Namespace) -> int:
     from aeseg_edge.cli.progress import Progress
 
     output = check_output(options.output, ".aeseg")
-    told = pipeline.remembered_fit(options.folder)
-    settings = _fit_settings(
-        options,
-        clusters=options.clusters or told.get("clusters", DEFAULT_CLUSTERS),
-        clustering=options.clustering or told.get("clustering", DEFAULT_CLUSTERING),
-    )
+    settings = _fit_settings(options, pipeline.remembered_fit(options.folder))
+    names = _names(options, None)
     with Progress() as progress:
         trained = pipeline.export_bundle(
             options.folder,
@@ -271,11 +361,13 @@ def _export(options: argparse.Namespace) -> int:
             image_size=options.imgsz,
             output_stride=options.output_stride,
             fit=settings,
+            reduce_to=options.latent_dim,
+            names_from=names,
             max_frames=options.max_frames,
             region=read_mask(options.roi),
             progress=progress.update,
         )
-    _report(trained.fitted, output, options)
+    _report(trained.fitted, output, options, trained.dimension)
     return 0
 
 
@@ -287,12 +379,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     output = check_output(options.output, ".aeseg")
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
-    settings = _fit_settings(
-        options,
-        clusters=options.clusters or manifest.clusters,
-        clustering=options.clustering or manifest.method,
-    )
-    from aeseg_edge.calibration.fit import recalibrate
+    fit = _import_fit()
+    settings = _fit_settings(options, fit.settings_of(manifest))
+    names = _names(options, bundle)
 
     geometry = manifest.geometry
     with Progress() as progress:
@@ -310,11 +399,12 @@ def _calibrate(options: argparse.Namespace) -> int:
         )
         progress.update("footage", 1.0)
         _log.info("footage: %d frames", len(footage.frames))
-        fitted = recalibrate(
+        fitted = fit.recalibrate(
             bundle,
             list(footage.frames),
             settings,
             provenance={"calibration_footage": [str(source) for source in options.sources]},
+            names_from=names,
             progress=progress.update,
         )
     fitted.bundle.write(output)
@@ -322,15 +412,57 @@ def _calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
-    """Say what was made; loudly where a precision does not reach the gate."""
-    manifest = fitted.bundle.manifest
-    if options.json != "-":
-        stability = fitted.clustering.stability
-        ari = "" if stability is None else f", stability (ARI between restarts) {stability:.2f}"
-        print(
-            f"{output}  ({output.stat().st_size / 1e6:.2f} MB): {manifest.clusters} clusters{ari}"
+def _names(options: argparse.Namespace, own: Bundle | None) -> Bundle | None:
+    """Open the bundle whose names are to be kept; None for fresh names."""
+    from aeseg_edge.bundle import Bundle
+
+    if options.names_from == "none":
+        return None
+    if options.names_from is not None:
+        return Bundle.open(options.names_from)
+    if own is not None and own.codebook.centres is None:
+        _log.warning(
+            "the codebook of %s (%s) has no centres: clusters get fresh names",
+            options.bundle,
+            own.codebook.method,
         )
+        return None
+    return own
+
+
+def _stability(fitted: Fitted) -> str:
+    found = fitted.stability
+    parts = [
+        f"{title} {value:.2f}"
+        for title, value in (
+            (f"between {found.tried} starts", found.restarts),
+            ("between halves of the footage", found.halves),
+        )
+        if value is not None
+    ]
+    low = "  LOW: other footage would give other clusters" if found.low else ""
+    return (", ".join(parts) or "not measured, there is too little footage") + low
+
+
+def _report(
+    fitted: Fitted,
+    output: Path,
+    options: argparse.Namespace,
+    dimension: DimensionChoice | None = None,
+) -> None:
+    """Say what was made; loudly where a precision does not reach the gate."""
+    from aeseg_edge.calibration.curves import write_curve
+
+    manifest = fitted.bundle.manifest
+    drawn = [item.curve() for item in (fitted.choice, dimension) if item is not None]
+    curves = [path for curve in drawn for path in write_curve(curve, output)]
+    if options.json != "-":
+        print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB): {manifest.clusters} clusters")
+        print(f"  stability (ARI): {_stability(fitted)}")
+        if fitted.matched is not None:
+            print(f"  {fitted.matched.count} of {manifest.clusters} clusters keep their names")
+        for path in curves:
+            print(f"  curve: {path}")
         for line in entries_table(manifest):
             print(f"  {line}")
         for key, found in fitted.below.items():
@@ -344,7 +476,12 @@ def _report(fitted: Fitted, output: Path, options: argparse.Namespace) -> None:
         {
             "bundle": str(output),
             "clusters": manifest.clusters,
-            "stability_ari": fitted.clustering.stability,
+            "stability_ari": fitted.stability.restarts,
+            "stability": fitted.stability.to_json(),
+            "names": None if fitted.matched is None else fitted.matched.to_json(),
+            "clusters_chosen": None if fitted.choice is None else fitted.choice.to_json(),
+            "latents_chosen": None if dimension is None else dimension.to_json(),
+            "curves": [str(path) for path in curves],
             "shares": [float(s) for s in fitted.clustering.shares],
             "agreement": {
                 f"{precision}/{backend}": found.to_json()

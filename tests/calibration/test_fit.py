@@ -19,7 +19,12 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
 
 from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.calibration.fit import FitSettings, Fitted, recalibrate  # noqa: E402
+from aeseg_edge.calibration.fit import (  # noqa: E402
+    FitSettings,
+    Fitted,
+    recalibrate,
+    settings_of,
+)
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402
@@ -96,6 +101,11 @@ def test_the_manifest_states_agreement_and_how_it_was_calibrated(fitted: Fitted)
     assert (calibration["frames"], calibration["range_frames"]) == (12, 8)
     assert fitted.agreements["int8", "onnxruntime"].frames == 4
     assert calibration["clusters"] == 4
+    stability = calibration["stability"]
+    assert -0.5 <= stability["halves"] <= 1
+    assert stability["restarts"] == pytest.approx(calibration["stability_ari"], abs=1e-4)
+    assert stability["tried"] == calibration["restarts"] in (2, 6)
+    assert stability["low_below"] == 0.75
     assert sum(calibration["shares"]) == pytest.approx(1, abs=1e-4)
 
 
@@ -163,12 +173,73 @@ def test_a_single_frame_is_refused(v1_bundle: Path) -> None:
         {"agreement_frames": 0},
         {"minimum_agreement": 1.01},
         {"clustering": "ward"},
+        {"balance": "classes"},
+        {"cluster_range": (1, 5)},
+        {"cluster_range": (9, 9)},
+        {"cluster_range": (9, 2000)},
+        {"covariance": "full"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_any_work(values: dict[str, object]) -> None:
     with pytest.raises(UsageError) as caught:
         replace(SETTINGS, **values)  # type: ignore[arg-type]
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("covariance", ["tied", "diag"])
+def test_a_mixture_runs_in_the_deployed_graph_and_is_fitted_so_again(
+    v1_bundle: Path, covariance: str
+) -> None:
+    found = refit(v1_bundle, clustering="gmm", covariance=covariance)
+    manifest = found.bundle.manifest
+    assert manifest.method == f"gmm-{covariance}"
+    assert manifest.training["calibration"]["method"] == f"gmm-{covariance}"
+    assert manifest.training["calibration"]["converged"] is True
+    told = settings_of(manifest)
+    assert told == {
+        "clusters": 4,
+        "clustering": "gmm",
+        "covariance": covariance,
+        "balance": "none",
+    }
+    with Segmenter.load(found.bundle, precision="fp32", backend="onnxruntime", threads=1) as seg:
+        result = seg(scenes(1)[0], want=frozenset({"latents", "margin"}))
+        clusters = seg.clusters(scenes(1)[0])
+    assert result.latents is not None
+    assert result.margin is not None
+    grid = np.moveaxis(result.latents.reshape(8, 16, 24), 0, -1)
+    # Away from where interpolated scores meet, the graph decides as the codebook does.
+    cells = cv2.resize(clusters.astype(np.uint8), (24, 16), interpolation=cv2.INTER_NEAREST)
+    equal = cells == found.bundle.codebook.assign(grid)
+    sure = result.margin.reshape(16, 24) > np.median(result.margin)
+    assert equal[sure].mean() > 0.97
+
+
+def test_the_number_of_clusters_can_be_left_to_the_footage(v1_bundle: Path) -> None:
+    found = refit(v1_bundle, clusters=99, cluster_range=(3, 5))
+    manifest = found.bundle.manifest
+    assert found.choice is not None
+    assert manifest.clusters == found.bundle.codebook.clusters == found.choice.clusters
+    assert 3 <= manifest.clusters <= 5
+    told = manifest.training["calibration"]["chosen"]
+    assert [item["clusters"] for item in told["candidates"]] == [3, 4, 5]
+    # Once chosen, it is a number like any other.
+    assert settings_of(manifest)["clusters"] == manifest.clusters
+
+
+def test_regions_can_be_balanced_and_are_again(v1_bundle: Path) -> None:
+    plain, balanced = refit(v1_bundle), refit(v1_bundle, balance="regions")
+    assert not np.array_equal(plain.bundle.codebook.weights, balanced.bundle.codebook.weights)
+    calibration = balanced.bundle.manifest.training["calibration"]
+    assert calibration["regions"] > 12
+    assert settings_of(balanced.bundle.manifest)["balance"] == "regions"
+    assert "regions" not in plain.bundle.manifest.training["calibration"]
+
+
+def test_how_a_linear_codebook_was_fitted_is_not_taken_for_a_clustering(fitted: Fitted) -> None:
+    manifest = fitted.bundle.manifest
+    assert settings_of(replace(manifest, method="linear"))["clustering"] == "spherical"
+    assert settings_of(replace(manifest, method="linear", training={})) == {"clusters": 4}
 
 
 def test_a_full_folder_for_temporary_files_is_said(

@@ -17,7 +17,7 @@ from aeseg_edge.export.autoencoder import (  # noqa: E402
 )
 
 ARCHS = sorted(ARCHITECTURES)
-STRIDES = {"edge": (8, 32), "shallow": (4, 4), "deep": (8, 8)}
+STRIDES = {"edge": (8, 32), "lite": (8, 32), "shallow": (4, 4), "deep": (8, 8)}
 EDGE_OPERATIONS = {"Conv2d", "BatchNorm2d", "ReLU", "relu", "add", "interpolate"}
 """Normalisation is folded into the convolution before it when the graph is exported."""
 
@@ -30,8 +30,8 @@ def layers(module: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
     return [layer for layer in module.modules() if isinstance(layer, kind)]
 
 
-def test_there_are_three_architectures() -> None:
-    assert ARCHS == ["deep", "edge", "shallow"]
+def test_there_are_four_architectures() -> None:
+    assert ARCHS == ["deep", "edge", "lite", "shallow"]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -53,7 +53,7 @@ SPARE_KERNELS = 10
 # The real architectures ------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["edge", "shallow", "deep"])
+@pytest.fixture(scope="module", params=["edge", "lite", "shallow", "deep"])
 def graphs(request: pytest.FixtureRequest) -> tuple[str, GraphSpec, dict[str, bytes]]:
     """Every graph for TensorRT of one architecture, with random weights."""
     pytest.importorskip("torch")

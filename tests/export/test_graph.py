@@ -103,7 +103,11 @@ def test_labels_equal_pytorch_at_every_output_stride(
     )
     expected = book.remap[planes[0].argmax(0).numpy()]
     assert outputs.labels.shape == sizes.label_shape
-    assert (outputs.labels == expected).mean() >= 0.999
+    # Equal wherever two clusters do not tie within rounding.
+    first, second = planes[0].topk(2, dim=0).values
+    clear = ((first - second) > 2e-6 * first.abs().max()).numpy()
+    assert clear.mean() >= 0.95
+    assert (outputs.labels == expected)[clear].all()
     best = scores.sort(dim=0).values
     np.testing.assert_allclose(outputs.margin, (best[-1] - best[-2]).numpy(), atol=2e-4, rtol=1e-3)
 
@@ -146,8 +150,7 @@ def test_no_batch_normalisation_is_left(encoder: onnx.ModelProto) -> None:
     kinds = {node.op_type for node in encoder.graph.node}
     assert "BatchNormalization" not in kinds
     assert kinds <= {
-        "Cast", "Transpose", "Add", "Mul", "Conv", "Relu", "MaxPool", "Resize",
-
+        "Cast", "Transpose", "Add", "Mul", "Conv", "Relu", "Clip", "MaxPool", "Resize",
     }  # fmt: skip
 
 
@@ -228,21 +231,25 @@ def edge_bias(stride: int, encoder: onnx.ModelProto, output_stride: int, vertica
     length = WIDTH if vertical else HEIGHT
     errors = []
     for low, high in ((70, 180), (180, 70)):
-        for position in range(length // 2 - stride // 2, length // 2 + stride // 2):
+        # Symmetric about the middle, so that a symmetric network has errors that cancel.
+        for position in range(length // 2 - stride // 2, length // 2 + stride // 2 + 1):
             frame = np.full((HEIGHT, WIDTH, 3), low, np.uint8)
             (frame.swapaxes(0, 1) if vertical else frame)[position:] = high
             wanted = backend.collect(backend.submit(frame), frozenset({"latents"})).latents
             assert wanted is not None
             grid = wanted.swapaxes(1, 2) if vertical else wanted
-            line = grid[:, :, grid.shape[2] // 2]
+            middle = grid.shape[2] // 2
+            # Both middle rows: one alone would see the upper border nearer than the lower.
+            line = grid[:, :, middle - 1 : middle + 1].mean(2)
             # Well inside each side, away from the picture's own borders.
             quarter = line.shape[1] // 4
             centres = np.stack([line[:, quarter], line[:, -quarter - 1]])
             backend.set_codebook(Codebook.from_centres(centres))
             labels = backend.collect(backend.submit(frame)).labels
-            row = (labels.T if vertical else labels)[:, labels.shape[0 if vertical else 1] // 2]
-            inner = row[len(row) // 4 : -(len(row) // 4)]
-            border = (len(row) // 4 + int((inner == 0).sum())) * output_stride
+            rows = labels.T if vertical else labels
+            start = len(rows) // 4
+            inner = rows[start:-start, rows.shape[1] // 2 - 1 : rows.shape[1] // 2 + 1]
+            border = (start + float((inner == 0).sum(0).mean())) * output_stride
             errors.append(float(border - position))
     return float(np.mean(errors))
 

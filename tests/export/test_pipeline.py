@@ -14,6 +14,7 @@ cv2 = pytest.importorskip("cv2")
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from aeseg_edge import naming  # noqa: E402
 from aeseg_edge.bundle import Bundle  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
@@ -275,6 +276,29 @@ def test_an_export_remembers_clusters_and_region(footage: list[Path], tmp_path: 
     train_bundle(footage, output, replace(options, region=None))
     export_bundle(output.with_suffix(".train"), tmp_path / "again.aeseg")
     assert Bundle.open(tmp_path / "again.aeseg").region is None
+
+
+def test_an_export_keeps_the_names_of_an_earlier_bundle(
+    trained: Path, copied: Path, footage: list[Path], tmp_path: Path
+) -> None:
+    old = Bundle.open(trained)
+    book = naming.rename(old.codebook, 2, "road")
+    old.with_codebook(naming.make_void(book, 1)).write(tmp_path / "named.aeseg")
+    named = Bundle.open(tmp_path / "named.aeseg")
+    # Other footage has another mean latent; centres are compared all the same.
+    export_bundle(copied, tmp_path / "new.aeseg", sources=[footage[1]], fit=FIT, names_from=named)
+    kept = Bundle.open(tmp_path / "new.aeseg")
+    told = kept.manifest.training["calibration"]["names"]
+    assert told["matched"] >= 2
+    for new, partner in enumerate(told["partners"]):
+        if partner is not None:
+            assert kept.codebook.remap[new] == named.codebook.remap[partner]
+    frame = draw_scene(0, 96, 64)
+    latents = []
+    for bundle in (named, kept):
+        with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=1) as seg:
+            latents.append(seg(frame, want=frozenset({"latents"})).latents)
+    np.testing.assert_allclose(latents[0], latents[1], atol=1e-4)
 
 
 def test_a_checkpoint_that_was_changed_is_refused(copied: Path, tmp_path: Path) -> None:
