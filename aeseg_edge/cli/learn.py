@@ -21,7 +21,14 @@ from aeseg_edge.cli.options import (
     size,
     write_json,
 )
-from aeseg_edge.errors import MissingDependency
+from aeseg_edge.cli.supervise import (
+    add_supervised,
+    check_supervised,
+    export_with_labels,
+    fill_defaults,
+    train_with_labels,
+)
+from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
@@ -107,6 +114,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument("--footage-licence", metavar="TEXT", help="noted in the bundle")
     _add_fit(train)
     _add_graph(train)
+    add_supervised(train)
     add_json(train)
 
     export = add_verb(
@@ -307,8 +315,16 @@ def _train(options: argparse.Namespace) -> int:
     from aeseg_edge.export.settings import TrainSettings
 
     output = check_output(options.output, ".aeseg")
+    if options.masks is None:
+        fill_defaults(options)
+    else:
+        check_supervised(options)
+    from aeseg_edge.export.supervise import arch_of
+
+    arch = options.arch or arch_of(options.start)
+    teacher = options.teacher or DEFAULT_TEACHER.get(arch, "none")
     training = TrainSettings.for_arch(
-        options.arch,
+        arch,
         loss=options.loss,
         optimizer=options.optimizer,
         learning_rate=options.learning_rate,
@@ -318,8 +334,18 @@ def _train(options: argparse.Namespace) -> int:
         augment=not options.no_augment,
         seed=options.seed,
         threads=options.threads,
-        teacher=options.teacher or DEFAULT_TEACHER.get(options.arch, "none"),
+        teacher=teacher if options.masks is None else "none",
     )
+    if options.masks is not None:
+        if teacher not in ("none", DEFAULT_TEACHER.get(arch)):
+            raise UsageError(
+                f"--teacher {teacher} does nothing with --masks",
+                fix="Leave it out; lite starts from the weights of its own teacher.",
+            )
+        pretrained = options.start is None and teacher != "none"
+        return train_with_labels(
+            options, output, training, _fit_settings(options), pretrained=pretrained
+        )
     provenance = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
@@ -352,6 +378,10 @@ def _export(options: argparse.Namespace) -> int:
 
     output = check_output(options.output, ".aeseg")
     settings = _fit_settings(options, pipeline.remembered_fit(options.folder))
+    from aeseg_edge.export.supervise import is_supervised
+
+    if is_supervised(options.folder):
+        return export_with_labels(options, output, settings)
     names = _names(options, None)
     with Progress() as progress:
         trained = pipeline.export_bundle(
