@@ -154,27 +154,10 @@ def fit_bundle(
         _log.info("%d of %d clusters keep their names", matched.count, codebook.clusters)
 
     chosen = [frames[i] for i in ranges_on]
-    encoders = {
-        "graphs/fp32.onnx": encoder,
-        "graphs/fp16.onnx": to_half(encoder),
-        "graphs/int8-cpu.onnx": quantize_for_cpu(
-            encoder,
-            chosen,
-            method=settings.ranges,
-            progress=lambda _, f: tell("int8 ranges (cpu)", f),
-        ),
-        "graphs/int8-tensorrt.onnx": quantize_for_tensorrt(
-            encoder,
-            chosen,
-            method=settings.ranges,
-            progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
-        ),
-    }
     width = smoothing_gate(samples.latents)
-    graphs = {
-        name: attach_head(model, spec, gate=width).SerializeToString()
-        for name, model in encoders.items()
-    }
+    graphs = deployed_graphs(
+        encoder, chosen, spec, ranges=settings.ranges, gate=width, progress=progress
+    )
     manifest = Manifest(
         geometry=geometry,
         stride=spec.stride,
@@ -184,10 +167,7 @@ def fit_bundle(
         clusters=codebook.clusters,
         classes=(),
         method=clustering.method,
-        entries=tuple(
-            Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
-            for key, path in GRAPHS.items()
-        ),
+        entries=fresh_entries(),
         gate=width,
         spread=spread_of(
             samples.latents, codebook, (session(frames[i]) - offset for i in ranges_on)
@@ -215,6 +195,62 @@ def fit_bundle(
         progress=progress,
     )
     return Fitted(bundle, clustering, found.stability, agreements, below, found.choice, matched)
+
+
+def deployed_graphs(
+    encoder: onnx.ModelProto,
+    frames: Sequence[NDArray[np.uint8]],
+    spec: GraphSpec,
+    *,
+    ranges: str,
+    gate: float | None = None,
+    progress: Progress | None = None,
+) -> dict[str, bytes]:
+    """Make every graph of a bundle from one encoder.
+
+    Args:
+        encoder: float32 encoder, ``frame`` -> ``encoded``.
+        frames: uint8 [H, W, C] each, at the graph's size: what int8 ranges are fitted on.
+        spec: Sizes of the deployed graph.
+        ranges: ``minmax``, ``percentile`` or ``entropy``.
+        gate: Width of the smoothing gate; None to mix everywhere alike.
+        progress: Called with a stage and its fraction.
+
+    Returns:
+        Member path -> serialised ONNX, for every path of ``GRAPHS``.
+
+    Raises:
+        CalibrationError: If there are no frames, or a range is not usable.
+    """
+    tell = progress or (lambda stage, fraction: None)
+    encoders = {
+        "graphs/fp32.onnx": encoder,
+        "graphs/fp16.onnx": to_half(encoder),
+        "graphs/int8-cpu.onnx": quantize_for_cpu(
+            encoder,
+            frames,
+            method=ranges,
+            progress=lambda _, f: tell("int8 ranges (cpu)", f),
+        ),
+        "graphs/int8-tensorrt.onnx": quantize_for_tensorrt(
+            encoder,
+            frames,
+            method=ranges,
+            progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
+        ),
+    }
+    return {
+        name: attach_head(model, spec, gate=gate).SerializeToString()
+        for name, model in encoders.items()
+    }
+
+
+def fresh_entries() -> tuple[Entry, ...]:
+    """Give the manifest's entries for ``deployed_graphs``, before agreement is measured."""
+    return tuple(
+        Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
+        for key, path in GRAPHS.items()
+    )
 
 
 def with_agreement(

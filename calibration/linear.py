@@ -28,12 +28,13 @@ from aeseg_edge.segmenter import Segmenter
 from .evaluation import Progress
 from .from_masks import class_weights
 from .labelled import Pair, fit_mask, labelled_frames
+from .metrics import class_iou
 
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Ridge strengths that cross-validation chooses from, strongest first."""
 
-DEFAULT_STRENGTH = 1e-2
-"""With a single frame there is nothing to choose by."""
+DEFAULT_STRENGTH = 1e-3
+"""With a single frame there is nothing to choose by; best for 3 frames of CamVid."""
 
 SAMPLES = 20_000
 """Cells that the codebook is fitted on; a third of them chooses the strength. On CamVid 8,000
@@ -70,20 +71,20 @@ class LinearFit:
     Attributes:
         codebook: Method ``linear``; one cluster a class that the masks have.
         strength: Of the ridge.
-        losses: Strength -> cross-validated loss, nats a labelled cell; empty for one frame.
+        scores: Strength -> mIoU (0..1) on cells of held-out frames; empty for one frame.
         cells: Latents used.
     """
 
     codebook: Codebook
     strength: float
-    losses: dict[float, float]
+    scores: dict[float, float]
     cells: int
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers."""
         return {
             "strength": self.strength,
-            "losses": {f"{k:g}": round(v, 5) for k, v in self.losses.items()},
+            "scores": {f"{k:g}": round(v, 5) for k, v in self.scores.items()},
             "cells": self.cells,
         }
 
@@ -207,11 +208,12 @@ def fit_linear(
     features = ((phi - mean) / spread).astype(np.float32)
     weights = class_weights(shares.sum(axis=0)) if weighted else np.ones(len(seen))
     targets = (shares * weights).astype(np.float32)
-    losses: dict[float, float] = {}
+    scores: dict[float, float] = {}
     with _one_thread():
         if strength is None:
-            losses = _cross_validate(features, targets, cells.frames)
-            strength = min(losses, key=lambda key: losses[key]) if losses else DEFAULT_STRENGTH
+            scores = _cross_validate(features, targets, shares, cells.frames)
+            # The first, that is the strongest, of equals.
+            strength = max(scores, key=lambda key: scores[key]) if scores else DEFAULT_STRENGTH
         start = np.zeros((len(seen), features.shape[1] + 1))
         found = _minimise(features, targets, strength, start)
     # Softmax sees differences only: take out what all classes have in common.
@@ -228,13 +230,20 @@ def fit_linear(
         classes=tuple(classes[i] for i in seen),
         method="linear",
     )
-    return LinearFit(codebook, strength, losses, len(features))
+    return LinearFit(codebook, strength, scores, len(features))
 
 
 def _cross_validate(
-    features: NDArray[np.float32], targets: NDArray[np.float32], frames: NDArray[np.int64]
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    shares: NDArray[np.float32],
+    frames: NDArray[np.int64],
 ) -> dict[float, float]:
-    """Give the held-out loss of each strength; folds are blocks of frames."""
+    """Give the mIoU of each strength on held-out cells; folds are blocks of frames.
+
+    The held-out cross-entropy would choose a ridge so strong that scores are timid: with 3
+    frames of CamVid it cost 2 points of mIoU on other drives, while this chose the best.
+    """
     count = int(frames.max()) + 1
     folds = min(FOLDS, count)
     if folds < 2:
@@ -242,17 +251,19 @@ def _cross_validate(
     # Neighbouring frames look alike, so they stay together. A third of the cells will do.
     fold = frames * folds // count
     thin = np.arange(len(features)) % 3 == 0
-    losses = dict.fromkeys(STRENGTHS, 0.0)
-    total = 0.0
+    classes = targets.shape[1]
+    tables = {strength: np.zeros((classes, classes)) for strength in STRENGTHS}
     for number in range(folds):
         held = fold == number
         inside = thin & ~held
-        start = np.zeros((targets.shape[1], features.shape[1] + 1))
-        total += float(targets[held].sum())
+        start = np.zeros((classes, features.shape[1] + 1))
         for strength in STRENGTHS:  # from strong to weak: each starts near its solution
             start = _minimise(features[inside], targets[inside], strength, start, _ITERATIONS_CHECK)
-            losses[strength] += _loss(features[held], targets[held], start)[0]
-    return {strength: loss / total for strength, loss in losses.items()}
+            narrow = start.astype(np.float32)
+            found = (features[held] @ narrow[:, :-1].T + narrow[:, -1]).argmax(axis=1)
+            for cluster in range(classes):
+                tables[strength][:, cluster] += shares[held][found == cluster].sum(axis=0)
+    return {strength: float(np.nanmean(class_iou(table))) for strength, table in tables.items()}
 
 
 def _minimise(

@@ -121,14 +121,14 @@ class ConfusionMatrix:
 
 
 def class_iou(
-    counts: NDArray[np.int64], missed: NDArray[np.int64] | None = None
+    counts: NDArray[np.int64] | NDArray[np.float64], missed: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
     """Return intersection over union per class: TP / (TP + FP + FN).
 
     Source: Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010, 4.2.
 
     Args:
-        counts: int64 [C, C], true class by predicted class.
+        counts: [C, C], true class by predicted class: pixels, or shares of pixels.
         missed: int64 [C], pixels predicted as no class: false negatives only.
 
     Returns:

@@ -11,7 +11,7 @@ shift everything by half a pixel of its input at every stage.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,16 @@ class AutoencoderConfig:
         channels: Image channels C, 1..16.
         trained_dim: Latent channels in training, where they were reduced to ``latent_dim``
             afterwards (see dimension.py); the decoder then starts with the way back.
+        classes: Classes of a supervised head (see ``add_class_head``); 0 for none.
+        head: Channels of that head's convolution.
     """
 
     arch: str = "edge"
     latent_dim: int = 32
     channels: int = 3
     trained_dim: int | None = None
+    classes: int = 0
+    head: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values no network can be built from."""
@@ -71,6 +75,18 @@ class AutoencoderConfig:
                 f"{self.channels} image channels are not within 1..16",
                 fix="Use 3 for colour, 1 for grey, 4 for colour and thermal.",
             )
+        if (self.classes, self.head) != (0, 0) and not (
+            2 <= self.classes <= 255 and 1 <= self.head <= 1024
+        ):
+            raise UsageError(
+                f"a head of {self.head} channels cannot tell {self.classes} classes apart",
+                fix="Use 2 to 255 classes and 1 to 1024 channels.",
+            )
+
+    @property
+    def encoded_dim(self) -> int:
+        """Channels that the deployed encoder gives: the head's, where there is one."""
+        return self.head or self.latent_dim
 
 
 class Autoencoder(nn.Module):
@@ -82,7 +98,8 @@ class Autoencoder(nn.Module):
     Args:
         config: Architecture and sizes.
         trunk: float32 [N, C, H, W], normalised -> features [N, F, H/r, W/r].
-        project: 1x1 convolution from F features to D latents, with a bias.
+        project: 1x1 convolution from F features to D latents, with a bias; more of it where
+            there is a supervised head.
         decoder: [N, D, H/r, W/r] -> [N, C, H, W], before the activation.
         stride: Encoder stride r.
         multiple: The deepest stride inside the encoder.
@@ -103,7 +120,7 @@ class Autoencoder(nn.Module):
         self,
         config: AutoencoderConfig,
         trunk: nn.Module,
-        project: nn.Conv2d,
+        project: nn.Conv2d | nn.Sequential,
         decoder: nn.Sequential,
         *,
         stride: int,
@@ -115,7 +132,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = trunk
-        self.project = project
+        # A 1x1 convolution; with a supervised head behind it, a Sequential of both.
+        self.project: Any = project
         self.decoder = decoder
         self.stride = stride
         self.multiple = multiple
@@ -269,10 +287,13 @@ def build_autoencoder(
                 return _lite(wanted, pretrained=pretrained)
             return builders[wanted.arch](wanted)
 
+        plain = replace(config, classes=0, head=0)
         if config.trained_dim is None:
-            return build(config)
-        wide = replace(config, latent_dim=config.trained_dim, trained_dim=None)
-        return narrow(build(wide), config.latent_dim)
+            built = build(plain)
+        else:
+            wide = replace(plain, latent_dim=config.trained_dim, trained_dim=None)
+            built = narrow(build(wide), config.latent_dim)
+        return add_class_head(built, config.classes, config.head) if config.classes else built
 
 
 def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
@@ -298,6 +319,37 @@ def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
         stride=autoencoder.stride,
         multiple=autoencoder.multiple,
         activation=autoencoder.decoder_activation,
+    )
+
+
+def add_class_head(autoencoder: Autoencoder, classes: int, channels: int) -> Autoencoder:
+    """Put a supervised head behind the encoder, in the decoder's place.
+
+    Encoder -> 3x3 convolution, batch normalisation, ReLU -> per-pixel fully connected layer
+    (a 1x1 convolution). The first part joins the encoder, so ``encode`` gives its features;
+    the last takes the decoder's place, so ``logits`` gives class scores [N, classes, h, w], and
+    its weights are a codebook.
+
+    Args:
+        autoencoder: Taken apart; a head that it has already is replaced.
+        classes: 2..255.
+        channels: Of the convolution.
+
+    Returns:
+        The network with fresh weights in the head.
+    """
+    config = autoencoder.config
+    project = autoencoder.project[0] if config.classes else autoencoder.project
+    joined = nn.Sequential(project, *_unit(config.latent_dim, channels))
+    return Autoencoder(
+        replace(config, classes=classes, head=channels),
+        autoencoder.trunk,
+        joined,
+        nn.Sequential(nn.Conv2d(channels, classes, 1)),
+        stride=autoencoder.stride,
+        multiple=autoencoder.multiple,
+        activation="identity",
+        pretrained=autoencoder._pretrained[0] if autoencoder._pretrained else None,
     )
 
 

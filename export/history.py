@@ -17,6 +17,7 @@ class EpochRecord:
         validation_loss: On held-out frames, whole and unchanged; None where there are none.
         learning_rate: Of the last step.
         seconds: Since the start of the training, without pauses between runs.
+        validation_miou: With labels, mIoU (0..1) on the held-out frames; None without.
     """
 
     epoch: int
@@ -25,6 +26,7 @@ class EpochRecord:
     validation_loss: float | None
     learning_rate: float
     seconds: float
+    validation_miou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,4 +79,9 @@ class TrainResult:
             "steps": self.last.steps,
             "train_loss": self.last.train_loss,
             "validation_loss": self.last.validation_loss,
+            **(
+                {}
+                if self.last.validation_miou is None
+                else {"validation_miou": self.last.validation_miou}
+            ),
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from aeseg_edge.errors import UsageError
 
-from .augment import Windows
+from .augment import Augmentation, Windows
 from .autoencoder import Autoencoder
 from .teacher import Targets
 
@@ -61,6 +61,24 @@ class Objective(Protocol):
 
     def __call__(self, autoencoder: Autoencoder, batch: Batch) -> Tensor:
         """Return the loss of a batch, float32 [], with its gradient."""
+        ...
+
+
+@runtime_checkable
+class LabelledObjective(Objective, Protocol):
+    """An objective that reads labels, which are part of what is trained."""
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How far images and labels are changed together."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change between the runs of one training, as JSON has it."""
+        ...
+
+    def take_miou(self) -> float | None:
+        """Return the mIoU (0..1) over the held-out batches since the last call."""
         ...
 
 

@@ -173,7 +173,7 @@ def train_bundle(
     frames = _all_frames(footage)
     _check_clusters(options.fit.fewest_clusters, frames, autoencoder.stride)
     if options.keep_frames:
-        save_frames(folder, _evenly(frames, KEPT_FRAMES))
+        save_frames(folder, evenly(frames, KEPT_FRAMES))
     else:
         # An earlier run may have kept some.
         shutil.rmtree(folder / FRAMES, ignore_errors=True)
@@ -197,7 +197,7 @@ def train_bundle(
         folder,
         resume=not options.fresh,
         objective=objective,
-        progress=lambda at: tell("training", at.fraction, _note(at)),
+        progress=lambda at: tell("training", at.fraction, training_note(at)),
     )
     autoencoder, dimension = _reduced(autoencoder, frames, options.reduce_to, options.fit)
     summary = {
@@ -246,7 +246,9 @@ def train_bundle(
         decoder=options.decoder,
         modalities=modalities,
     )
-    fitted = _with_preview(fitted, frames if options.keep_frames else None)
+    fitted = replace(
+        fitted, bundle=with_preview(fitted.bundle, frames if options.keep_frames else None)
+    )
     fitted.bundle.write(output)
     return Trained(fitted, autoencoder, footage, result.history, folder, dimension)
 
@@ -335,7 +337,7 @@ def export_bundle(
         decoder=decoder,
         modalities=modalities,
     )
-    fitted = _with_preview(fitted, frames if kept else None)
+    fitted = replace(fitted, bundle=with_preview(fitted.bundle, frames if kept else None))
     fitted.bundle.write(output)
     return Trained(fitted, autoencoder, None, (), folder, dimension)
 
@@ -442,13 +444,21 @@ def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> No
         )
 
 
-def _with_preview(fitted: Fitted, frames: NDArray[np.uint8] | None) -> Fitted:
-    """Add a small picture of one frame and its labels; none for private footage."""
+def with_preview(bundle: Bundle, frames: NDArray[np.uint8] | None) -> Bundle:
+    """Add a small picture of one frame and its labels; none for private footage.
+
+    Args:
+        bundle: Left as it is.
+        frames: uint8 [N, H, W, C], or None for private footage.
+
+    Returns:
+        The bundle with its picture.
+    """
     if frames is None or frames.shape[3] < 3:
-        return fitted
+        return bundle
     cv2 = import_cv2()
     frame = frames[len(frames) // 2]
-    with Segmenter.load(fitted.bundle, precision="fp32", backend="onnxruntime") as segmenter:
+    with Segmenter.load(bundle, precision="fp32", backend="onnxruntime") as segmenter:
         result = segmenter(frame)
     picture = np.concatenate([frame[..., :3], result.palette[result.labels]], axis=1)
     scale = min(1.0, 640 / picture.shape[1])
@@ -458,10 +468,11 @@ def _with_preview(fitted: Fitted, frames: NDArray[np.uint8] | None) -> Fitted:
         raise AesegError(
             "OpenCV cannot write a JPEG preview", fix="Use an OpenCV build with JPEG support."
         )
-    return replace(fitted, bundle=fitted.bundle.with_preview(data.tobytes()))
+    return bundle.with_preview(data.tobytes())
 
 
-def _note(at: TrainProgress) -> str:
+def training_note(at: TrainProgress) -> str:
+    """Give a few words on where a training stands."""
     of = f"/{at.epochs}" if at.epochs else ""
     return f"epoch {at.epoch}{of}, loss {at.loss:.4f}"
 
@@ -473,7 +484,8 @@ def _all_frames(footage: Footage) -> NDArray[np.uint8]:
     return np.concatenate(parts)
 
 
-def _evenly(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+def evenly(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Choose frames that lie evenly over all, at most ``count``."""
     if len(frames) <= count:
         return frames
     chosen: NDArray[np.uint8] = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]

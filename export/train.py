@@ -33,7 +33,7 @@ from .augment import Augmentation, Windows, disturb, draw_windows
 from .autoencoder import Autoencoder
 from .footage import Footage
 from .history import EpochRecord, TrainProgress, TrainResult
-from .losses import Batch, Objective, Reconstruction
+from .losses import Batch, LabelledObjective, Objective, Reconstruction
 from .settings import TrainSettings, one_cycle
 
 __all__ = ["EpochRecord", "TrainProgress", "TrainResult", "TrainSettings", "train"]
@@ -143,7 +143,9 @@ class _Run:
         self.footage = footage
         self.settings = settings
         self.objective = loss
-        self.augmentation = Augmentation() if settings.augment else None
+        self.labelled = loss if isinstance(loss, LabelledObjective) else None
+        usual = Augmentation() if self.labelled is None else self.labelled.augmentation
+        self.augmentation = usual if settings.augment else None
         self.epoch_steps: int = max(1, count // settings.batch)
         self.epochs = settings.epochs_of(self.epoch_steps)
         self.arithmetic = settings.resolved_arithmetic()
@@ -220,6 +222,7 @@ class _Run:
                 validation_loss=validation,
                 learning_rate=float(self.optimizer.param_groups[0]["lr"]),
                 seconds=self.seconds,
+                validation_miou=None if self.labelled is None else self.labelled.take_miou(),
             )
         )
 
@@ -305,6 +308,8 @@ class _Run:
         network = asdict(self.autoencoder.config)
         # Channels are reduced after training, never before or within it.
         del network["trained_dim"]
+        if self.labelled is None:
+            del network["classes"], network["head"]
         return {
             **network,
             "image size": f"{frames.shape[2]}x{frames.shape[1]}",
@@ -313,6 +318,7 @@ class _Run:
             "epochs": self.epochs,
             "crop": f"{self.crop[1]}x{self.crop[0]}",
             "footage": digest.hexdigest(),
+            **({} if self.labelled is None else self.labelled.identity()),
         }
 
     def state(self) -> checkpoint.State:

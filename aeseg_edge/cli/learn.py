@@ -23,6 +23,13 @@ from aeseg_edge.cli.options import (
     size,
     write_json,
 )
+from aeseg_edge.cli.supervise import (
+    add_supervised,
+    check_supervised,
+    export_with_labels,
+    fill_defaults,
+    train_with_labels,
+)
 from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
@@ -118,6 +125,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     _add_fit(train)
     _add_graph(train)
     _add_decoder(train)
+    add_supervised(train)
     add_json(train)
 
     export = add_verb(
@@ -335,9 +343,16 @@ def _train(options: argparse.Namespace) -> int:
             fix="Leave --channels out; state a modality's as thermal:1=DIR.",
         )
     output = check_output(options.output, ".aeseg")
-    teacher = options.teacher or DEFAULT_TEACHER.get(options.arch, "none")
+    if options.masks is None:
+        fill_defaults(options)
+    else:
+        check_supervised(options)
+    from aeseg_edge.export.supervise import arch_of
+
+    arch = options.arch or arch_of(options.start)
+    teacher = options.teacher or DEFAULT_TEACHER.get(arch, "none")
     training = TrainSettings.for_arch(
-        options.arch,
+        arch,
         loss=options.loss,
         optimizer=options.optimizer,
         learning_rate=options.learning_rate,
@@ -347,8 +362,18 @@ def _train(options: argparse.Namespace) -> int:
         augment=not options.no_augment,
         seed=options.seed,
         threads=options.threads,
-        teacher=teacher,
+        teacher=teacher if options.masks is None else "none",
     )
+    if options.masks is not None:
+        if teacher not in ("none", DEFAULT_TEACHER.get(arch)):
+            raise UsageError(
+                f"--teacher {teacher} does nothing with --masks",
+                fix="Leave it out; lite starts from the weights of its own teacher.",
+            )
+        pretrained = options.start is None and teacher != "none"
+        return train_with_labels(
+            options, output, training, _fit_settings(options), pretrained=pretrained
+        )
     provenance = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
@@ -383,6 +408,10 @@ def _export(options: argparse.Namespace) -> int:
     sources = all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
     settings = _fit_settings(options, pipeline.remembered_fit(options.folder))
+    from aeseg_edge.export.supervise import is_supervised
+
+    if is_supervised(options.folder):
+        return export_with_labels(options, output, settings)
     names = _names(options, None)
     with Progress() as progress:
         trained = pipeline.export_bundle(

@@ -1,0 +1,413 @@
+"""Images and masks to bundle: supervised training, and the way back in from its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aeseg_edge import __version__
+from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.bundle import Bundle
+from aeseg_edge.calibration.agreement import Agreement
+from aeseg_edge.calibration.fit import (
+    FitSettings,
+    deployed_graphs,
+    fresh_entries,
+    smoothing_gate,
+    with_agreement,
+)
+from aeseg_edge.calibration.frames import split_for_agreement
+from aeseg_edge.calibration.latents import EncoderSession, sample_latents
+from aeseg_edge.errors import UsageError
+from aeseg_edge.geometry import Geometry
+from aeseg_edge.manifest import Manifest
+
+from .autoencoder import (
+    ARCHITECTURES,
+    Autoencoder,
+    AutoencoderConfig,
+    add_class_head,
+    build_autoencoder,
+)
+from .checkpoint import FRAMES, MODEL, load_frames, load_model, save_frames, save_model
+from .efficientnet import ORIGIN
+from .graph import export_encoder
+from .history import EpochRecord
+from .pipeline import KEPT_FRAMES, Progress, evenly, train_folder, training_note, with_preview
+from .region import frame_region, load_region, save_region
+from .settings import TrainSettings
+from .sizes import check_output_stride, resize_frames, round_size
+from .supervised import (
+    HEAD_CHANNELS,
+    CrossEntropy,
+    freeze_encoder,
+    gather_labelled,
+    head_codebook,
+)
+from .train import train
+
+_log = logging.getLogger(__name__)
+
+GATE_LATENTS = 10_000
+"""Latents that the smoothing gate is measured on."""
+
+
+@dataclass(frozen=True)
+class SuperviseOptions:
+    """What ``aeseg train --masks`` can be told.
+
+    Attributes:
+        class_names: Of the classes 0, 1, ... of the masks.
+        ignore: Mask value that does not count, or None.
+        class_weights: ``none``, ``log`` or ``power``.
+        start: NAME.train whose encoder is where training starts; None for fresh weights.
+        tune: ``all`` weights, or those of the ``head`` alone.
+        model: Architecture, latent dimension, channels; those of ``start`` where it is given.
+        pretrained: Let the trunk of ``lite`` start from EfficientNet-Lite0's weights.
+        image_size: Width and height; those of ``start``, or the architecture's own, when None.
+        resize: ``stretch`` or ``letterbox``; that of ``start``, or ``stretch``, when None.
+        output_stride: Label stride s; half the encoder's stride when None.
+        training: Optimiser, length, seed; its loss and teacher are not used.
+        fit: Ranges, gate and threads; what it says of clusters is not used.
+        max_frames: Budget of labelled frames.
+        keep_frames: Keep a sample of the frames beside the checkpoint.
+        fresh: Start again although a checkpoint is there.
+        region: Region of interest, uint8 [h, w], or None; goes into the bundle.
+        provenance: What is known of origin and licence of the footage.
+    """
+
+    class_names: tuple[str, ...]
+    ignore: int | None = None
+    class_weights: str = "none"
+    start: Path | None = None
+    tune: str = "all"
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    pretrained: bool = False
+    image_size: tuple[int, int] | None = None
+    resize: str | None = None
+    output_stride: int | None = None
+    training: TrainSettings = field(default_factory=TrainSettings)
+    fit: FitSettings = field(default_factory=FitSettings)
+    max_frames: int = 600
+    keep_frames: bool = True
+    fresh: bool = False
+    region: NDArray[np.uint8] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A finished bundle, and what led to it.
+
+    Attributes:
+        bundle: Verified, in memory; written too.
+        agreements: By (precision, backend), against fp32.
+        below: Those under the gate.
+        history: One record an epoch; empty for an export from a checkpoint.
+        folder: The checkpoint.
+    """
+
+    bundle: Bundle
+    agreements: Mapping[tuple[str, str], Agreement]
+    below: Mapping[tuple[str, str], Agreement]
+    history: Sequence[EpochRecord]
+    folder: Path
+
+
+def is_supervised(folder: Path) -> bool:
+    """Say whether NAME.train is of a training with labels.
+
+    Raises:
+        TrainingError: If the checkpoint is missing or damaged.
+    """
+    return load_model(folder)[0].config.classes > 0
+
+
+def arch_of(start: Path) -> str:
+    """Name the architecture of a checkpoint.
+
+    Raises:
+        TrainingError: If it is missing or damaged.
+    """
+    return load_model(start)[0].config.arch
+
+
+def train_supervised(
+    images: Path,
+    masks: Path,
+    output: Path,
+    options: SuperviseOptions,
+    *,
+    progress: Progress | None = None,
+) -> Supervised:
+    """Train with labels, calibrate, and write a bundle.
+
+    Args:
+        images: Folder of images.
+        masks: Folder of 8-bit index PNGs of the same names.
+        output: ``NAME.aeseg``; ``NAME.train`` is made beside it.
+        options: See ``SuperviseOptions``.
+        progress: Called with a stage, its fraction and a note.
+
+    Raises:
+        EvaluationError: Images, masks and classes do not fit together.
+        FootageError: There are too few frames, or no label.
+        UsageError: Options do not fit together.
+        TrainingError: If training cannot go on; the last good epoch is kept.
+        BundleError: If the bundle cannot be written.
+    """
+    tell = progress or (lambda stage, fraction, note: None)
+    folder = train_folder(output)
+    autoencoder, trained, start = _network(options, folder)
+    config = autoencoder.config
+    size = round_size(
+        options.image_size or trained or ARCHITECTURES[config.arch].image_size,
+        autoencoder.multiple,
+        config.arch,
+    )
+    geometry = Geometry(size[0], size[1], config.channels, options.resize or "stretch")
+    output_stride = check_output_stride(options.output_stride, autoencoder.stride)
+    labelled = gather_labelled(
+        images,
+        masks,
+        options.class_names,
+        ignore=options.ignore,
+        geometry=geometry,
+        max_frames=options.max_frames,
+        seed=options.training.seed,
+        progress=lambda done, total, source: tell("labelled frames", done / total, source),
+    )
+    absent = [
+        name
+        for name, count in zip(options.class_names, labelled.pixels(), strict=True)
+        if not count
+    ]
+    if absent:
+        _log.warning("no training frame shows %s: it cannot be learned", ", ".join(absent))
+    footage = labelled.footage
+    frames = np.concatenate([footage.frames, footage.held_out])
+    if options.keep_frames:
+        save_frames(folder, evenly(frames, KEPT_FRAMES))
+    else:
+        shutil.rmtree(folder / FRAMES, ignore_errors=True)
+    if options.tune == "head":
+        freeze_encoder(autoencoder)
+    objective = CrossEntropy(
+        labelled, weighting=options.class_weights, tune=options.tune, start=start
+    )
+    result = train(
+        autoencoder,
+        footage,
+        options.training,
+        folder,
+        resume=not options.fresh,
+        objective=objective,
+        progress=lambda at: tell("training", at.fraction, training_note(at)),
+    )
+    settings = asdict(options.training)
+    del settings["loss"], settings["teacher"]
+    summary = {
+        "arch": config.arch,
+        "latent_dim": config.latent_dim,
+        "head_channels": config.head,
+        "labels": {
+            "method": "supervised",
+            "classes": list(options.class_names),
+            "frames": len(footage.frames),
+            "images": str(images),
+            "class_weights": options.class_weights,
+            "tune": options.tune,
+        },
+        "settings": settings,
+        "frames": len(footage.frames),
+        "held_out": len(footage.held_out),
+        **result.to_json(),
+        "trained_with": f"aeseg_edge {__version__}",
+    }
+    provenance = {
+        **_weights_from(options),
+        "footage": [str(images)],
+        "footage_licence": "not stated",
+        **options.provenance,
+    }
+    meta = {
+        "geometry": asdict(geometry),
+        "output_stride": output_stride,
+        "training": summary,
+        "provenance": provenance,
+        "class_names": list(options.class_names),
+    }
+    save_model(folder, autoencoder, meta)
+    save_region(folder, options.region)
+    bundle, agreements, below = _finish(
+        autoencoder, frames, geometry, output_stride, meta, options.fit, options.region, tell
+    )
+    bundle = with_preview(bundle, frames if options.keep_frames else None)
+    bundle.write(output)
+    return Supervised(bundle, agreements, below, result.history, folder)
+
+
+def export_supervised(
+    folder: Path,
+    output: Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    output_stride: int | None = None,
+    fit: FitSettings | None = None,
+    region: NDArray[np.uint8] | None = None,
+    progress: Progress | None = None,
+) -> Supervised:
+    """Make a bundle from the checkpoint of a supervised training again.
+
+    Args:
+        folder: ``NAME.train``; the frames kept in it are calibrated on.
+        output: ``OTHER.aeseg``.
+        image_size: Width, height; as trained when None.
+        output_stride: Label stride; as trained when None.
+        fit: Ranges, gate and threads.
+        region: Region of interest, uint8 [h, w]; as trained when None.
+        progress: Called with a stage, its fraction and a note.
+
+    Raises:
+        TrainingError: If the checkpoint is missing or damaged, or keeps no frames.
+        BundleError: If the bundle cannot be written.
+    """
+    tell = progress or (lambda stage, fraction, note: None)
+    autoencoder, meta = load_model(folder)
+    trained = Geometry(**meta["geometry"])
+    size = (trained.width, trained.height)
+    if image_size is not None:
+        size = round_size(image_size, autoencoder.multiple, autoencoder.config.arch)
+    stride = check_output_stride(
+        meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
+    )
+    frames = resize_frames(load_frames(folder), size)
+    bundle, agreements, below = _finish(
+        autoencoder,
+        frames,
+        replace(trained, width=size[0], height=size[1]),
+        stride,
+        meta,
+        fit or FitSettings(),
+        load_region(folder) if region is None else region,
+        tell,
+    )
+    bundle = with_preview(bundle, frames)
+    bundle.write(output)
+    return Supervised(bundle, agreements, below, (), folder)
+
+
+def _network(
+    options: SuperviseOptions, folder: Path
+) -> tuple[Autoencoder, tuple[int, int] | None, str]:
+    """Give the network, the size that its start was trained at, and which weights those are."""
+    classes = len(options.class_names)
+    if options.start is None:
+        if options.tune == "head":
+            raise UsageError(
+                "--tune head leaves the encoder as it is, and there is none to start from",
+                fix="Give --from NAME.train, or tune all.",
+            )
+        config = replace(options.model, classes=classes, head=HEAD_CHANNELS)
+        seed = options.training.seed
+        fresh = build_autoencoder(config, seed=seed, pretrained=options.pretrained)
+        return fresh, None, "imagenet" if options.pretrained else ""
+    if options.start.resolve() == folder.resolve():
+        raise UsageError(
+            f"{options.start} would be trained over", fix="Give the bundle another name."
+        )
+    source, meta = load_model(options.start)
+    geometry = meta["geometry"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.training.seed)
+        network = add_class_head(source, classes, HEAD_CHANNELS)
+    weights = json.loads((options.start / MODEL).read_text())["weights_sha256"]
+    return network.train(), (geometry["width"], geometry["height"]), str(weights)
+
+
+def _weights_from(options: SuperviseOptions) -> dict[str, Any]:
+    how = "trained with labels on the footage"
+    if options.start is not None:
+        before = load_model(options.start)[1].get("provenance", {})
+        return {"weights": f"{how}, starting from {options.start.name}", "started_from": before}
+    if options.pretrained:
+        return {"weights": f"{how}, starting from EfficientNet-Lite0", "started_from": ORIGIN}
+    return {"weights": f"{how}, from scratch"}
+
+
+def _finish(
+    autoencoder: Autoencoder,
+    frames: NDArray[np.uint8],
+    geometry: Geometry,
+    output_stride: int,
+    meta: Mapping[str, Any],
+    fit: FitSettings,
+    region: NDArray[np.uint8] | None,
+    tell: Progress,
+) -> tuple[Bundle, Mapping[tuple[str, str], Agreement], Mapping[tuple[str, str], Agreement]]:
+    autoencoder.eval()
+    tell("exporting", 0.0, "")
+    encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
+    tell("exporting", 1.0, "")
+    spec = GraphSpec(
+        height=geometry.height,
+        width=geometry.width,
+        channels=geometry.channels,
+        latent_dim=autoencoder.config.encoded_dim,
+        stride=autoencoder.stride,
+        output_stride=output_stride,
+    )
+    ranges_on, check_on = split_for_agreement(
+        list(frames), fit.calibration_frames, fit.agreement_frames
+    )
+    session = EncoderSession(encoder, threads=fit.threads)
+    latents = sample_latents(session, list(frames), count=GATE_LATENTS, seed=fit.seed)
+    width = smoothing_gate(latents)
+    graphs = deployed_graphs(
+        encoder,
+        [frames[i] for i in ranges_on],
+        spec,
+        ranges=fit.ranges,
+        gate=width,
+        progress=lambda stage, fraction: tell(stage, fraction, ""),
+    )
+    codebook = head_codebook(autoencoder, meta["class_names"])
+    manifest = Manifest(
+        geometry=geometry,
+        stride=spec.stride,
+        output_stride=spec.output_stride,
+        multiple=autoencoder.multiple,
+        latent_dim=spec.latent_dim,
+        clusters=codebook.clusters,
+        classes=(),
+        method=codebook.method,
+        entries=fresh_entries(),
+        gate=width,
+        training={
+            **meta["training"],
+            "calibration": {
+                "method": codebook.method,
+                "frames": len(frames),
+                "range_frames": len(ranges_on),
+                "ranges": fit.ranges,
+            },
+        },
+        provenance=dict(meta["provenance"]),
+    )
+    inside = None if region is None else frame_region(region, geometry)
+    return with_agreement(
+        Bundle.build(manifest, codebook, graphs, region=inside),
+        [frames[i] for i in check_on],
+        minimum=fit.minimum_agreement,
+        threads=fit.threads,
+        progress=lambda stage, fraction: tell(stage, fraction, ""),
+    )
