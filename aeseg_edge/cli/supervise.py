@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # What the label-free training takes where nothing is said. The parser's own defaults are
 # None, so that what was said can be told from what was not.
-_DEFAULTS = {"arch": "edge", "latent_dim": 32, "channels": 3, "resize": "stretch"}
+_DEFAULTS: dict[str, Any] = {"arch": "edge", "latent_dim": 32, "channels": 3, "resize": "stretch"}
 _ONLY_LABELLED = ("classes", "ignore", "class_weights", "start", "tune")
 _ONLY_LABEL_FREE = ("clusters", "clustering", "covariance", "balance", "loss")
 _OPTIONS = {"start": "from"}
@@ -125,8 +125,9 @@ def train_with_labels(
     from aeseg_edge.export.autoencoder import AutoencoderConfig
     from aeseg_edge.export.supervise import SuperviseOptions, train_supervised
 
-    model = {name: getattr(options, name) or _DEFAULTS[name] for name in _DEFAULTS}
-    del model["resize"]
+    arch, latent_dim, channels = (
+        getattr(options, name) or _DEFAULTS[name] for name in ("arch", "latent_dim", "channels")
+    )
     provenance: dict[str, Any] = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
@@ -136,7 +137,7 @@ def train_with_labels(
         class_weights=options.class_weights or "none",
         start=options.start,
         tune=options.tune or "all",
-        model=AutoencoderConfig(**model),
+        model=AutoencoderConfig(arch, latent_dim, channels),
         pretrained=pretrained,
         image_size=options.imgsz,
         resize=options.resize,
