@@ -177,14 +177,11 @@ class Maker:
     def train(self) -> None:
         """Train, with 27 clusters."""
         words: list[str | Path] = ["train", self.data / "train", "-o", self.path(".aeseg")]
-        words += [
-            *self.row.train,
-            "--imgsz",
-            "480x360",
-            "--seed",
-            str(self.seed),
-            *self.row.clustering,
-        ]
+        words += [*self.row.train, "--seed", str(self.seed), *self.row.clustering]
+        if self.row.start:
+            words += ["--from", self.work / f"{self.row.start}-{self.seed}.train"]
+        else:
+            words += ["--imgsz", "480x360"]
         if self.row.supervised:
             words += ["--masks", self.data / "trainannot", *self.labels()]
         else:

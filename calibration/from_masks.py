@@ -255,7 +255,7 @@ def _nearest(
 
     With few labelled frames and many clusters this is worth a lot: on CamVid's drive 0006R0
     with 256 clusters, 1 frame: 1.3 to 3.4 points of mIoU; 5 frames: 0 to 0.9. Votes spread
-    over several neighbours, weighted by distance, gave no more (docs/quality.md).
+    over several neighbours, weighted by distance, gave no more.
     """
     centres = codebook.weights if codebook.centres is None else codebook.centres
     seen = np.flatnonzero(mapping != UNMATCHED)
