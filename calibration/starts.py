@@ -11,7 +11,7 @@ from aeseg_edge.errors import MissingDependency
 
 RESTARTS = 16
 
-MANY = 64
+MANY = 32
 """Clusters beyond which starts are fewer: each costs more, and none stands out."""
 
 POLISHED = 6

@@ -97,7 +97,6 @@ def test_the_version_is_the_packages(capsys: Output) -> None:
         ([], "required: VERB"),
         (["fly"], "invalid choice: 'fly'"),
         (["info"], "required: bundle"),
-        (["run", "x.mp4"], "required: -b/--bundle"),
         (["train", "x.mp4"], "required: -o/--output"),
         (["train", "x.mp4", "-o", "a.aeseg", "--imgsz", "480"], "'480' is not a size such as"),
         (["train", "x.mp4", "-o", "a.aeseg", "--imgsz", "0x360"], "'0x360' is not a size"),

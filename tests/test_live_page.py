@@ -342,6 +342,8 @@ def test_several_sources_are_chosen_between_and_each_shows_its_own(
         try:
             browser.resize(1280, 900)
             browser.open(sink.address)
+            # What the page before complained about, when its run ended, is not this page's.
+            browser.errors()
             browser.until(MOVING, 0)
             browser.until("return document.querySelectorAll('#sources input').length === 2")
             shown = "const c = document.getElementById('picture'); return c.dataset.source"

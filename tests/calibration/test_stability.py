@@ -138,5 +138,5 @@ def test_screening_on_a_part_settles_on_all_vectors(monkeypatch: pytest.MonkeyPa
 
 def test_finer_clusterings_start_less_often_unless_told_otherwise() -> None:
     plain = FitSettings()
-    assert [plain.starts(k) for k in (4, 27, 64, 256, 1024)] == [16, 16, 16, 4, 2]
+    assert [plain.starts(k) for k in (4, 27, 64, 256, 1024)] == [16, 16, 8, 2, 2]
     assert FitSettings(restarts=5).starts(1024) == 5
