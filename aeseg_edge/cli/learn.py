@@ -25,6 +25,7 @@ from aeseg_edge.cli.options import (
 )
 from aeseg_edge.cli.supervise import (
     add_supervised,
+    check_label_free,
     check_supervised,
     export_with_labels,
     fill_defaults,
@@ -441,6 +442,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     output = check_output(options.output, ".aeseg")
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
+    check_label_free(manifest.method, options)
     fit = _import_fit()
     settings = _fit_settings(options, fit.settings_of(manifest))
     names = _names(options, bundle)

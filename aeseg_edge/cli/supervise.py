@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _DEFAULTS: dict[str, Any] = {"arch": "edge", "channels": 3, "resize": "stretch"}
 LATENT_DIM = 32
 _ONLY_LABELLED = ("classes", "ignore", "class_weights", "start", "tune")
-_ONLY_LABEL_FREE = ("clusters", "clustering", "covariance", "balance", "loss")
+_CLUSTERS = ("clusters", "clustering", "covariance", "balance")
+_ONLY_LABEL_FREE = (*_CLUSTERS, "loss", "with_decoder", "modalities")
 _OPTIONS = {"start": "from"}
 
 
@@ -54,7 +55,7 @@ def add_supervised(train: argparse.ArgumentParser) -> None:
         choices=("all", "head"),
         help="head: leave the encoder of --from as it is (default: all)",
     )
-    train.set_defaults(**dict.fromkeys((*_DEFAULTS, *_ONLY_LABEL_FREE)))
+    train.set_defaults(**dict.fromkeys((*_DEFAULTS, *_CLUSTERS)))
 
 
 def fill_defaults(options: argparse.Namespace) -> None:
@@ -87,7 +88,7 @@ def check_supervised(options: argparse.Namespace) -> None:
             fix="Give the folder whose images the masks are named as.",
         )
     for name in _ONLY_LABEL_FREE:
-        if getattr(options, name) is not None:
+        if getattr(options, name):
             raise UsageError(f"{_option(name)} does nothing with --masks", fix="Leave it out.")
     if options.latent_dim == "auto":
         raise UsageError("--latent-dim auto is for training without labels", fix="Give a number.")
@@ -170,7 +171,9 @@ def export_with_labels(options: argparse.Namespace, output: Path, fit: FitSettin
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.supervise import export_supervised
 
-    for name in ("clusters", "clustering", "covariance", "balance", "sources"):
+    for name in (
+        *(*_CLUSTERS, "names_from", "latent_dim", "with_decoder", "modalities", "sources"),
+    ):
         if getattr(options, name):
             raise UsageError(
                 f"{options.folder} was trained with labels: {_option(name)} does nothing",
@@ -188,6 +191,24 @@ def export_with_labels(options: argparse.Namespace, output: Path, fit: FitSettin
         )
     _report(exported, output, options)
     return 0
+
+
+def check_label_free(method: str, options: argparse.Namespace) -> None:
+    """Refuse to put clusters in the place of what was learned from labels, unless told to.
+
+    Args:
+        method: Of the bundle's codebook.
+        options: Of ``aeseg calibrate``.
+
+    Raises:
+        UsageError: If that would happen unasked.
+    """
+    if method in ("linear", "supervised") and options.clustering is None:
+        raise UsageError(
+            f"the codebook of {options.bundle} ({method}) was learned from labels, and new "
+            "centres would take its place",
+            fix="Pass --clustering spherical to have clusters instead.",
+        )
 
 
 def _report(made: Supervised, output: Path, options: argparse.Namespace) -> None:

@@ -175,7 +175,7 @@ def test_ignored_pixels_have_no_part_in_the_loss(labelled: LabelledFootage) -> N
         net.logits(net.encode(images)), (48, 48), mode="bilinear"
     )[:, :, :24]
     expected = -torch.log_softmax(scores, 1)[:, 1].mean()
-    assert losses[1] == pytest.approx(float(expected), rel=1e-4)
+    assert losses[1] == pytest.approx(float(expected.detach()), rel=1e-4)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
@@ -356,6 +356,13 @@ def test_the_command_line_trains_exports_and_tunes_from_a_label_free_checkpoint(
     assert main(["export", str(tmp_path / "head.train"), "-o", str(again), "--threads", "1"]) == 0
     assert Bundle.open(again).codebook.classes == bundle.codebook.classes
     np.testing.assert_array_equal(Bundle.open(again).codebook.weights, bundle.codebook.weights)
+    for command, says in (
+        (["export", str(tmp_path / "head.train"), "--clusters", "5"], "--clusters does nothing"),
+        (["calibrate", str(head), images], "was learned from labels"),
+    ):
+        capsys.readouterr()
+        assert main([*command, "-o", str(tmp_path / "other.aeseg")]) == 2
+        assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -365,6 +372,7 @@ def test_the_command_line_trains_exports_and_tunes_from_a_label_free_checkpoint(
         (["--masks", "m"], "needs the names of the classes"),
         (["--masks", "m", "--classes", "c", "--clusters", "5"], "--clusters does nothing"),
         (["--masks", "m", "--classes", "c", "--loss", "l1"], "--loss does nothing"),
+        (["--masks", "m", "--classes", "c", "--with-decoder"], "--with-decoder does nothing"),
         (["--masks", "m", "--classes", "c", "--tune", "head"], "none to start from"),
         (["--masks", "m", "--classes", "c", "--teacher", "timm:x"], "--teacher timm:x does"),
         (["--masks", "m", "--classes", "c", "--from", "x", "--arch", "deep"], "--arch is that of"),
