@@ -150,6 +150,14 @@ class Autoencoder(nn.Module):
         """Weights that were learned elsewhere, and that training changes more slowly."""
         return [weight for module in self._pretrained for weight in module.parameters()]
 
+    def hold_back_trunk(self) -> None:
+        """Let a `lite` trunk that was trained before learn slowly, with its own statistics.
+
+        Other architectures have no such part and stay as they are.
+        """
+        if isinstance(self.trunk, LiteTrunk):
+            self._pretrained = [self.trunk.features]
+
     def _autocast(self, like: Tensor) -> torch.autocast:
         low = self.arithmetic != torch.float32
         return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=low)

@@ -327,6 +327,7 @@ def _network(
         )
     source, meta = load_model(options.start)
     geometry = meta["geometry"]
+    source.hold_back_trunk()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.training.seed)
         network = add_class_head(source, classes, HEAD_CHANNELS)

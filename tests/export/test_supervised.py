@@ -390,3 +390,16 @@ def test_options_that_do_not_go_together_are_refused(
     (tmp_path / "c").write_text("\n".join(NAMES))
     assert main(["train", "images", "-o", "x.aeseg", *more]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_the_trunk_of_lite_learns_slowly_also_from_a_checkpoint(tmp_path: Path) -> None:
+    from aeseg_edge.export.checkpoint import save_model
+    from aeseg_edge.export.supervise import SuperviseOptions, _network
+
+    start = tmp_path / "before.train"
+    before = build_autoencoder(AutoencoderConfig("lite", 4), seed=0)
+    save_model(start, before, {"geometry": {"width": 64, "height": 64}})
+    options = SuperviseOptions(class_names=("a", "b"), ignore=None, start=start)
+    found = _network(options, tmp_path / "after.train")[0]
+    slow = {id(weight) for weight in found.pretrained_weights()}
+    assert slow == {id(weight) for weight in found.trunk.features.parameters()}
