@@ -78,7 +78,7 @@ ROWS = {
     ),
     "supervised-lite": Row(
         "`lite`, label-free first, then all of it with labels",
-        ("--class-weights", "power", "--epochs", "60", "--threads", "1"),
+        ("--class-weights", "power", "--epochs", "30", "--threads", "1"),
         supervised=True,
         start="lite",
     ),
