@@ -35,7 +35,7 @@ def spread(values: Sequence[float]) -> str:
         return ""
     mean = sum(values) / len(values)
     if len(values) == 1:
-        return f"{mean:.1f}"
+        return f"{round(mean, 1) + 0.0:.1f}"
     return f"{mean:.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
