@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from aeseg_edge.calibration.graph import ENCODED, OPSET, finish
+from aeseg_edge.calibration.graph import ENCODED, finish
 from aeseg_edge.decoder import INPUT, OUTPUT
 from aeseg_edge.errors import ExportError
 
 from .autoencoder import Autoencoder
-from .graph import quiet_exporter
+from .graph import trace
 
 _TRACED = (3, 5)
 """Rows and columns of latents to trace with; unlike each other and every channel count."""
@@ -70,27 +70,8 @@ def export_decoder(autoencoder: Autoencoder, mean: NDArray[np.floating]) -> onnx
     ).eval()
     latents = torch.zeros((1, dim, *_TRACED))
     sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    with quiet_exporter(), torch.no_grad():
-        try:
-            program = torch.onnx.export(
-                network,
-                (latents,),
-                dynamo=True,
-                opset_version=OPSET,
-                external_data=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(sizes,),
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError(
-                f"torch cannot export the decoder: {error}",
-                fix="Use the torch version of the constraints file.",
-            ) from error
-    if program is None:
-        raise ExportError("torch exported nothing", fix="Use the torch version of the constraints.")
-    return _tidy(program.model_proto)
+    model = trace(network, latents, names=(INPUT, OUTPUT), what="decoder", dynamic=sizes)
+    return _tidy(model)
 
 
 def folded_mean(

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
@@ -67,26 +68,50 @@ def export_encoder(autoencoder: Autoencoder, *, height: int, width: int) -> onnx
         )
     network = _Deployed(copy.deepcopy(autoencoder).cpu().float()).eval()
     frame = torch.zeros((1, height, width, autoencoder.config.channels), dtype=torch.uint8)
+    return _tidy(trace(network, frame, names=(FRAME, ENCODED), what="encoder"))
+
+
+def trace(
+    network: nn.Module,
+    example: Tensor,
+    *,
+    names: tuple[str, str],
+    what: str,
+    dynamic: dict[int, Any] | None = None,
+) -> onnx.ModelProto:
+    """Let torch export a network with one input and one output.
+
+    Args:
+        network: In evaluation mode.
+        example: The input to trace with.
+        names: Of the input and the output.
+        what: The network, for errors.
+        dynamic: Axes of the input whose size stays open; None for those of the example.
+
+    Raises:
+        ExportError: If torch cannot export it.
+    """
     with quiet_exporter(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 network,
-                (frame,),
+                (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=[FRAME],
-                output_names=[ENCODED],
+                input_names=[names[0]],
+                output_names=[names[1]],
+                dynamic_shapes=None if dynamic is None else (dynamic,),
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(
-                f"torch cannot export the encoder: {error}",
+                f"torch cannot export the {what}: {error}",
                 fix="Use the torch version of the constraints file.",
             ) from error
     if program is None:
         raise ExportError("torch exported nothing", fix="Use the torch version of the constraints.")
-    return _tidy(program.model_proto)
+    return program.model_proto
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.cli.agreement import agreement_json
 from aeseg_edge.cli.options import entries_table, positive, share
 from aeseg_edge.errors import MissingDependency, UsageError
 
@@ -227,8 +228,7 @@ def _linear(
     report = {
         **note,
         "without_cluster": without,
-        "agreement": {f"{p}/{b}": found.to_json() for (p, b), found in agreements.items()},
-        "below_gate": [f"{p}/{b}" for p, b in below],
+        **agreement_json(agreements, below),
         "entries": entries_table(finished.manifest),
     }
     return finished, report

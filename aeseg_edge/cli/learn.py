@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.cli.agreement import agreement_json, print_below
 from aeseg_edge.cli.options import (
     Verbs,
     add_json,
@@ -530,12 +531,7 @@ def _report(
             print(f"  curve: {path}")
         for line in entries_table(manifest):
             print(f"  {line}")
-        for key, found in fitted.below.items():
-            print(
-                f"WARNING: {key[0]} for {key[1]} agrees with fp32 on only "
-                f"{100 * found.labels_equal:.1f} % of the labels, below the gate of "
-                f"{100 * options.min_agreement:.1f} %. The bundle marks it not recommended."
-            )
+        print_below(fitted.below, options.min_agreement)
     write_json(
         options.json,
         {
@@ -548,11 +544,7 @@ def _report(
             "latents_chosen": None if dimension is None else dimension.to_json(),
             "curves": [str(path) for path in curves],
             "shares": [float(s) for s in fitted.clustering.shares],
-            "agreement": {
-                f"{precision}/{backend}": found.to_json()
-                for (precision, backend), found in fitted.agreements.items()
-            },
-            "below_gate": [f"{p}/{b}" for p, b in fitted.below],
+            **agreement_json(fitted.agreements, fitted.below),
             "training": dict(manifest.training),
         },
     )

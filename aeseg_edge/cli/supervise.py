@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.cli.agreement import agreement_json, print_below
 from aeseg_edge.cli.options import entries_table, read_mask, write_json
 from aeseg_edge.errors import UsageError
 
@@ -221,19 +222,13 @@ def _report(made: Supervised, output: Path, options: argparse.Namespace) -> None
             print(f"  mIoU on held-out frames: {100 * training['validation_miou']:.1f} %")
         for line in entries_table(manifest):
             print(f"  {line}")
-        for key, found in made.below.items():
-            print(
-                f"WARNING: {key[0]} for {key[1]} agrees with fp32 on only "
-                f"{100 * found.labels_equal:.1f} % of the labels, below the gate of "
-                f"{100 * options.min_agreement:.1f} %. The bundle marks it not recommended."
-            )
+        print_below(made.below, options.min_agreement)
     write_json(
         options.json,
         {
             "bundle": str(output),
             "classes": [item.name for item in manifest.classes],
-            "agreement": {f"{p}/{b}": found.to_json() for (p, b), found in made.agreements.items()},
-            "below_gate": [f"{p}/{b}" for p, b in made.below],
+            **agreement_json(made.agreements, made.below),
             "training": training,
         },
     )
