@@ -15,21 +15,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from aeseg_edge.errors import UsageError
 
 from .appearance import AppearanceHead
-from .efficientnet import Features, start_from_imagenet
+from .trunks import MEAN as MEAN
+from .trunks import STD as STD
+from .trunks import EdgeTrunk, LiteTrunk, unit
 
 Activation = Literal["sigmoid", "identity"]
-
-MEAN = 128 / 255
-"""What is subtracted from an image in 0..1. A byte minus 128 is an int8, so the first
-convolution of an INT8 graph reads the camera's own bytes, exactly."""
-
-STD = 64 / 255
-"""What the centred image is divided by: near the spread of natural images."""
 
 
 @dataclass(frozen=True)
@@ -348,7 +342,7 @@ def add_class_head(autoencoder: Autoencoder, classes: int, channels: int) -> Aut
     """
     config = autoencoder.config
     project = autoencoder.project[0] if config.classes else autoencoder.project
-    joined = nn.Sequential(project, *_unit(config.latent_dim, channels))
+    joined = nn.Sequential(project, *unit(config.latent_dim, channels))
     return Autoencoder(
         replace(config, classes=classes, head=channels),
         autoencoder.trunk,
@@ -414,87 +408,6 @@ def _deep(config: AutoencoderConfig) -> Autoencoder:
     )
 
 
-def _unit(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch normalisation, ReLU; centred padding for odd and even kernels."""
-    padding = (kernel - stride + 1) // 2
-    return nn.Sequential(
-        nn.Conv2d(before, after, kernel, stride, padding, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(inplace=True),
-    )
-
-
-class EdgeTrunk(nn.Module):
-    """Ours: a dense convolution trunk to 1/16, context at 1/32, features at 1/8.
-
-    Only convolutions, ReLU, additions and nearest upsampling: each keeps its accuracy in
-    int8, and none is depthwise, which int8 tensor cores and the int8 kernels of CPUs
-    handle badly. Channels are multiples of 32.
-
-    Args:
-        channels: Image channels C.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.stem = _unit(channels, 32, kernel=6, stride=4)
-        self.quarter = _unit(32, 32)
-        self.eighth = nn.Sequential(_unit(32, 64, 4, 2), _unit(64, 64), _unit(64, 64))
-        self.sixteenth = nn.Sequential(_unit(64, 96, 4, 2), _unit(96, 96))
-        self.context = nn.Sequential(_unit(96, 96, 4, 2), _unit(96, 96))
-        self.lateral_deep = nn.Conv2d(96, 64, 1)
-        self.lateral = nn.Conv2d(64, 64, 1)
-        self.mix_deep = _unit(96, 96)
-        self.mix = _unit(64, 64)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Turn normalised images [N, C, H, W] into features [N, 64, H/8, W/8]."""
-        fine = self.eighth(self.quarter(self.stem(images)))
-        middle = self.sixteenth(fine)
-        middle = self.mix_deep(middle + _double(self.context(middle)))
-        joined = self.lateral(fine) + _double(self.lateral_deep(middle))
-        features: Tensor = self.mix(functional.relu(joined))
-        return features
-
-
-def _double(features: Tensor) -> Tensor:
-    return functional.interpolate(features, scale_factor=2.0, mode="nearest")
-
-
-class LiteTrunk(nn.Module):
-    """EfficientNet-Lite0 to 1/16, context at 1/32, a neck back to 1/8.
-
-    Args:
-        channels: Image channels C.
-        pretrained: Start from the weights that were learned on ImageNet.
-    """
-
-    def __init__(self, channels: int, *, pretrained: bool) -> None:
-        super().__init__()
-        self.features = Features(5, channels=channels)
-        if pretrained:
-            start_from_imagenet(self.features, channels, mean=MEAN, std=STD)
-            if channels == 3:
-                # Edges and colours are the same everywhere, and most of a step's time would
-                # go into changing them at the highest resolution.
-                for module in (self.features.stem, *self.features.stages[:2]):
-                    module.requires_grad_(False)
-        self.context = nn.Sequential(_unit(112, 96, 4, 2), _unit(96, 96))
-        self.middle = nn.Conv2d(112, 96, 1)
-        self.mix_deep = _unit(96, 96)
-        self.lateral_deep = nn.Conv2d(96, 64, 1)
-        self.lateral = nn.Conv2d(40, 64, 1)
-        self.mix = _unit(64, 64)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Turn normalised images [N, C, H, W] into features [N, 64, H/8, W/8]."""
-        _, _, fine, _, deep = self.features(images)
-        middle = self.mix_deep(self.middle(deep) + _double(self.context(deep)))
-        joined = self.lateral(fine) + _double(self.lateral_deep(middle))
-        features: Tensor = self.mix(functional.relu(joined))
-        return features
-
-
 def _lite(config: AutoencoderConfig, *, pretrained: bool) -> Autoencoder:
     trunk = LiteTrunk(config.channels, pretrained=pretrained)
     return Autoencoder(
@@ -512,7 +425,7 @@ def _lite(config: AutoencoderConfig, *, pretrained: bool) -> Autoencoder:
 def _small_decoder(config: AutoencoderConfig) -> nn.Sequential:
     """The decoder of `edge` and `lite` only serves training: small, and working at stride 4."""
     return nn.Sequential(
-        _unit(config.latent_dim, 64),
+        unit(config.latent_dim, 64),
         nn.Conv2d(64, 128, 3, padding=1),
         nn.PixelShuffle(2),
         nn.ReLU(inplace=True),
