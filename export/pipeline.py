@@ -213,7 +213,7 @@ def train_bundle(
     provenance = {
         "weights": "trained on the footage, starting from EfficientNet-Lite0"
         if pretrained
-        else "trained from scratch on the footage",
+        else "trained on the footage, starting from random weights",
         **({"started_from": ORIGIN} if pretrained else {}),
         **({} if teacher is None else {"teacher": teacher.origin}),
         "footage": [source.source for source in footage.report.sources],
