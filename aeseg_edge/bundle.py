@@ -378,6 +378,7 @@ def _codebook(manifest: Manifest, members: Mapping[str, bytes]) -> Codebook:
     )
     if (codebook.clusters, codebook.latent_dim) != (manifest.clusters, manifest.latent_dim):
         raise BundleError("codebook and manifest have different sizes", fix=_DAMAGED)
+    codebook.columns(manifest.squares)
     return codebook
 
 

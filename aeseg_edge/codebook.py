@@ -107,6 +107,33 @@ class Codebook:
         """Number of latent channels, D."""
         return int(self.weights.shape[1] // 2)
 
+    @property
+    def squares(self) -> bool:
+        """Whether any score depends on squares of latents (some Gaussian mixtures)."""
+        return bool(self.weights[:, self.latent_dim :].any())
+
+    def columns(self, squares: bool) -> NDArray[np.float32]:
+        """Give the weights that a graph takes.
+
+        Args:
+            squares: Whether the graph has squares of latents.
+
+        Returns:
+            float32, contiguous: [K, 2D] with squares, [K, D] without.
+
+        Raises:
+            CodebookError: If the graph has none and the codebook needs them.
+        """
+        if squares:
+            return np.ascontiguousarray(self.weights)
+        if self.squares:
+            raise CodebookError(
+                f"the codebook ({self.method}) scores squares of latents, which the graph was "
+                "exported without",
+                fix="Export or calibrate again with this clustering: aeseg export NAME.train.",
+            )
+        return np.ascontiguousarray(self.weights[:, : self.latent_dim])
+
     @classmethod
     def from_centres(
         cls,

@@ -14,7 +14,8 @@ from aeseg_edge.geometry import Geometry
 from aeseg_edge.novelty import Spread
 
 FORMAT = "aeseg-bundle"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: graphs may be without squares of latents (``squares``); 1 always had them."""
 
 PRECISIONS = ("fp32", "fp16", "int8")
 BACKENDS = ("onnxruntime", "tensorrt")
@@ -113,6 +114,7 @@ class Manifest:
         modalities: What the frame's channels are, in their order; empty for one camera.
         gate: Width of the smoothing gate in the graphs, in units of the latents; None in
             older bundles, which mix everywhere alike.
+        squares: Whether the graphs score squares of latents too, see ``GraphSpec``.
         spread: Distances of calibration's latents to their centres; None in older bundles
             and for codebooks without centres.
         training: Summary of how the weights were made.
@@ -137,6 +139,7 @@ class Manifest:
     decoder: DecoderInfo | None = None
     modalities: tuple[Modality, ...] = ()
     gate: float | None = None
+    squares: bool = True
     spread: Spread | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -153,6 +156,7 @@ class Manifest:
             latent_dim=self.latent_dim,
             stride=self.stride,
             output_stride=self.output_stride,
+            squares=self.squares,
         )
 
     def entry(self, precision: str, backend: str) -> Entry:
@@ -244,6 +248,7 @@ def _parse(data: Mapping[str, Any]) -> Manifest:
             for item in data.get("modalities", ())
         ),
         gate=None if data.get("gate") is None else _width(data["gate"]),
+        squares=_flag(data.get("squares", True)),
         spread=None if data.get("spread") is None else Spread.from_json(data["spread"]),
         training=dict(data.get("training", {})),
         provenance=dict(data.get("provenance", {})),
@@ -282,6 +287,12 @@ def _width(value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e9:
         raise ValueError(f"{value!r} is not a width")
     return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value
 
 
 def _optional(value: Any) -> str | None:

@@ -70,11 +70,11 @@ ROWS = {
     "edge": Row("`edge`, from scratch", ("--arch", "edge", "--epochs", "45", "--threads", "1")),
     "lite": Row(
         "`lite`, taught by EfficientNet-Lite0",
-        ("--arch", "lite", "--epochs", "60", "--threads", "1"),
+        ("--arch", "lite", "--epochs", "40", "--threads", "1"),
     ),
     "edge-taught": Row(
         "`edge`, taught by EfficientNet-Lite0",
-        ("--arch", "edge", "--teacher", "efficientnet_lite0", "--epochs", "90", "--threads", "1"),
+        ("--arch", "edge", "--teacher", "efficientnet_lite0", "--epochs", "60", "--threads", "1"),
     ),
     "supervised-lite": Row(
         "`lite`, label-free first, then all of it with labels",

@@ -153,6 +153,7 @@ def fit_bundle(
         clustering, codebook = reordered(clustering, matched.order), matched.codebook
         _log.info("%d of %d clusters keep their names", matched.count, codebook.clusters)
 
+    spec = replace(spec, squares=codebook.squares)
     chosen = [frames[i] for i in ranges_on]
     width = smoothing_gate(samples.latents)
     graphs = deployed_graphs(
@@ -169,6 +170,7 @@ def fit_bundle(
         method=clustering.method,
         entries=fresh_entries(),
         gate=width,
+        squares=spec.squares,
         spread=spread_of(
             samples.latents, codebook, (session(frames[i]) - offset for i in ranges_on)
         ),

@@ -359,6 +359,7 @@ def _finish(
     tell("exporting", 0.0, "")
     encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
     tell("exporting", 1.0, "")
+    codebook = head_codebook(autoencoder, meta["class_names"])
     spec = GraphSpec(
         height=geometry.height,
         width=geometry.width,
@@ -366,6 +367,7 @@ def _finish(
         latent_dim=autoencoder.config.encoded_dim,
         stride=autoencoder.stride,
         output_stride=output_stride,
+        squares=codebook.squares,
     )
     ranges_on, check_on = split_for_agreement(
         list(frames), fit.calibration_frames, fit.agreement_frames
@@ -381,7 +383,6 @@ def _finish(
         gate=width,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
-    codebook = head_codebook(autoencoder, meta["class_names"])
     manifest = Manifest(
         geometry=geometry,
         stride=spec.stride,
@@ -393,6 +394,7 @@ def _finish(
         method=codebook.method,
         entries=fresh_entries(),
         gate=width,
+        squares=spec.squares,
         training={
             **meta["training"],
             "calibration": {

@@ -27,6 +27,7 @@ from aeseg_edge.errors import MissingDependency, UsageError
 
 from .checkpoint import load_arrays, load_model, save_arrays
 from .efficientnet import CENTRED, ORIGIN, Features, load_pretrained, offsets
+from .invariance import evened, view_covariance
 
 _log = logging.getLogger(__name__)
 
@@ -333,14 +334,15 @@ def _fit(teacher: Teacher, frames: NDArray[np.uint8], dim: int) -> _Projection:
             f"{teacher.name}",
             fix=f"Use --latent-dim {min(64, flat.shape[1])}.",
         )
+    even = evened(view_covariance(lambda images: _join(teacher, images, scales), chosen)).float()
     mean = flat.mean(0)
-    centred = flat - mean
+    centred = (flat - mean) @ even
     covariance = centred.T @ centred / len(centred)
     values, vectors = torch.linalg.eigh(covariance.double())
     basis = vectors[:, -dim:].flip(1)
     # An eigenvector's sign is arbitrary: fixed, so that every machine gives the same targets.
     largest = basis.gather(0, basis.abs().argmax(0, keepdim=True))
-    basis = (basis * largest.sign()).float()
+    basis = even @ (basis * largest.sign()).float()
     explained = float(values[-dim:].sum() / values.sum().clamp(min=1e-12))
     return _Projection(scales, mean, basis, explained)
 

@@ -58,10 +58,9 @@ def engine_inputs(spec: GraphSpec, clusters: int) -> dict[str, TensorSpec]:
         spec: Sizes of the graph.
         clusters: K_max, the codebook size that the engine is built for.
     """
-    double = 2 * spec.latent_dim
     return {
         "frame": TensorSpec((1, spec.height, spec.width, spec.channels), "uint8"),
-        "weights": TensorSpec((clusters, double), "float32"),
+        "weights": TensorSpec((clusters, spec.features), "float32"),
         "bias": TensorSpec((clusters, 1), "float32"),
         "remap": TensorSpec((clusters,), "float32"),
         "previous": TensorSpec((1, *spec.latent_shape), "float32"),

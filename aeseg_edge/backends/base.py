@@ -23,6 +23,8 @@ class GraphSpec:
         latent_dim: Latent channels, D.
         stride: Encoder stride r; latents are [D, H/r, W/r].
         output_stride: Label stride s; labels are [H/s, W/s].
+        squares: Whether scores are ``W [z, z^2] + b`` with weights [K, 2D]; without them they
+            are ``W z + b`` with [K, D].
     """
 
     height: int
@@ -31,6 +33,12 @@ class GraphSpec:
     latent_dim: int
     stride: int
     output_stride: int
+    squares: bool = True
+
+    @property
+    def features(self) -> int:
+        """Columns of the codebook's weights: 2D with squares, D without."""
+        return 2 * self.latent_dim if self.squares else self.latent_dim
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -85,7 +85,7 @@ class OnnxRuntimeBackend:
         check_codebook(codebook, self.spec)
         with self._lock:
             self._codebook = {
-                "weights": np.ascontiguousarray(codebook.weights),
+                "weights": codebook.columns(self.spec.squares),
                 "bias": np.ascontiguousarray(codebook.bias[:, None]),
                 "remap": codebook.remap.astype(np.float32),
             }

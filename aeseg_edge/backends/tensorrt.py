@@ -217,7 +217,7 @@ class TensorRTBackend:
             )
         padded = codebook.padded(self._clusters)
         values = {
-            "weights": padded.weights,
+            "weights": padded.columns(self.spec.squares),
             "bias": padded.bias[:, None],
             "remap": padded.remap.astype(np.float32),
         }

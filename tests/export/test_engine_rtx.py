@@ -103,22 +103,21 @@ def test_every_graph_of_every_architecture_builds_in_its_own_precision(
 
 
 @pytest.mark.host
-@pytest.mark.xfail(
-    strict=True, reason="27 kernels: two upsamplings, layout changes around the scores"
-)
 def test_the_fp16_engine_of_edge_as_it_is_deployed_has_few_kernels() -> None:
-    """With 64 latent channels and labels at half the encoder's stride, the defaults."""
+    """With 64 latent channels, labels at half the encoder's stride, and a nearest-centre
+    codebook, the defaults."""
     pytest.importorskip("onnxscript")
     from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
     from aeseg_edge.export.graph import export_encoder
 
     model = build_autoencoder(AutoencoderConfig("edge", latent_dim=64), seed=0)
     encoder = to_half(export_encoder(model.eval(), height=HEIGHT, width=WIDTH))
-    spec = GraphSpec(HEIGHT, WIDTH, 3, 64, model.stride, model.stride // 2)
+    spec = GraphSpec(HEIGHT, WIDTH, 3, 64, model.stride, model.stride // 2, squares=False)
     graph = attach_head(encoder, spec, gate=0.2).SerializeToString()
     compiled, _ = compile_plan(graph, spec, 32, SM86)
-    print(f"edge fp16 as deployed: {len(compiled.kernels)} kernels")
-    assert len(compiled.kernels) <= len(compiled.convolutions) + SPARE_KERNELS
+    limit = len(compiled.convolutions) + SPARE_KERNELS
+    print(f"edge fp16 as deployed: {len(compiled.kernels)} kernels, at most {limit} wanted")
+    assert len(compiled.kernels) <= limit, [k.name for k in compiled.kernels]
 
 
 @pytest.mark.host

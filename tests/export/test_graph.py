@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from aeseg_edge.calibration.graph import (  # noqa: E402
     to_half,
 )
 from aeseg_edge.codebook import Codebook, default_classes  # noqa: E402
-from aeseg_edge.errors import ExportError  # noqa: E402
+from aeseg_edge.errors import CodebookError, ExportError  # noqa: E402
 from aeseg_edge.export.autoencoder import (  # noqa: E402
     ARCHITECTURES,
     Autoencoder,
@@ -110,6 +111,33 @@ def test_labels_equal_pytorch_at_every_output_stride(
     assert (outputs.labels == expected)[clear].all()
     best = scores.sort(dim=0).values
     np.testing.assert_allclose(outputs.margin, (best[-1] - best[-2]).numpy(), atol=2e-4, rtol=1e-3)
+
+
+def test_without_squares_the_labels_are_the_same_from_half_the_weights(
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray
+) -> None:
+    whole = spec(model, model.stride)
+    plain = dataclasses.replace(whole, squares=False)
+    book = random_book(torch_latents(model, frame), 27)
+    with_squares = run(attach_head(encoder, whole), whole, book, frame)
+    without = run(attach_head(encoder, plain), plain, book, frame)
+    assert (without.labels == with_squares.labels).mean() > 0.999
+    np.testing.assert_allclose(without.margin, with_squares.margin, atol=2e-4, rtol=1e-3)
+    assert [i.type.tensor_type.shape.dim[1].dim_value for i in weights_of(encoder, plain)] == [DIM]
+
+
+def weights_of(encoder: onnx.ModelProto, sizes: GraphSpec) -> list[onnx.ValueInfoProto]:
+    return [i for i in attach_head(encoder, sizes).graph.input if i.name == "weights"]
+
+
+def test_a_codebook_of_squares_is_refused_by_a_graph_without(
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray
+) -> None:
+    plain = dataclasses.replace(spec(model, model.stride), squares=False)
+    book = random_book(torch_latents(model, frame), 3)
+    squares = dataclasses.replace(book, weights=np.ones_like(book.weights))
+    with pytest.raises(CodebookError, match="squares of latents"):
+        run(attach_head(encoder, plain), plain, squares, frame)
 
 
 def test_one_graph_takes_any_number_of_clusters(
@@ -213,7 +241,7 @@ def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
     moved[: HEIGHT // 2] = 255 - moved[: HEIGHT // 2]
     first, second = (torch_latents(model, f)[0].numpy() for f in (frame, moved))
     step = second - first
-    distance = np.sqrt((step**2).mean(axis=0))
+    distance = np.abs(step)
     gate = float(np.sqrt(np.quantile(distance, 0.1) * np.quantile(distance, 0.9)))
     backend = OnnxRuntimeBackend(
         attach_head(encoder, sizes, gate=gate).SerializeToString(),
@@ -227,6 +255,8 @@ def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
     weight = 0.8 * np.exp(-((distance / gate) ** 2))
     assert weight.max() > 0.7
     assert weight.min() < 0.01
+    # What is mixed in wrongly is bounded, however far things move.
+    assert np.abs(found - second).max() <= 0.8 * 0.43 * gate + 1e-4
     np.testing.assert_allclose(found, second - weight * step, atol=1e-4, rtol=1e-3)
 
 
