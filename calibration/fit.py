@@ -30,7 +30,7 @@ from .clustering import METHODS, Clustering, reordered
 from .codebooks import find_codebook
 from .decoding import attach_decoder
 from .frames import split_for_agreement
-from .graph import attach_head, centre_latents, detach_head, to_half
+from .graph import Target, attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, draw_samples
 from .matching import Matched, encoder_of, encoder_shift, match_codebooks
 from .ranges import quantize_for_cpu, quantize_for_tensorrt
@@ -48,6 +48,13 @@ GRAPHS = {
     ("fp16", "tensorrt"): "graphs/fp16.onnx",
     ("int8", "onnxruntime"): "graphs/int8-cpu.onnx",
     ("int8", "tensorrt"): "graphs/int8-tensorrt.onnx",
+}
+
+_TARGETS: dict[str, Target] = {
+    "graphs/fp32.onnx": "any",
+    "graphs/fp16.onnx": "tensorrt",
+    "graphs/int8-cpu.onnx": "cpu",
+    "graphs/int8-tensorrt.onnx": "tensorrt",
 }
 
 GATE = 0.25
@@ -242,7 +249,7 @@ def deployed_graphs(
         ),
     }
     return {
-        name: attach_head(model, spec, gate=gate).SerializeToString()
+        name: attach_head(model, spec, gate=gate, target=_TARGETS[name]).SerializeToString()
         for name, model in encoders.items()
     }
 

@@ -102,7 +102,8 @@ class Backend(Protocol):
 
         Args:
             frame: uint8 [H, W, C] at the graph's own size, BGR.
-            mix: Share of the last frame's latents, 0 (none) to below 1.
+            mix: Share of the last frame's latents, 0 (none) to below 1. The first frame of
+                a stream is not mixed, nor the first after ``reset`` or after one with 0.
             stream: Whose last frame: each camera's frames are mixed with its own.
 
         Raises:

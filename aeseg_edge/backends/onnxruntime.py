@@ -74,6 +74,8 @@ class OnnxRuntimeBackend:
         self.spec = spec
         self._lock = threading.RLock()
         self._session: Any = _open(runtime, graph, spec, threads, emulate)
+        # Graphs for the CPU compute latents and margin only when told to.
+        self._asks = any(each.name == "extras" for each in self._session.get_inputs())
         self._pending: deque[_Job] = deque()
         self._blank = np.zeros((1, *spec.latent_shape), np.float32)
         self._previous: dict[int, NDArray[np.float32]] = {}
@@ -114,13 +116,16 @@ class OnnxRuntimeBackend:
                     fix="Collect each ticket once, in the order of submission.",
                 )
             job = self._pending.popleft()
-            previous = self._previous.get(job.stream)
+            previous = self._previous.pop(job.stream, None)
+            mixes = job.mix > 0
             feed = {
                 "frame": job.frame,
                 **job.codebook,
                 "previous": self._blank if previous is None else previous,
                 "mix": np.array([0.0 if previous is None else job.mix], np.float32),
             }
+            if self._asks:
+                feed["extras"] = np.array([mixes or bool(want)])
             started = time.perf_counter_ns()
             try:
                 labels, latents, margin = self._session.run(_OUTPUTS, feed)
@@ -130,7 +135,8 @@ class OnnxRuntimeBackend:
                     fix="Check free memory; report this with the bundle's `aeseg info`.",
                 ) from error
             elapsed = (time.perf_counter_ns() - started) / 1e6
-            self._previous[job.stream] = latents
+            if mixes:
+                self._previous[job.stream] = latents
         return Outputs(
             labels=labels[0],
             latents=latents[0] if "latents" in want else None,

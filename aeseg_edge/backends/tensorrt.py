@@ -243,7 +243,7 @@ class TensorRTBackend:
         Args:
             frame: uint8 [H, W, C] at the graph's own size, BGR; copied before this returns.
             mix: Share of the last frame's latents, 0 (none) to below 1. The first frame of
-                a stream, and the first after `reset`, is not mixed.
+                a stream is not mixed, nor the first after `reset` or after one with 0.
             stream: Whose last frame. Each one used keeps two frames' latents on the device.
 
         Raises:
@@ -298,7 +298,7 @@ class TensorRTBackend:
             self._pending.append(job)
             self._submitted += 1
             memory.turn = 1 - memory.turn
-            memory.blank = False
+            memory.blank = not mix > 0
             return job
 
     def collect(self, ticket: Ticket, want: frozenset[str] = frozenset()) -> Outputs:

@@ -12,12 +12,15 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 cv2 = pytest.importorskip("cv2")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 from torch.nn import functional  # noqa: E402
 
 from aeseg_edge.backends.base import GraphSpec  # noqa: E402
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from aeseg_edge.calibration.graph import (  # noqa: E402
+    INPUTS,
+    Target,
     attach_head,
     centre_latents,
     detach_head,
@@ -88,15 +91,20 @@ def run(graph: onnx.ModelProto, sizes: GraphSpec, book: Codebook, frame: np.ndar
 
 
 @pytest.mark.parametrize("output_stride", [1, 2, 4, 8])
+@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
 def test_labels_equal_pytorch_at_every_output_stride(
-    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, output_stride: int
+    model: Autoencoder,
+    encoder: onnx.ModelProto,
+    frame: np.ndarray,
+    output_stride: int,
+    target: Target,
 ) -> None:
     if model.stride % output_stride:
         pytest.skip(f"{model.config.arch} has stride {model.stride}")
     latents = torch_latents(model, frame)
     book = random_book(latents, 27)
     sizes = spec(model, output_stride)
-    outputs = run(attach_head(encoder, sizes), sizes, book, frame)
+    outputs = run(attach_head(encoder, sizes, target=target), sizes, book, frame)
     np.testing.assert_allclose(outputs.latents, latents[0].numpy(), atol=2e-5, rtol=1e-4)
     scores = torch.from_numpy(book.scores(latents[0].permute(1, 2, 0).numpy())).permute(2, 0, 1)
     planes = functional.interpolate(
@@ -138,6 +146,44 @@ def test_a_codebook_of_squares_is_refused_by_a_graph_without(
     squares = dataclasses.replace(book, weights=np.ones_like(book.weights))
     with pytest.raises(CodebookError, match="squares of latents"):
         run(attach_head(encoder, plain), plain, squares, frame)
+
+
+def test_what_is_not_asked_for_is_not_computed_on_a_cpu(
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray
+) -> None:
+    sizes = spec(model, model.stride)
+    graph = attach_head(encoder, sizes, gate=0.5, target="cpu")
+    book = random_book(torch_latents(model, frame), 3)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    names = [each.name for each in session.get_inputs()]
+    assert names == [*INPUTS, "extras"]
+    feed = {
+        "frame": frame[None],
+        "weights": book.columns(True),
+        "bias": book.bias[:, None],
+        "remap": book.remap.astype(np.float32),
+        "previous": np.zeros((1, *sizes.latent_shape), np.float32),
+        "mix": np.zeros(1, np.float32),
+    }
+    labels, latents, margin = session.run(None, {**feed, "extras": np.array([False])})
+    assert (latents.size, margin.size) == (0, 0)
+    more = session.run(None, {**feed, "extras": np.array([True])})
+    assert (more[1].size, more[2].size) == (latents_of(sizes), labels.size)
+    np.testing.assert_array_equal(labels, more[0])
+
+
+def latents_of(sizes: GraphSpec) -> int:
+    return int(np.prod(sizes.latent_shape))
+
+
+@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
+def test_every_head_comes_off_again(
+    model: Autoencoder, encoder: onnx.ModelProto, target: Target
+) -> None:
+    sizes = spec(model, model.stride)
+    assert detach_head(attach_head(encoder, sizes, gate=1.0, target=target)) == detach_head(
+        attach_head(encoder, sizes)
+    )
 
 
 def test_one_graph_takes_any_number_of_clusters(
@@ -232,8 +278,9 @@ def test_smoothing_mixes_in_the_last_frame(
     np.testing.assert_allclose(mixed, 0.75 * second + 0.25 * first, atol=5e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
 def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
-    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Target
 ) -> None:
     sizes = spec(model, model.stride)
     noisy = np.clip(frame.astype(int) + np.arange(frame.size).reshape(frame.shape) % 3 - 1, 0, 255)
@@ -244,7 +291,7 @@ def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
     distance = np.abs(step)
     gate = float(np.sqrt(np.quantile(distance, 0.1) * np.quantile(distance, 0.9)))
     backend = OnnxRuntimeBackend(
-        attach_head(encoder, sizes, gate=gate).SerializeToString(),
+        attach_head(encoder, sizes, gate=gate, target=target).SerializeToString(),
         sizes,
         random_book(torch_latents(model, frame), 3),
         threads=1,
