@@ -65,7 +65,9 @@ def test_shares_add_up_to_one(segmenter: Segmenter) -> None:
 
 def test_stages_are_timed_and_frame_age_needs_a_capture_time(segmenter: Segmenter) -> None:
     result = segmenter(scene(), captured=time.monotonic() - 1.0)
-    parts = [result.milliseconds[k] for k in ("preprocess", "inference", "postprocess")]
+    stages = ["preprocess", "copy_in", "inference", "copy_out", "postprocess", "total"]
+    assert list(result.milliseconds) == stages
+    parts = [result.milliseconds[stage] for stage in stages[:-1]]
     assert sum(parts) == pytest.approx(result.milliseconds["total"])
     assert result.frame_age is not None
     assert result.frame_age >= 1.0
