@@ -20,6 +20,7 @@ from aeseg_edge.timing import Summary, summarise
 
 if TYPE_CHECKING:
     from aeseg_edge.codebook import Codebook
+    from aeseg_edge.geometry import Geometry
     from aeseg_edge.segmenter import Segmenter
 
 SYNTHETIC = "synthetic"
@@ -141,7 +142,7 @@ def bench(
         SourceError: The source has no frame.
     """
     check_counts(frames, warmup_seconds)
-    held, source = hold(segmenter, source_frames, source)
+    held, source = hold(segmenter.manifest.geometry, source_frames, source)
     machine = environment()
     cycle = itertools.cycle(held)
     warmup_frames = warm_up(segmenter, cycle, warmup_seconds, clock)
@@ -224,12 +225,12 @@ def check_counts(frames: int, warmup_seconds: float) -> None:
 
 
 def hold(
-    segmenter: Segmenter, frames: Iterable[NDArray[np.uint8]] | None, source: str | None
+    geometry: Geometry, frames: Iterable[NDArray[np.uint8]] | None, source: str | None
 ) -> tuple[list[NDArray[np.uint8]], str]:
     """Read the first 16 frames (or 32 MiB), so that decoding is not measured.
 
     Args:
-        segmenter: Whose bundle's size a synthetic frame has.
+        geometry: What a synthetic frame is made for.
         frames: uint8 [H, W, C]; None for one synthetic frame.
         source: Name of the source.
 
@@ -240,7 +241,6 @@ def hold(
         SourceError: The source has no frame.
     """
     if frames is None:
-        geometry = segmenter.manifest.geometry
         return [synthetic_frame(geometry.height, geometry.width, geometry.channels)], SYNTHETIC
     held = list(_first(frames))
     if not held:
