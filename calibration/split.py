@@ -6,14 +6,21 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from aeseg_edge.against import threads_held
 from aeseg_edge.backends.choose import choose_entry
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import Codebook
-from aeseg_edge.errors import MissingDependency, UsageError
-from aeseg_edge.geometry import check_frame, fit_frame, import_cv2
+from aeseg_edge.errors import MissingDependency
+from aeseg_edge.geometry import check_frame, fit_frame, fit_labels, import_cv2
 from aeseg_edge.session import open_session
 
 from .graph import ENCODED, FRAME, detach_head
+
+_PLANES = 64
+"""Channels that OpenCV resizes at once; OpenCV 5 takes 128 at most."""
+
+SPLIT = "split path (encoder, KMeans.predict, cv2.resize)"
+SMOOTH_SPLIT = "split path that upsamples too (KMeans.transform, cv2.resize, argmin)"
 
 
 class SplitPath:
@@ -21,27 +28,33 @@ class SplitPath:
 
     The encoder of the bundle's graph of the same precision on ONNX Runtime, scikit-learn's
     ``KMeans.predict`` on its latents, and OpenCV's nearest resize of the clusters to the frame's
-    own size. Smoothing, margin and bilinear upsampling of scores, which the fused graph has
-    besides, are not made up for.
+    own size. With a K-means codebook these labels are the nearest centres at the encoder's
+    stride: blocks, where the fused graph has smooth borders. ``upsample`` does that work too:
+    ``KMeans.transform``, squares, a bilinear resize of the K planes to the bundle's output
+    stride, and the smallest. Neither smooths over time nor gives a margin.
 
-    With a K-means codebook the labels are the bundle's own at the stride of the encoder. For
-    other codebooks the centres are the codebook's, and only the time means something: to
+    For other codebooks the centres are the codebook's, and only the time means something: to
     normalise the latents for spherical K-means would cost this path more.
 
     Args:
-        bundle: At the size it is to run at, whose frames are resized by ``stretch``.
+        bundle: At the size it is to run at.
         precision: As for ``Segmenter.load``.
-        threads: Of the encoder; scikit-learn's are held by ``against.threads_held``.
+        threads: Of the encoder and of scikit-learn.
+        upsample: Draw borders as smoothly as the fused graph does.
 
     Raises:
         MissingDependency: If scikit-learn or onnxruntime is not installed.
-        UsageError: If the bundle letterboxes its frames.
         BundleError: If it has no such graph.
     """
 
-    name = "split path (encoder, KMeans.predict, cv2.resize)"
-
-    def __init__(self, bundle: Bundle, *, precision: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "auto",
+        threads: int = 1,
+        upsample: bool = False,
+    ) -> None:
         try:
             from sklearn.cluster import KMeans
         except ImportError as error:
@@ -50,11 +63,6 @@ class SplitPath:
                 fix="Install it: pip install 'aeseg_edge[calibrate]'.",
             ) from error
         manifest = bundle.manifest
-        if manifest.geometry.resize != "stretch":
-            raise UsageError(
-                f"the split path does not do {manifest.geometry.resize}",
-                fix="Use a bundle whose frames are stretched.",
-            )
         entry = choose_entry(manifest, precision, "onnxruntime")
         encoder = detach_head(onnx.load_model_from_string(bundle.graph(*entry.key)))
         spec = manifest.spec
@@ -69,12 +77,17 @@ class SplitPath:
             },
         )
         self._geometry = manifest.geometry
-        self._resize = import_cv2()
+        self._cv2 = import_cv2()
+        self._factor = spec.stride // spec.output_stride if upsample else 1
         self._remap = bundle.codebook.remap
         centres = _centres(bundle.codebook)
-        # One step from where they lie leaves centres where they are: predict() needs a fit.
-        self._means = KMeans(len(centres), init=centres, n_init=1, max_iter=1).fit(centres)
-        self._means.cluster_centers_ = centres
+        # predict() needs a fit, which centres of a codebook need not survive (two may be equal),
+        # and keeps the number of threads that it was fitted with.
+        stand_in = np.random.default_rng(0).normal(size=centres.shape).astype(np.float32)
+        with threads_held(threads):
+            means = KMeans(len(centres), init=stand_in, n_init=1, max_iter=1).fit(stand_in)
+        means.cluster_centers_ = centres
+        self._means = means
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Segment one frame.
@@ -88,13 +101,29 @@ class SplitPath:
         image = check_frame(frame, self._geometry.channels)
         latents = self.latents(fit_frame(image, self._geometry))
         depth, rows, columns = latents.shape
-        clusters = self._means.predict(np.ascontiguousarray(latents.reshape(depth, -1).T))
-        labels = self._remap[clusters].reshape(rows, columns)
-        cv2 = self._resize
-        sized: NDArray[np.uint8] = cv2.resize(
-            labels, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST
+        vectors = np.ascontiguousarray(latents.reshape(depth, -1).T)
+        clusters = (
+            self._means.predict(vectors).reshape(rows, columns)
+            if self._factor == 1
+            else self._upsampled(
+                np.square(self._means.transform(vectors)).reshape(rows, columns, -1)
+            )
         )
-        return sized
+        return fit_labels(self._remap[clusters], self._geometry, *image.shape[:2])
+
+    def _upsampled(self, distances: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Nearest centres after a bilinear resize of squared distances, [h, w, K] -> [hf, wf]."""
+        cv2 = self._cv2
+        rows, columns, _ = distances.shape
+        size = (columns * self._factor, rows * self._factor)
+        planes = [
+            cv2.resize(distances[..., at : at + _PLANES], size, interpolation=cv2.INTER_LINEAR)
+            for at in range(0, distances.shape[2], _PLANES)
+        ]
+        whole = [plane if plane.ndim == 3 else plane[..., None] for plane in planes]
+        joined = whole[0] if len(whole) == 1 else np.concatenate(whole, axis=2)
+        nearest: NDArray[np.intp] = np.argmin(joined, axis=2)
+        return nearest
 
     def latents(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the encoder alone.
@@ -109,6 +138,22 @@ class SplitPath:
             [ENCODED], {FRAME: np.ascontiguousarray(frame)[None]}
         )[0][0]
         return found
+
+
+def split_paths(
+    bundle: Bundle, *, precision: str = "auto", threads: int = 1
+) -> dict[str, SplitPath]:
+    """Return the split path by name, plain and, where the bundle upsamples, upsampling too.
+
+    Args:
+        bundle: See ``SplitPath``.
+        precision: Likewise.
+        threads: Likewise.
+    """
+    paths = {SPLIT: SplitPath(bundle, precision=precision, threads=threads)}
+    if bundle.manifest.stride > bundle.manifest.output_stride:
+        paths[SMOOTH_SPLIT] = SplitPath(bundle, precision=precision, threads=threads, upsample=True)
+    return paths
 
 
 def _centres(codebook: Codebook) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from aeseg_edge.cli.options import (
 from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
+    from aeseg_edge.against import Candidate
     from aeseg_edge.bundle import Bundle
 
 
@@ -202,16 +203,16 @@ def _side_by_side(options: argparse.Namespace) -> int:
         )
     bundle = _open(options)
     threads = options.threads or 1
-    more = {}
+    more: dict[str, Candidate] = {}
     if options.split:
         try:
-            from aeseg_edge.calibration.split import SplitPath
+            from aeseg_edge.calibration.split import split_paths
         except ImportError as error:
             raise MissingDependency(
                 f"--split is not available here ({error})",
                 fix="Install it: pip install 'aeseg_edge[calibrate]'.",
             ) from error
-        more[SplitPath.name] = SplitPath(bundle, precision=options.precision, threads=threads)
+        more.update(split_paths(bundle, precision=options.precision, threads=threads))
     found = side_by_side(
         bundle,
         options.against,
