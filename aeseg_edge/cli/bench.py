@@ -37,10 +37,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "bench",
         _bench,
         summary="time a bundle, stage by stage",
-        example="aeseg bench street.aeseg drive.mp4 --threads 1 --precision int8\n"
-        "  aeseg bench street.aeseg --rate 30\n"
-        "  aeseg bench street.aeseg --sweep --out street-bench\n"
-        "  aeseg bench street.aeseg --against fcn.onnx lraspp.onnx --split",
+        example="aeseg bench street.aeseg drive.mp4 --threads 1 --precision int8",
     )
     bench.add_argument("bundle", type=Path)
     bench.add_argument("source", nargs="?", help="synthetic frames without one")
