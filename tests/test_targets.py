@@ -18,13 +18,22 @@ pytest.importorskip("sklearn")
 
 
 @pytest.fixture(scope="module")
-def tool(repository: Path) -> ModuleType:
-    path = repository / "benchmarks" / "targets.py"
-    spec = importlib.util.spec_from_file_location("targets", path)
+def rows(repository: Path) -> ModuleType:
+    return load(repository / "benchmarks" / "target_rows.py")
+
+
+@pytest.fixture(scope="module")
+def tool(repository: Path, rows: ModuleType) -> ModuleType:
+    """The script; it finds its neighbour as it does when it is run."""
+    return load(repository / "benchmarks" / "targets.py")
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["targets"] = module
+    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
 
@@ -55,9 +64,9 @@ def test_a_row_passes_on_the_good_side_of_its_limit(
 
 
 def test_the_table_says_pass_fail_and_not_measured(tool: ModuleType) -> None:
-    rows = [row(tool, *each) for each in (("fcn", 4.0), ("start", 0.9), ("head", 4.0))]
-    rows.append(row(tool, "quality", None))
-    lines = tool.to_table(rows).splitlines()[2:]
+    found = [row(tool, *each) for each in (("fcn", 4.0), ("start", 0.9), ("head", 4.0))]
+    found.append(row(tool, "quality", None))
+    lines = tool.to_table(found).splitlines()[2:]
     verdicts = [line.split("|")[-2].strip() for line in lines[:4]]
     assert verdicts == ["FAIL", "pass", "pass, as hoped", "not measured"]
     assert "| 5 times | 10 times | 4 times |" in lines[0]
@@ -81,21 +90,21 @@ def test_without_peers_their_rows_say_how_to_make_them(
     assert found.note.endswith("make peers")
 
 
-def test_the_memory_of_a_process_is_in_megabytes(tool: ModuleType) -> None:
+def test_the_memory_of_a_process_is_in_megabytes(rows: ModuleType) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("Linux only")
-    assert 10 < tool.resident_mb(os.getpid()) < 100_000
-    assert tool.resident_mb(2**22 + 1) is None
+    assert 10 < rows.resident_mb(os.getpid()) < 100_000
+    assert rows.resident_mb(2**22 + 1) is None
 
 
 def test_the_dearest_pixel_is_found_whichever_size_it_is_of(
-    tool: ModuleType, v1_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    rows: ModuleType, v1_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tool.Run(tool.Bundle.open(v1_bundle), v1_bundle, v1_bundle.parent, 1, 1, 1)
-    monkeypatch.setattr(tool, "SIZES", ((32, 32), (64, 32), (64, 64)))
+    run = rows.Run(rows.Bundle.open(v1_bundle), v1_bundle, v1_bundle.parent, 1, 1, 1)
+    monkeypatch.setattr(rows, "SIZES", ((32, 32), (64, 32), (64, 64)))
     times = {"32x32": (1.0, 1.0, 9.0), "64x32": (3.0, 3.0, 27.0), "64x64": (4.0, 4.0, 36.0)}
-    monkeypatch.setattr(tool, "alternate_sizes", lambda run, sizes: tool.Comparison(times, 1))
-    found = tool.measure_pixels(run)
+    monkeypatch.setattr(rows, "alternate_sizes", lambda run, sizes: rows.Comparison(times, 1))
+    found = rows.measure_pixels(run)
     assert (found.value, found.low, found.high) == pytest.approx((50.0, 50.0, 50.0))
     assert "a pixel of 64x32 over one of 32x32" in found.note
 
@@ -103,6 +112,7 @@ def test_the_dearest_pixel_is_found_whichever_size_it_is_of(
 @pytest.mark.slow
 def test_every_row_is_measured_and_written(
     tool: ModuleType,
+    rows: ModuleType,
     v1_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +121,7 @@ def test_every_row_is_measured_and_written(
     out = tmp_path / "folder" / "targets.json"
     few = ["--rounds", "1", "--frames", "1", "--starts", "1"]
     where = ["--out", str(out), "--peers", str(tmp_path)]
-    monkeypatch.setattr(tool, "SIZES", ((32, 32), (64, 32)))
+    monkeypatch.setattr(rows, "SIZES", ((32, 32), (64, 32)))
     monkeypatch.setattr(sys, "argv", ["targets.py", str(v1_bundle), *few, *where])
     code = tool.main()
     record = json.loads(out.read_text())
