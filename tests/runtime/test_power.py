@@ -72,16 +72,19 @@ def test_a_module_without_an_input_rail_adds_its_rails_up(jetson: Path) -> None:
 
 def test_readings_go_on_while_the_work_runs(jetson: Path) -> None:
     current = jetson / MONITOR / "curr1_input"
-    seen = threading.Event()
-    recorder = PowerRecorder(jetson, period=0.001, clock=lambda: float(seen.is_set()))
+    waiting = threading.Event()
+    recorder = PowerRecorder(jetson, period=0.001)
     with recorder:
         current.write_text("9000")
-        for _ in range(2000):
-            if len(recorder._readings) > 3:
+        for _ in range(5000):
+            if any(watts.get("VDD_IN") == 45.0 for _, watts, _ in recorder._readings):
                 break
-            seen.wait(0.001)
+            waiting.wait(0.001)
         current.write_text("1000")
-    assert max(recorder.record().watts["VDD_IN"]) == 45.0
+    found = recorder.record()
+    assert max(found.watts["VDD_IN"]) == 45.0
+    assert found.watts["VDD_IN"][-1] == 5.0
+    assert list(found.seconds) == sorted(found.seconds)
 
 
 def test_throttling_during_the_run_is_told_and_what_was_before_is_not(jetson: Path) -> None:
