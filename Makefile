@@ -6,6 +6,7 @@
 #   JOBS       pytest processes
 #   SOURCE     the footage of `make demo`
 #   ROW, SEED, DATA  which row of docs/quality.md `make quality` makes, and where CamVid is
+#   BUNDLE     what `make targets` measures
 #   CUDA_ROOT  where the CUDA toolkit is, for `make test-pycuda`
 
 PYTHON ?= python3
@@ -15,6 +16,7 @@ SOURCE ?=
 ROW ?=
 SEED ?= 0
 DATA ?= ../shared/data/camvid
+BUNDLE ?= aeseg_edge/models/street.aeseg
 CUDA_ROOT ?= /usr/local/cuda
 
 # The first interpreter that starts: a pyenv shim is on PATH and fails unless its version is active.
@@ -34,7 +36,7 @@ FAST := not slow and not gpu and not rtx and not browser and not pycuda
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo check test lint test-py310 test-gpu test-pycuda test-timm soak quality pictures clean
+.PHONY: help demo check test lint test-py310 test-gpu test-pycuda test-timm soak quality pictures peers targets clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,8 +81,14 @@ quality: .venv/.test ## one row of docs/quality.md: ROW=lite SEED=0 DATA=camvid;
 pictures: .venv/.test ## the rows side by side on test frames, into build/pictures; needs `make quality`
 	$(BIN)/python benchmarks/pictures.py --data '$(DATA)'
 
+peers: .venv-peers/.base ## the networks that `edge` is timed against, into build/peers: fp32 and int8
+	.venv-peers/bin/python tools/export_peers.py
+
+targets: .venv/.test ## the table of docs/performance.md on this machine: BUNDLE=my.aeseg; needs `make peers`
+	$(BIN)/python benchmarks/targets.py '$(BUNDLE)'
+
 clean: ## remove everything that these targets made
-	rm -rf .venv .venv-py310 .venv-timm demo build dist aeseg_edge.egg-info
+	rm -rf .venv .venv-py310 .venv-timm .venv-peers demo build dist aeseg_edge.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -112,6 +120,13 @@ clean: ## remove everything that these targets made
 .venv-timm/.test: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv-timm
 	.venv-timm/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -e '.[host]' pytest timm
+	@touch $@
+
+# Likewise, and without this project: what times the peers is ONNX Runtime alone.
+.venv-peers/.base:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check $(PIP_FLAGS) \
+	    torchvision==0.29.1 onnx onnxruntime onnxscript
 	@touch $@
 
 # From source, without CURAND: a toolkit need not have it and nothing here uses it. The empty

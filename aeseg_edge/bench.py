@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,15 +15,21 @@ from numpy.typing import NDArray
 
 from aeseg_edge.device import environment, process_memory
 from aeseg_edge.errors import SourceError, UsageError
+from aeseg_edge.power import PowerRecord, PowerRecorder
 from aeseg_edge.timing import Summary, summarise
 
 if TYPE_CHECKING:
+    from aeseg_edge.codebook import Codebook
+    from aeseg_edge.geometry import Geometry
     from aeseg_edge.segmenter import Segmenter
 
 SYNTHETIC = "synthetic"
 
 _STAGES = ("preprocess", "copy_in", "inference", "copy_out", "postprocess")
 _NS_PER_MS = 1e6
+
+ENOUGH = 300
+"""Frames below which a 99th percentile rests on fewer than three of them."""
 
 # Frames are decoded before timing and then cycled; more of them would only fill memory.
 _HELD_FRAMES = 16
@@ -44,14 +51,15 @@ class BenchReport:
         distinct_frames: Frames that were cycled.
         frames: Timed frames.
         warmup_frames: Frames before them, not timed.
-        stages: Distribution by stage in ms: preprocess, inference, postprocess, total, and
-            whatever else the segmenter reports.
+        stages: Distribution by stage in ms: preprocess, copy_in, inference, copy_out,
+            postprocess, total.
         samples: Raw ms by stage, in the order of the frames.
         fps: Timed frames over the time spent in the segmenter.
         memory: Bytes of this process after the run, resident and peak, held frames included;
             None where it cannot be known.
         environment: What device.environment said before the run.
         settings: What the caller chose (threads, ...).
+        power: Power, temperature and throttling during the timed frames.
     """
 
     precision: str
@@ -69,6 +77,13 @@ class BenchReport:
     memory: Mapping[str, int] | None
     environment: Mapping[str, Any]
     settings: Mapping[str, Any]
+    power: PowerRecord
+
+    @property
+    def fps_per_watt(self) -> float | None:
+        """Frames a second for a watt of the whole module; None where power is unknown."""
+        watts = self.power.total_watts
+        return self.fps / watts if watts else None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON types; times in ms, rounded to 0.1 microseconds."""
@@ -83,9 +98,11 @@ class BenchReport:
             "frames": self.frames,
             "warmup_frames": self.warmup_frames,
             "fps": round(self.fps, 3),
+            "fps_per_watt": None if self.fps_per_watt is None else round(self.fps_per_watt, 4),
             "stages_ms": {name: summary.to_json() for name, summary in self.stages.items()},
             "memory_bytes": None if self.memory is None else dict(self.memory),
             "settings": dict(self.settings),
+            "power": self.power.to_json(),
             "environment": dict(self.environment),
             "samples_ms": {
                 name: [round(value, 4) for value in values] for name, values in self.samples.items()
@@ -102,6 +119,7 @@ def bench(
     source: str | None = None,
     settings: Mapping[str, Any] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
+    recorder: PowerRecorder | None = None,
 ) -> BenchReport:
     """Time a segmenter frame by frame, as fast as it goes (closed loop).
 
@@ -117,41 +135,27 @@ def bench(
         source: Name of the source, for the report.
         settings: What the caller chose (threads, ...), for the report.
         clock: Monotonic nanoseconds.
+        recorder: What reads power and temperature; of this machine unless given.
 
     Raises:
         UsageError: `frames` is below 1 or `warmup_seconds` is negative.
         SourceError: The source has no frame.
     """
-    if frames < 1 or warmup_seconds < 0:
-        raise UsageError(
-            f"{frames} frames after {warmup_seconds} s of warm-up cannot be timed",
-            fix="Ask for at least one frame and no negative warm-up.",
-        )
-    if source_frames is None:
-        geometry = segmenter.manifest.geometry
-        held = [synthetic_frame(geometry.height, geometry.width, geometry.channels)]
-        source = SYNTHETIC
-    else:
-        held = list(_first(source_frames))
-    if not held:
-        raise SourceError(f"{source or 'the source'} has no frame", fix="Give another source.")
+    check_counts(frames, warmup_seconds)
+    held, source = hold(segmenter.manifest.geometry, source_frames, source)
     machine = environment()
     cycle = itertools.cycle(held)
-
-    warmup_frames = 0
-    start = clock()
-    while warmup_frames == 0 or clock() - start < warmup_seconds * 1e9:
-        segmenter(next(cycle))
-        warmup_frames += 1
+    warmup_frames = warm_up(segmenter, cycle, warmup_seconds, clock)
 
     samples: dict[str, list[float]] = {}
     busy = 0
-    for frame in itertools.islice(cycle, frames):
-        start = clock()
-        result = segmenter(frame)
-        busy += clock() - start
-        for stage, milliseconds in result.milliseconds.items():
-            samples.setdefault(stage, []).append(milliseconds)
+    with recorder or PowerRecorder() as recorder:
+        for frame in itertools.islice(cycle, frames):
+            start = clock()
+            result = segmenter(frame)
+            busy += clock() - start
+            for stage, milliseconds in result.milliseconds.items():
+                samples.setdefault(stage, []).append(milliseconds)
 
     entry = segmenter.entry
     order = sorted(samples, key=_stage_order)
@@ -160,8 +164,8 @@ def bench(
         backend=segmenter.backend.name,
         shaped_for=entry.backend,
         entry_bytes=segmenter.manifest.files[entry.graph].size,
-        source=source or "frames",
-        frame_sizes=tuple(dict.fromkeys((frame.shape[1], frame.shape[0]) for frame in held)),
+        source=source,
+        frame_sizes=sizes_of(held),
         distinct_frames=len(held),
         frames=frames,
         warmup_frames=warmup_frames,
@@ -171,13 +175,14 @@ def bench(
         memory=process_memory(),
         environment=machine,
         settings=dict(settings or {}),
+        power=recorder.record(),
     )
 
 
 def format_table(report: BenchReport) -> str:
     """Return the report as a plain text table, times in ms."""
     sizes = ", ".join(f"{width}x{height}" for width, height in report.frame_sizes)
-    columns = ("p50", "p90", "p95", "p99", "mean", "max")
+    columns = ("min", "mean", "p50", "p90", "p95", "p99", "max", "jitter")
     width = max(len(stage) for stage in report.stages)
     emulated = "" if report.shaped_for == report.backend else f" made for {report.shaped_for}"
     lines = [
@@ -190,6 +195,11 @@ def format_table(report: BenchReport) -> str:
     for stage, summary in report.stages.items():
         values = (getattr(summary, column) for column in columns)
         lines.append(f"{stage:<{width}}" + "".join(f"{value:>10.3f}" for value in values))
+    if report.frames < ENOUGH:
+        lines.append(f"fewer than {ENOUGH} frames: p99 rests on the slowest few")
+    lines += report.power.lines()
+    if report.fps_per_watt is not None:
+        lines.append(f"{report.fps_per_watt:.2f} frames a second for each watt")
     if report.memory is not None:
         resident, peak = (report.memory[name] / 1e6 for name in ("resident", "peak"))
         lines.append(f"memory {resident:.0f} MB resident, {peak:.0f} MB at most")
@@ -199,6 +209,89 @@ def format_table(report: BenchReport) -> str:
         + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     )
     return "\n".join(lines)
+
+
+def check_counts(frames: int, warmup_seconds: float) -> None:
+    """Refuse counts that leave nothing to time.
+
+    Raises:
+        UsageError: `frames` is below 1 or `warmup_seconds` is negative or no number.
+    """
+    if frames < 1 or not 0 <= warmup_seconds < math.inf:
+        raise UsageError(
+            f"{frames} frames after {warmup_seconds} s of warm-up cannot be timed",
+            fix="Ask for at least one frame and no negative warm-up.",
+        )
+
+
+def hold(
+    geometry: Geometry, frames: Iterable[NDArray[np.uint8]] | None, source: str | None
+) -> tuple[list[NDArray[np.uint8]], str]:
+    """Read the first 16 frames (or 32 MiB), so that decoding is not measured.
+
+    Args:
+        geometry: What a synthetic frame is made for.
+        frames: uint8 [H, W, C]; None for one synthetic frame.
+        source: Name of the source.
+
+    Returns:
+        The frames, to be cycled, and the source's name for a report.
+
+    Raises:
+        SourceError: The source has no frame.
+    """
+    if frames is None:
+        return [synthetic_frame(geometry.height, geometry.width, geometry.channels)], SYNTHETIC
+    held = list(_first(frames))
+    if not held:
+        raise SourceError(f"{source or 'the source'} has no frame", fix="Give another source.")
+    return held, source or "frames"
+
+
+def sizes_of(frames: Iterable[NDArray[np.uint8]]) -> tuple[tuple[int, int], ...]:
+    """Return (width, height) of the frames, each size once."""
+    return tuple(dict.fromkeys((frame.shape[1], frame.shape[0]) for frame in frames))
+
+
+def warm_up(
+    segmenter: Segmenter,
+    frames: Iterator[NDArray[np.uint8]],
+    seconds: float,
+    clock: Callable[[], int],
+) -> int:
+    """Segment frames for a while: clocks rise, caches fill, lazy work is done.
+
+    Args:
+        segmenter: Open.
+        frames: Endless.
+        seconds: How long; one frame at least.
+        clock: Monotonic nanoseconds.
+
+    Returns:
+        How many frames it took.
+    """
+    count = 0
+    start = clock()
+    while count == 0 or clock() - start < seconds * 1e9:
+        segmenter(next(frames))
+        count += 1
+    return count
+
+
+def random_codebook(clusters: int, latent_dim: int) -> Codebook:
+    """Return a codebook for timing: the cost does not depend on where the centres lie.
+
+    Args:
+        clusters: K.
+        latent_dim: D.
+    """
+    from aeseg_edge.codebook import Codebook, default_classes
+
+    centres = np.random.default_rng(0).normal(size=(clusters, latent_dim))
+    ids = min(clusters, 200)
+    return Codebook.from_centres(
+        centres, remap=np.arange(clusters) % ids, classes=default_classes(ids)
+    )
 
 
 def synthetic_frame(height: int, width: int, channels: int) -> NDArray[np.uint8]:

@@ -72,7 +72,8 @@ def environment(root: Path = _ROOT, command: Command | None = None) -> dict[str,
 
     Returns:
         python, packages (versions), tensorrt (version), os, cpu, load (1, 5 and 15 minutes),
-        memory (bytes), gpu, jetson, temperatures (degrees Celsius by zone), power (by rail).
+        memory (bytes), gpu, jetson (model, versions, power_mode, jetson_clocks), throttling,
+        temperatures (degrees Celsius by zone), power (by rail).
         None stands for what this machine lacks.
     """
     run = command or run_command
@@ -91,6 +92,7 @@ def environment(root: Path = _ROOT, command: Command | None = None) -> dict[str,
         "memory": _memory(root),
         "gpu": _gpu(run),
         "jetson": _jetson(root, run),
+        "throttling": throttling(root),
         "temperatures": temperatures(root),
         "power": power(root),
     }
@@ -158,6 +160,38 @@ def power(root: Path = _ROOT) -> dict[str, dict[str, float]] | None:
                 "watts": round(millivolts * milliamperes / 1e6, 6),
             }
     return rails or None
+
+
+def throttling(root: Path = _ROOT) -> dict[str, int] | None:
+    """Return what says that this machine was slowed down, or None where nothing says it.
+
+    Counters since it was started (over-current events of a Jetson; throttle events of an x86
+    processor, all cores added up) and, on a Jetson, whether a thermal limit holds now (0 or 1).
+
+    Sources: NVIDIA Jetson Linux Developer Guide r36, "Over-current Throttling"
+    (hwmon, oc[n]_event_cnt) and "Thermal Management" (cooling devices *-alert); Linux kernel,
+    Documentation/ABI/testing/sysfs-devices-system-cpu (thermal_throttle).
+    """
+    found: dict[str, int] = {}
+    for path in _glob(root, "sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt"):
+        value = _number(path)
+        if value is not None:
+            found[_unique(path.name, found)] = value
+    for device in _glob(root, "sys/class/thermal/cooling_device*"):
+        name, value = _read(device / "type") or "", _number(device / "cur_state")
+        if name.endswith("-alert") and value is not None:
+            found[_unique(name, found)] = value
+    for kind in ("core", "package"):
+        counts = [
+            value
+            for path in _glob(
+                root, f"sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/{kind}_throttle_count"
+            )
+            if (value := _number(path)) is not None
+        ]
+        if counts:
+            found[f"{kind}_throttle_count"] = sum(counts)
+    return found or None
 
 
 def run_command(argv: Sequence[str]) -> str | None:
@@ -259,8 +293,8 @@ def _gpu(run: Command) -> list[dict[str, str | None]] | None:
     return gpus or None
 
 
-def _jetson(root: Path, run: Command) -> dict[str, str | None] | None:
-    """Return model, L4T and JetPack versions and power mode, or None on other machines.
+def _jetson(root: Path, run: Command) -> dict[str, str | bool | None] | None:
+    """Return model, versions, power mode and jetson_clocks, or None on other machines.
 
     /etc/nv_tegra_release begins "# R36 (release), REVISION: 4.0, ...": L4T 36.4.0.
     """
@@ -274,7 +308,23 @@ def _jetson(root: Path, run: Command) -> dict[str, str | None] | None:
         "l4t": f"{l4t.group(1)}.{l4t.group(2)}" if l4t else None,
         "jetpack": _debian_version(root, "nvidia-jetpack"),
         "power_mode": mode.group(1) if mode else None,
+        "jetson_clocks": _clocks_pinned(root),
     }
+
+
+def _clocks_pinned(root: Path) -> bool | None:
+    """Say whether jetson_clocks holds every CPU and GPU clock at its top; None where unknown.
+
+    The script sets the least frequency to the greatest; `jetson_clocks --show` would need root.
+    """
+    folders = _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq")
+    limits = [(folder / "scaling_min_freq", folder / "scaling_max_freq") for folder in folders]
+    for folder in _glob(root, "sys/class/devfreq/*"):
+        if re.search(r"\.g[a-z]\d+b$|gpu", folder.name):
+            limits.append((folder / "min_freq", folder / "max_freq"))
+    pairs = [(_number(low), _number(high)) for low, high in limits]
+    known = [(low, high) for low, high in pairs if low is not None and high is not None]
+    return all(low == high for low, high in known) if known else None
 
 
 def _debian_version(root: Path, package: str) -> str | None:

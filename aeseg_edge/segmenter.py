@@ -49,7 +49,8 @@ class Segmentation:
         labels: uint8 [H, W] at the frame's own size: class ids, 255 is void.
         classes: Every class of the bundle.
         palette: uint8 [256, 3], BGR: ``palette[labels]`` is a picture.
-        milliseconds: ``preprocess``, ``inference``, ``postprocess``, ``total``.
+        milliseconds: ``preprocess``, ``copy_in``, ``inference``, ``copy_out``,
+            ``postprocess`` and their sum, ``total``. Copies are 0 on a CPU.
         frame_age: Seconds from capture to labels; None where capture time is unknown.
         margin: float32 [h/r, w/r] over the graph's input: best minus second-best score.
         latents: float32 [D, h/r, w/r] over the graph's input.
@@ -340,13 +341,19 @@ class Segmenter:
         if far and outputs.latents is not None:
             distance, unlike = self._distance(outputs.latents, codebook, *submitted.size)
         started, prepared = submitted.started, submitted.prepared
+        spent = (inferred - prepared) / 1e6
+        # A backend may measure copies on the device's clock; a part is never above the whole.
+        copy_in = min(outputs.milliseconds.get("copy_in", 0.0), spent)
+        copy_out = min(outputs.milliseconds.get("copy_out", 0.0), spent - copy_in)
         return Segmentation(
             labels=labels,
             classes=codebook.classes,
             palette=colors,
             milliseconds={
                 "preprocess": (prepared - started) / 1e6,
-                "inference": (inferred - prepared) / 1e6,
+                "copy_in": copy_in,
+                "inference": spent - copy_in - copy_out,
+                "copy_out": copy_out,
                 "postprocess": (done - inferred) / 1e6,
                 "total": (done - started) / 1e6,
             },

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aeseg_edge.bench import alternate, synthetic_frame
+from aeseg_edge.bench import alternate, random_codebook, synthetic_frame
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.codebook import Codebook, default_classes
 from aeseg_edge.device import environment
 from aeseg_edge.segmenter import Segmenter
 
@@ -53,14 +52,6 @@ def main() -> None:
     if options.json:
         record = {"bundle": options.bundle.name, **found.to_json(), "environment": environment()}
         options.json.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def random_codebook(clusters: int, latent_dim: int) -> Codebook:
-    """Centres for timing: the cost does not depend on where they lie."""
-    centres = np.random.default_rng(0).normal(size=(clusters, latent_dim))
-    return Codebook.from_centres(
-        centres, remap=np.arange(clusters) % 200, classes=default_classes(200)
-    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Verbs that measure a bundle: eval, bench, flicker."""
+"""Verbs that measure a bundle: eval, flicker."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from aeseg_edge.cli.options import (
@@ -60,21 +59,6 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="run the graph made for this backend, on ONNX Runtime (slow for tensorrt)",
     )
     add_json(evaluate)
-
-    bench = add_verb(
-        verbs,
-        common,
-        "bench",
-        _bench,
-        summary="time a bundle, stage by stage",
-        example="aeseg bench street.aeseg drive.mp4 --threads 1 --precision int8",
-    )
-    bench.add_argument("bundle", type=Path)
-    bench.add_argument("source", nargs="?", help="synthetic frames without one")
-    add_runner(bench)
-    bench.add_argument("--frames", type=positive, default=300, metavar="N")
-    bench.add_argument("--warmup", type=float, default=2.0, metavar="SECONDS")
-    add_json(bench)
 
     flicker = add_verb(
         verbs,
@@ -161,42 +145,6 @@ def _eval(options: argparse.Namespace) -> int:
         )
     if options.json != "-":
         print(format_table(report))
-    write_json(options.json, report.to_json())
-    return 0
-
-
-def _bench(options: argparse.Namespace) -> int:
-    from aeseg_edge.bench import bench, format_table
-    from aeseg_edge.io.sources import open_source
-    from aeseg_edge.segmenter import Segmenter
-
-    with Segmenter.load(
-        options.bundle,
-        precision=options.precision,
-        backend=options.backend,
-        threads=options.threads,
-        imgsz=options.imgsz,
-    ) as segmenter:
-        settings = {"threads": options.threads}
-        if options.source is None:
-            report = bench(
-                segmenter, frames=options.frames, warmup_seconds=options.warmup, settings=settings
-            )
-        else:
-            manifest = segmenter.manifest
-            with open_source(
-                options.source, channels=manifest.geometry.channels, modalities=manifest.modalities
-            ) as source:
-                report = bench(
-                    segmenter,
-                    (frame.image for frame in source),
-                    frames=options.frames,
-                    warmup_seconds=options.warmup,
-                    source=options.source,
-                    settings=settings,
-                )
-    if options.json != "-":
-        print(format_table(report), file=sys.stdout)
     write_json(options.json, report.to_json())
     return 0
 

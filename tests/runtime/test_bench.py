@@ -6,13 +6,15 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from aeseg_edge.bench import alternate, bench, format_table, synthetic_frame
+from aeseg_edge.bench import alternate, bench, format_table, random_codebook, synthetic_frame
 from aeseg_edge.errors import SourceError, UsageError
+from aeseg_edge.power import PowerRecorder
 
 MILLISECOND = 1_000_000
 
@@ -163,15 +165,56 @@ def test_the_table_has_a_row_for_each_stage(segmenter: FakeSegmenter) -> None:
     report = bench(segmenter, frames=3, warmup_seconds=0, clock=segmenter.clock)  # type: ignore[arg-type]
     lines = format_table(report).splitlines()
     assert lines[0].startswith("int8 on onnxruntime, graph 1.25 MB, frames 48x32")
-    assert lines[2].split() == ["p50", "p90", "p95", "p99", "mean", "max", "(ms)"]
+    columns = ["min", "mean", "p50", "p90", "p95", "p99", "max", "jitter", "(ms)"]
+    assert lines[2].split() == columns
     rows = {line.split()[0]: line.split()[1:] for line in lines[3:8]}
-    assert rows["total"] == ["12.000", "12.800", "12.900", "12.980", "12.000", "13.000"]
+    assert rows["total"] == [
+        "11.000", "12.000", "12.000", "12.800", "12.900", "12.980", "13.000", "0.816"
+    ]  # fmt: skip
     assert list(rows) == list(report.stages)
     assert f"numpy {np.__version__}" in lines[-1]
     measured = replace(report, memory={"resident": 120_000_000, "peak": 150_000_000})
     assert "memory 120 MB resident, 150 MB at most" in format_table(measured)
     assert "memory" not in format_table(replace(report, memory=None))
     assert replace(report, memory=None).to_json()["memory_bytes"] is None
+
+
+def test_power_is_recorded_during_the_timed_frames(
+    segmenter: FakeSegmenter, tmp_path: Path
+) -> None:
+    monitor = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
+    monitor.mkdir(parents=True)
+    for name, text in (("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "500")):
+        (monitor / name).write_text(text)
+    report = bench(
+        segmenter,  # type: ignore[arg-type]
+        frames=5,
+        warmup_seconds=0,
+        clock=segmenter.clock,
+        recorder=PowerRecorder(tmp_path),
+    )
+    assert report.fps_per_watt == pytest.approx(report.fps / 2.5)
+    assert report.to_json()["power"]["total_watts"] == 2.5
+    assert "power 2.50 W (VDD_IN)" in format_table(report)
+    absent = bench(
+        segmenter,  # type: ignore[arg-type]
+        frames=1,
+        warmup_seconds=0,
+        clock=segmenter.clock,
+        recorder=PowerRecorder(tmp_path / "nothing"),
+    )
+    assert absent.to_json()["fps_per_watt"] is None
+    assert "watt" not in format_table(absent)
+
+
+def test_too_few_frames_for_a_99th_percentile_are_called_that(segmenter: FakeSegmenter) -> None:
+    few = bench(segmenter, frames=3, warmup_seconds=0, clock=segmenter.clock)  # type: ignore[arg-type]
+    assert "fewer than 300 frames" in format_table(few)
+    assert "fewer than" not in format_table(replace(few, frames=300))
+
+
+def test_a_random_codebook_has_any_number_of_clusters() -> None:
+    assert (random_codebook(1024, 4).clusters, len(random_codebook(3, 4).classes)) == (1024, 3)
 
 
 def test_an_emulated_graph_is_called_that(segmenter: FakeSegmenter) -> None:

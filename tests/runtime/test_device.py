@@ -115,6 +115,7 @@ def test_a_jetson_is_described_in_full(tmp_path: Path) -> None:
         "l4t": "36.4.0",
         "jetpack": "6.1+b123",
         "power_mode": "15W",
+        "jetson_clocks": None,
     }
     assert found["os"]["name"] == "Ubuntu 22.04.5 LTS"
     assert found["cpu"]["model"] == "Cortex-A78AE"
@@ -134,6 +135,34 @@ def test_power_is_volts_times_amperes_of_each_connected_rail(tmp_path: Path) -> 
         "VDD_IN": {"volts": 5.0, "amperes": 1.2, "watts": 6.0},
         "VDD_CPU_GPU_CV": {"volts": 4.992, "amperes": 0.08, "watts": 0.39936},
     }
+
+
+@pytest.mark.parametrize(
+    ("cpu_min", "gpu_min", "pinned"),
+    [("1510400", "624750000", True), ("729600", "624750000", False), ("1510400", "0", False)],
+)
+def test_jetson_clocks_hold_when_no_clock_may_fall(
+    cpu_min: str, gpu_min: str, pinned: bool, tmp_path: Path
+) -> None:
+    clocks = {
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": cpu_min,
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "1510400",
+        "sys/class/devfreq/17000000.ga10b/min_freq": gpu_min,
+        "sys/class/devfreq/17000000.ga10b/max_freq": "624750000",
+        "sys/class/devfreq/15480000.nvdec/min_freq": "0",  # left alone by jetson_clocks
+        "sys/class/devfreq/15480000.nvdec/max_freq": "793600000",
+    }
+    found = environment(tree(tmp_path, {**JETSON, **clocks}), jetson_commands)
+    assert found["jetson"]["jetson_clocks"] is pinned
+
+
+def test_throttle_events_of_all_cores_are_added_up(tmp_path: Path) -> None:
+    counts = {
+        f"sys/devices/system/cpu/cpu{core}/thermal_throttle/{kind}_throttle_count": str(count)
+        for core, kind, count in ((0, "core", 3), (1, "core", 4), (0, "package", 9))
+    }
+    found = environment(tree(tmp_path, {**PC, **counts}), no_commands)
+    assert found["throttling"] == {"core_throttle_count": 7, "package_throttle_count": 9}
 
 
 def test_tensorrt_is_found_as_a_debian_package_where_python_has_no_metadata(
@@ -188,7 +217,7 @@ def test_unknown_arm_cores_keep_their_numbers_and_mixed_ones_are_listed(tmp_path
 
 def test_on_an_empty_machine_everything_absent_is_none(tmp_path: Path) -> None:
     found = environment(tmp_path, no_commands)
-    for name in ("load", "memory", "gpu", "jetson", "temperatures", "power"):
+    for name in ("load", "memory", "gpu", "jetson", "throttling", "temperatures", "power"):
         assert found[name] is None, name
     assert found["os"]["name"] is None
     assert {found["cpu"][name] for name in ("model", "quota", "governor", "int8")} == {None}

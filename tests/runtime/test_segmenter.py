@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from aeseg_edge.backends.base import Backend
+from aeseg_edge.backends.base import Backend, Outputs
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import VOID, ClassInfo, Codebook
 from aeseg_edge.errors import (
@@ -65,11 +67,35 @@ def test_shares_add_up_to_one(segmenter: Segmenter) -> None:
 
 def test_stages_are_timed_and_frame_age_needs_a_capture_time(segmenter: Segmenter) -> None:
     result = segmenter(scene(), captured=time.monotonic() - 1.0)
-    parts = [result.milliseconds[k] for k in ("preprocess", "inference", "postprocess")]
+    stages = ["preprocess", "copy_in", "inference", "copy_out", "postprocess", "total"]
+    assert list(result.milliseconds) == stages
+    parts = [result.milliseconds[stage] for stage in stages[:-1]]
     assert sum(parts) == pytest.approx(result.milliseconds["total"])
     assert result.frame_age is not None
     assert result.frame_age >= 1.0
     assert segmenter(scene()).frame_age is None
+
+
+@pytest.mark.parametrize(("copies", "shown"), [((0.01, 0.02), (0.01, 0.02)), ((1e6, 5.0), None)])
+def test_copies_that_a_device_measures_are_taken_out_of_the_inference(
+    segmenter: Segmenter,
+    monkeypatch: pytest.MonkeyPatch,
+    copies: tuple[float, float],
+    shown: tuple[float, float] | None,
+) -> None:
+    collect = segmenter.backend.collect
+
+    def with_copies(*args: Any) -> Outputs:
+        found = collect(*args)
+        return replace(found, milliseconds=dict(zip(("copy_in", "copy_out"), copies, strict=True)))
+
+    monkeypatch.setattr(segmenter.backend, "collect", with_copies)
+    times = segmenter(scene()).milliseconds
+    if shown is not None:
+        assert (times["copy_in"], times["copy_out"]) == shown
+    # Two clocks may disagree; no stage is below 0 and the sum stays the total.
+    assert min(times.values()) >= 0
+    assert sum(times.values()) == pytest.approx(2 * times["total"])
 
 
 def test_latents_and_margin_come_only_on_request(segmenter: Segmenter) -> None:
