@@ -12,7 +12,13 @@ import pytest
 from aeseg_edge.bench import synthetic_frame
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.errors import BackendError
-from aeseg_edge.nodes import format_table, head_nodes, profile_nodes, summarise_profile
+from aeseg_edge.nodes import (
+    format_table,
+    head_nodes,
+    inner_nodes,
+    profile_nodes,
+    summarise_profile,
+)
 
 
 def node(name: str, inputs: str, outputs: str) -> SimpleNamespace:
@@ -97,3 +103,14 @@ def test_a_real_graph_has_convolutions_in_the_encoder_and_the_argmax_in_the_head
     assert "ArgMax" not in encoder
     assert 0 < found.head_share < 1
     assert {each.runs for each in found.nodes} == {3}
+
+
+def test_what_runs_inside_a_branch_is_counted_with_the_branch_alone() -> None:
+    pytest.importorskip("onnx")
+    from aeseg_edge.calibration.graph import attach_head
+    from tests.doubles import graph as double
+
+    made = attach_head(double.encoder(), double.SPEC, gate=0.5, target="cpu")
+    inner = inner_nodes(made.graph.node)
+    assert {"head/head_gate", "head/head_best"} <= inner
+    assert inner.isdisjoint({each.name for each in made.graph.node})
