@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,31 @@ def test_a_linear_codebook_takes_the_clusters_place_and_runs_as_any_other(
             equal[-1] -= share
     # Better than the commoner class everywhere: which clusters are odd is no straight line.
     assert np.mean(equal) > 0.1
+
+
+def test_a_linear_codebook_for_graphs_without_squares_has_none(
+    street: Path, capsys: Output
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    from aeseg_edge.calibration.graph import attach_head, detach_head
+
+    old = Bundle.open(street)
+    spec = replace(old.manifest.spec, squares=False)
+    graphs = {
+        entry.graph: attach_head(
+            detach_head(onnx.load_from_string(old.graph(*entry.key))), spec
+        ).SerializeToString()
+        for entry in old.manifest.entries
+    }
+    Bundle.build(
+        replace(old.manifest, squares=False, preview=None, region=None), old.codebook, graphs
+    ).write(street)
+    out = street.with_name("linear.aeseg")
+    assert main(command(street, "--fit", "linear", "-o", str(out), "--threads", "1")) == 0
+    after = Bundle.open(out)
+    assert after.manifest.method == "linear"
+    assert after.graphs == graphs
+    assert not after.codebook.squares
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,10 @@ def _linear(
     )
     weighted = options.class_weights != "none"
     progress.update("linear codebook", 0.0)
-    fit = fit_linear(cells, mask_classes(names, bundle.codebook), weighted=weighted)
+    classes = mask_classes(names, bundle.codebook)
+    # Squares of latents help a little, where the graphs have them.
+    squares = bundle.manifest.squares
+    fit = fit_linear(cells, classes, weighted=weighted, square=squares)
     progress.update("linear codebook", 1.0)
     have = {item.name for item in fit.codebook.classes}
     without = [name for name in names if name not in have]
