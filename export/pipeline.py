@@ -18,6 +18,7 @@ from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.decoding import attach_decoder
 from aeseg_edge.calibration.fit import REFERENCE, FitSettings, Fitted, fit_bundle
+from aeseg_edge.calibration.sensitivity import check_names
 from aeseg_edge.errors import AesegError, CalibrationError, FootageError
 from aeseg_edge.geometry import Geometry, import_cv2
 from aeseg_edge.io.modalities import describe
@@ -49,7 +50,10 @@ Progress = Callable[[str, float, str], None]
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
-REMEMBERED = ("clusters", "cluster_range", "clustering", "covariance", "balance")
+REMEMBERED = (
+    *("clusters", "cluster_range", "clustering", "covariance", "balance"),
+    *("int8_exclude", "int8_target"),
+)
 """What a later export takes over from the training where it is told nothing else."""
 
 
@@ -157,6 +161,7 @@ def train_bundle(
     geometry = Geometry(size[0], size[1], options.model.channels, options.resize)
     output_stride = check_output_stride(options.output_stride, autoencoder.stride)
     folder = train_folder(output)
+    check_excluded(autoencoder, geometry, options.fit)
 
     footage = gather(
         sources,
@@ -357,7 +362,20 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
     told = dict(load_model(folder)[1].get("fit", {}))
     if told.get("cluster_range") is not None:
         told["cluster_range"] = tuple(told["cluster_range"])
+    if isinstance(told.get("int8_exclude"), list):
+        told["int8_exclude"] = tuple(told["int8_exclude"])
     return told
+
+
+def check_excluded(autoencoder: Autoencoder, geometry: Geometry, fit: FitSettings) -> None:
+    """Refuse, before training, convolutions to leave out of int8 that there will not be.
+
+    Raises:
+        UsageError: If one of the names is not in the exported encoder.
+    """
+    if fit.excluded:
+        encoder = export_encoder(autoencoder.eval(), height=geometry.height, width=geometry.width)
+        check_names(encoder, fit.excluded)
 
 
 def _finish(
