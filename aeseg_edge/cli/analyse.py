@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aeseg_edge.cli.options import Verbs, add_json, add_verb, size, write_json
-from aeseg_edge.errors import MissingDependency, UsageError
+from aeseg_edge.cli.options import (
+    Verbs,
+    add_json,
+    add_modalities,
+    add_verb,
+    all_sources,
+    check_output,
+    positive,
+    size,
+    write_json,
+)
+from aeseg_edge.errors import MissingDependency, SinkError, UsageError
+from aeseg_edge.io.atomic import write_bytes
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.cpu_peak import CpuPeaks, CpuShare
@@ -15,6 +28,7 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 DEVICES = ("orin-nano", "orin-nano-super", "agx-orin", CPU)
+FRAMES = 100
 TARGET = 0.45
 """Share of the CPU's int8 bound that the encoder should reach."""
 
@@ -47,6 +61,34 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "--imgsz", type=size, metavar="WxH", help="at another size (default: the bundle's own)"
     )
     add_json(roofline)
+
+    report = add_verb(
+        verbs,
+        common,
+        "report",
+        _report,
+        summary="compare all precisions of a bundle on real frames, as one HTML page",
+        example="aeseg report street.aeseg drive.mp4 -o report.html",
+    )
+    report.add_argument("bundle", type=Path)
+    report.add_argument("source", nargs="?", help="video, folder, glob, camera")
+    add_modalities(report)
+    report.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.html")
+    report.add_argument(
+        "--frames",
+        type=positive,
+        default=FRAMES,
+        metavar="N",
+        help=f"look at N frames, evenly over a recording whose length is known (default {FRAMES})",
+    )
+    report.add_argument(
+        "--no-layers", action="store_true", help="leave the int8 layers out: faster"
+    )
+    report.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
+    report.add_argument(
+        "--imgsz", type=size, metavar="WxH", help="at another size (default: the bundle's own)"
+    )
+    add_json(report)
 
 
 def _roofline(options: argparse.Namespace) -> int:
@@ -110,6 +152,65 @@ def _roofline(options: argparse.Namespace) -> int:
             "cpu_int8_encoder": None if share is None else {**share.to_json(), "target": TARGET},
         },
     )
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    try:
+        from aeseg_edge.calibration.precision import compare_precisions
+        from aeseg_edge.calibration.report_page import render_page
+    except ImportError as error:
+        raise MissingDependency(
+            f"the report is made with a package that is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.cli.progress import Progress
+    from aeseg_edge.device import environment
+    from aeseg_edge.io.sources import open_source
+
+    (uri,) = all_sources([] if options.source is None else [options.source], options)
+    output = check_output(options.output, ".html")
+    bundle = Bundle.open(options.bundle)
+    if options.imgsz is not None:
+        bundle = bundle.with_size(*options.imgsz)
+    manifest = bundle.manifest
+    with (
+        open_source(
+            uri, channels=manifest.geometry.channels, modalities=manifest.modalities
+        ) as source,
+        Progress() as progress,
+    ):
+        step = 1 if source.live or not source.total else max(1, source.total // options.frames)
+        chosen = islice(source, 0, options.frames * step, step)
+        known = options.frames if source.live else source.total and -(-source.total // step)
+        found = compare_precisions(
+            bundle,
+            (frame.image for frame in chosen),
+            source=uri,
+            total=None if not known else min(known, options.frames),
+            layers=not options.no_layers,
+            threads=options.threads,
+            progress=progress.update,
+        )
+    cpu = (environment().get("cpu") or {}).get("model") or "unknown processor"
+    threads = f"{options.threads or 'all'} thread{'' if options.threads == 1 else 's'}"
+    page = render_page(
+        found,
+        title=options.bundle.name,
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=f"{cpu}, {threads}",
+    )
+    write_bytes(output, page.encode(), error=SinkError)
+    if options.json != "-":
+        print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB), {found.frames} frames")
+        for each in found.figures:
+            if each.agreement is not None:
+                print(
+                    f"  {each.title:<32} labels equal {100 * each.agreement.labels_equal:6.2f} %  "
+                    f"worst frame {100 * each.agreement.worst_labels_equal:6.2f} %"
+                )
+    write_json(options.json, {"report": str(output), **found.to_json()})
     return 0
 
 
