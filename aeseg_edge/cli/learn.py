@@ -425,8 +425,21 @@ def _train(options: argparse.Namespace) -> int:
         decoder=options.with_decoder,
         provenance=provenance,
     )
-    with Progress() as progress:
-        trained = pipeline.train_bundle(sources, output, settings, progress=progress.update)
+    from aeseg_edge.export.team import join_team
+
+    with join_team() as team:
+        if not team.first:
+            logging.getLogger().setLevel(logging.ERROR)
+            pipeline.join_training(sources, output, settings, team)
+            return 0
+        if team.size > 1:
+            _log.info(
+                "%d processes train together, %d images a step each", team.size, training.batch
+            )
+        with Progress() as progress:
+            trained = pipeline.train_bundle(
+                sources, output, settings, progress=progress.update, team=team
+            )
     _report(trained.fitted, output, options, trained.dimension)
     return 0
 
