@@ -195,7 +195,8 @@ def compare_precisions(
             raise CalibrationError(
                 f"{source} has no frames to compare precisions on", fix="Give some footage."
             )
-        tell("comparing precisions", 1.0)
+        if not total or count < total:
+            tell("comparing precisions", 1.0)
         figures = (reference.figures(None), *(other.figures(count) for other in others))
     sensitivities = []
     for other in others if layers else ():

@@ -121,6 +121,10 @@ def test_a_region_of_interest_is_not_counted_outside(bundle: Bundle) -> None:
     found = compare_precisions(held, scenes(2), source="x", layers=False)
     cells = 2 * (64 // held.manifest.stride) * (48 // held.manifest.stride)
     assert found.figures[1].agree.sum() + found.figures[1].differ.sum() == cells
+    worst = found.figures[3].worst[0]
+    assert (worst.expected[:, 48:] == 255).all()
+    inside = worst.expected[:, :48] == worst.found[:, :48]
+    assert worst.labels_equal == pytest.approx(inside.mean())
     assert found.layers == ()
 
 
