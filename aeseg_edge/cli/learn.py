@@ -103,7 +103,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--learning-rate", "--lr", type=float, metavar="RATE", help="peak learning rate"
     )
-    train.add_argument("--batch", type=positive)
+    train.add_argument(
+        "--batch", type=positive, help="images a step; under torchrun, of each process"
+    )
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=positive, help="default: about 1200 steps")
     length.add_argument("--minutes", type=float, help="train for so long instead")
