@@ -269,3 +269,15 @@ def test_a_target_without_auto_is_refused(more: list[str]) -> None:
 def test_an_empty_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "a.aeseg", "x", "-o", "b.aeseg", "--int8-exclude", "a,,b"]) == 2
     assert "not a list of names" in capsys.readouterr().err
+
+
+def test_training_refuses_a_name_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    command = ["train", str(tmp_path / "none.mp4"), "-o", str(tmp_path / "a.aeseg")]
+    assert main([*command, "--imgsz", "96x64", "--int8-exclude", "nothing"]) == 2
+    said = capsys.readouterr().err
+    assert "no int8 convolution is named nothing" in said
+    assert "node_" in said
+    assert list(tmp_path.iterdir()) == []
