@@ -271,6 +271,7 @@ def test_an_empty_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not a list of names" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_refuses_a_name_before_it_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
