@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.choose import choose_entry
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.errors import BackendError, MissingDependency
-from aeseg_edge.session import open_session
+from aeseg_edge.session import label_feed, open_session
 
 _ENCODED = "encoded"
 _HEAD = "head/"
@@ -131,16 +131,6 @@ def profile_nodes(
     spec = manifest.spec
     entry = choose_entry(manifest, precision, "onnxruntime")
     _, rows, columns = spec.latent_shape
-    codebook = bundle.codebook
-    previous = np.zeros((1, *spec.latent_shape), np.float32)
-    feed: dict[str, NDArray[Any]] = {
-        "frame": np.ascontiguousarray(frame)[None],
-        "weights": codebook.columns(spec.squares),
-        "bias": np.ascontiguousarray(codebook.bias[:, None]),
-        "remap": codebook.remap.astype(np.float32),
-        "previous": previous,
-        "mix": np.zeros(1, np.float32),
-    }
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "runs.onnx"
         session = open_session(
@@ -155,9 +145,7 @@ def profile_nodes(
             profile=Path(folder) / "profile",
             optimised=written,
         )
-        if any(each.name == "extras" for each in session.get_inputs()):
-            # As a frame is run that only asks for labels.
-            feed["extras"] = np.array([False])
+        feed = label_feed(session, spec, bundle.codebook, frame)
         for _ in range(warmup + frames):
             session.run(_OUTPUTS, feed)
         events = json.loads(Path(session.end_profiling()).read_text())

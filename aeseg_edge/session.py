@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.codebook import Codebook
 from aeseg_edge.errors import BackendError, MissingDependency, UsageError
 
 _CHANNELS = (1, 3, 4)
@@ -183,3 +185,30 @@ def _places(shape: tuple[int | str | None, ...], width: int, height: int) -> dic
     if shape[-1] in _CHANNELS:
         return {**batch, first: height, first + 1: width}
     return batch
+
+
+def label_feed(
+    session: Any, spec: GraphSpec, codebook: Codebook, frame: NDArray[np.uint8]
+) -> dict[str, NDArray[Any]]:
+    """Give what a deployed graph is run with where labels alone are wanted.
+
+    Args:
+        session: The graph, open.
+        spec: Its sizes.
+        codebook: Its codebook.
+        frame: uint8 [H, W, C] at the graph's size.
+
+    Returns:
+        Every input by name; without smoothing.
+    """
+    feed: dict[str, NDArray[Any]] = {
+        "frame": np.ascontiguousarray(frame)[None],
+        "weights": codebook.columns(spec.squares),
+        "bias": np.ascontiguousarray(codebook.bias[:, None]),
+        "remap": codebook.remap.astype(np.float32),
+        "previous": np.zeros((1, *spec.latent_shape), np.float32),
+        "mix": np.zeros(1, np.float32),
+    }
+    if any(each.name == "extras" for each in session.get_inputs()):
+        feed["extras"] = np.array([False])
+    return feed

@@ -34,6 +34,7 @@ from .graph import Target, attach_head, centre_latents, detach_head, to_half
 from .latents import EncoderSession, draw_samples
 from .matching import Matched, encoder_of, encoder_shift, match_codebooks
 from .ranges import quantize_for_cpu, quantize_for_tensorrt
+from .sensitivity import RECORD, check_names, exclude_layers, excluded_of
 from .settings import FitSettings as FitSettings
 from .stability import Stability
 
@@ -127,8 +128,10 @@ def fit_bundle(
     Raises:
         CalibrationError: If the frames are too few or too alike for what is asked, or
             ``names_from`` has another encoder.
+        UsageError: If a convolution that is to be excluded is not there.
     """
     tell = progress or (lambda stage, fraction: None)
+    check_names(encoder, settings.excluded)
     ranges_on, check_on = split_for_agreement(
         frames, settings.calibration_frames, settings.agreement_frames
     )
@@ -164,7 +167,13 @@ def fit_bundle(
     chosen = [frames[i] for i in ranges_on]
     width = smoothing_gate(samples.latents)
     graphs = deployed_graphs(
-        encoder, chosen, spec, ranges=settings.ranges, gate=width, progress=progress
+        encoder,
+        chosen,
+        spec,
+        ranges=settings.ranges,
+        gate=width,
+        exclude=settings.excluded,
+        progress=progress,
     )
     manifest = Manifest(
         geometry=geometry,
@@ -191,11 +200,13 @@ def fit_bundle(
                 "frames": len(frames),
                 "range_frames": len(ranges_on),
                 "ranges": settings.ranges,
+                **named_exclusions(settings),
             },
         },
         provenance=dict(provenance or {}),
     )
     draft = Bundle.build(manifest, codebook, graphs, region=region)
+    draft = chosen_exclusions(draft, chosen, settings, progress=progress)
     bundle, agreements, below = with_agreement(
         draft,
         [frames[i] for i in check_on],
@@ -213,6 +224,7 @@ def deployed_graphs(
     *,
     ranges: str,
     gate: float | None = None,
+    exclude: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, bytes]:
     """Make every graph of a bundle from one encoder.
@@ -223,6 +235,7 @@ def deployed_graphs(
         spec: Sizes of the deployed graph.
         ranges: ``minmax``, ``percentile`` or ``entropy``.
         gate: Width of the smoothing gate; None to mix everywhere alike.
+        exclude: Convolutions that stay in floating point in the int8 graphs.
         progress: Called with a stage and its fraction.
 
     Returns:
@@ -239,12 +252,14 @@ def deployed_graphs(
             encoder,
             frames,
             method=ranges,
+            exclude=exclude,
             progress=lambda _, f: tell("int8 ranges (cpu)", f),
         ),
         "graphs/int8-tensorrt.onnx": quantize_for_tensorrt(
             encoder,
             frames,
             method=ranges,
+            exclude=exclude,
             progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
         ),
     }
@@ -259,6 +274,46 @@ def fresh_entries() -> tuple[Entry, ...]:
     return tuple(
         Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
         for key, path in GRAPHS.items()
+    )
+
+
+def named_exclusions(settings: FitSettings) -> dict[str, Any]:
+    """Give what the manifest's record says of convolutions that were named to stay in float."""
+    if not settings.excluded:
+        return {}
+    named = {"names": list(settings.excluded), "why": "named by the user"}
+    return {RECORD: {"asked": list(settings.excluded), "onnxruntime": named, "tensorrt": named}}
+
+
+def chosen_exclusions(
+    bundle: Bundle,
+    frames: Sequence[NDArray[np.uint8]],
+    settings: FitSettings,
+    *,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Leave convolutions out of int8 by what they buy, where the settings say ``auto``.
+
+    Args:
+        bundle: Freshly made, all in int8.
+        frames: Those of the ranges: the gate is measured on others.
+        settings: See ``FitSettings``.
+        progress: Called with a stage and its fraction.
+
+    Returns:
+        The bundle itself where nothing is asked for.
+    """
+    if settings.int8_exclude != "auto":
+        return bundle
+    target = settings.int8_target
+    tell = progress or (lambda stage, fraction: None)
+    return exclude_layers(
+        bundle,
+        frames,
+        settings.minimum_agreement if target is None else target,
+        stated=target,
+        threads=settings.threads,
+        progress=lambda fraction: tell("int8 layers", fraction),
     )
 
 
@@ -296,7 +351,8 @@ def with_agreement(
             100 * minimum,
         )
     entries = tuple(
-        _with_agreement(entry, agreements, below, minimum) for entry in bundle.manifest.entries
+        _with_agreement(entry, agreements, below, minimum, bundle.manifest)
+        for entry in bundle.manifest.entries
     )
     finished = bundle.with_manifest(replace(bundle.manifest, entries=entries))
     return finished, agreements, below
@@ -441,11 +497,17 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
         manifest: Of any bundle; one that labels were used for says nothing here.
 
     Returns:
-        ``clusters``, and ``clustering``, ``covariance`` and ``balance`` where known, for
-        ``FitSettings``.
+        ``clusters``, and ``clustering``, ``covariance``, ``balance`` and ``int8_exclude`` where
+        known, for ``FitSettings``.
     """
     told: dict[str, Any] = {"clusters": manifest.clusters}
     recorded = manifest.training.get("calibration", {})
+    excluded = recorded.get(RECORD)
+    if isinstance(excluded, Mapping):
+        asked = excluded.get("asked", ())
+        told["int8_exclude"] = asked if asked == "auto" else tuple(str(name) for name in asked)
+        if asked == "auto" and isinstance(excluded.get("target"), float):
+            told["int8_target"] = excluded["target"]
     if recorded.get("balance") in BALANCES:
         told["balance"] = recorded["balance"]
     for method in (manifest.method, recorded.get("method")):
@@ -463,11 +525,15 @@ def _with_agreement(
     agreements: Mapping[tuple[str, str], Agreement],
     below: Mapping[tuple[str, str], Agreement],
     minimum: float,
+    manifest: Manifest,
 ) -> Entry:
     found = agreements.get(entry.key)
     if found is None:
         return entry
     note = _NOTES.get(entry.key, "")
+    if entry.precision == "int8" and (floats := excluded_of(manifest.training, entry.backend)):
+        kept = f"not in int8: {', '.join(floats)}"
+        note = f"{kept}; {note}" if note else kept
     if entry.key in below:
         reason = f"agrees with fp32 on {100 * found.labels_equal:.1f} % of labels, gate {minimum}"
         note = f"{reason}; {note}" if note else reason

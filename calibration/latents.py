@@ -128,10 +128,14 @@ def draw_samples(
     if not len(frames):
         raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
     generator = np.random.default_rng(seed)
-    share = -(-count // len(frames))
-    parts, origins = [], []
-    for index, frame in enumerate(frames):
-        latents = session(frame)
+    # One latent of each frame at least, and no more frames than latents are wanted.
+    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
+    share = -(-count // len(chosen))
+    samples = np.empty((0, 0), np.float32)
+    origins = np.empty(0, np.int64)
+    filled = 0
+    for done, index in enumerate(chosen.tolist()):
+        latents = session(frames[index])
         dim, rows, columns = latents.shape
         flat = latents.reshape(dim, -1)
         if region is not None:
@@ -139,11 +143,16 @@ def draw_samples(
         size = flat.shape[1]
         if size > share:
             flat = flat[:, np.sort(generator.choice(size, share, replace=False))]
-        parts.append(flat.T)
-        origins.append(np.full(flat.shape[1], index, np.int64))
+        if not samples.size:
+            # What is held does not grow with the footage.
+            most = len(chosen) * min(share, rows * columns)
+            samples, origins = np.empty((most, dim), np.float32), np.empty(most, np.int64)
+        taken = slice(filled, filled + flat.shape[1])
+        samples[taken], origins[taken] = flat.T, index
+        filled = taken.stop
         if tick is not None:
-            tick((index + 1) / len(frames))
-    samples = np.concatenate(parts).astype(np.float32, copy=False)
+            tick((done + 1) / len(chosen))
+    samples, origins = samples[:filled], origins[:filled]
     if not samples.size:
         raise CalibrationError(
             "the region of interest holds no latents", fix="Use a mask with a larger white part."
@@ -153,7 +162,7 @@ def draw_samples(
             "the encoder gives latents that are not finite",
             fix="Train again with a lower learning rate.",
         )
-    drawn = Samples(np.ascontiguousarray(samples), np.concatenate(origins))
+    drawn = Samples(samples, origins)
     if len(samples) > count:
         drawn = drawn.where(np.sort(generator.choice(len(samples), count, replace=False)))
     return drawn

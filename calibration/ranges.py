@@ -22,6 +22,8 @@ from onnx import helper, numpy_helper
 
 from aeseg_edge.errors import CalibrationError, MissingDependency
 
+from .exclusion import float_convolutions as float_convolutions
+from .exclusion import restored
 from .graph import ENCODED, FRAME, NORMALISED, finish, to_half, upstream
 
 _log = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ def quantize_for_tensorrt(
     )
     _raise_small_scales(model)
     half = to_half(model)
+    half = restored(half, encoder, exclude) if exclude else half
     _check_symmetric(half)
     return half
 
@@ -149,7 +152,8 @@ def quantize_for_cpu(
         progress=progress,
         options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
-    return _feed_bytes(model)
+    model = _feed_bytes(model)
+    return restored(model, encoder, exclude) if exclude else model
 
 
 def _quantize(
@@ -215,7 +219,7 @@ def _quantize(
                 per_channel=True,
                 activation_type=activation,
                 weight_type=ortq.QuantType.QInt8,
-                nodes_to_exclude=[projection, *exclude],
+                nodes_to_exclude=[projection],
                 calibrate_method=ortq_method,
                 extra_options=extra,
             )
@@ -375,24 +379,3 @@ def _feed_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.initializer[:]
     graph.initializer.extend(weights)
     return finish(model)
-
-
-def float_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Name the convolutions whose input or weights are not int8: they run in floating point.
-
-    Args:
-        model: Any encoder or deployed graph.
-
-    Returns:
-        Node names, in graph order.
-    """
-    makers = {name: node for node in model.graph.node for name in node.output}
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "Conv"
-        and any(
-            getattr(makers.get(name), "op_type", "") != "DequantizeLinear"
-            for name in node.input[:2]
-        )
-    ]

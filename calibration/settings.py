@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from aeseg_edge.errors import CalibrationError, UsageError
 
@@ -30,6 +31,9 @@ class FitSettings:
         calibration_frames: Frames for the INT8 ranges.
         agreement_frames: Other frames for the agreement with fp32.
         minimum_agreement: Gate, 0..1; an entry below it is not recommended.
+        int8_exclude: Names of convolutions that stay in floating point; or ``auto`` for those
+            that buy most agreement, until ``int8_target`` is met.
+        int8_target: Agreement that ``auto`` goes for; the gate when None.
         ranges: ``minmax``, ``percentile`` or ``entropy``.
         threads: For ONNX Runtime; its own choice when None.
     """
@@ -45,8 +49,15 @@ class FitSettings:
     calibration_frames: int = 48
     agreement_frames: int = 24
     minimum_agreement: float = 0.95
+    int8_exclude: tuple[str, ...] | Literal["auto"] = ()
+    int8_target: float | None = None
     ranges: str = "minmax"
     threads: int | None = None
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Convolutions that were named; none with ``auto``."""
+        return () if self.int8_exclude == "auto" else self.int8_exclude
 
     @property
     def most_clusters(self) -> int:
@@ -74,6 +85,17 @@ class FitSettings:
                 f"minimum agreement {self.minimum_agreement} is not within 0..1",
                 fix="Give a share such as 0.95.",
             )
+        if self.int8_target is not None:
+            if not 0.0 <= self.int8_target <= 1.0:
+                raise UsageError(
+                    f"the target {self.int8_target} for int8 is not within 0..1",
+                    fix="Give a share such as 0.99.",
+                )
+            if self.int8_exclude != "auto":
+                raise UsageError(
+                    "a target for int8 does nothing unless layers are chosen by it",
+                    fix="Give --int8-exclude auto, or leave --int8-target out.",
+                )
         if self.clustering not in METHODS:
             raise UsageError(
                 f"clustering {self.clustering!r} is unknown",

@@ -128,7 +128,13 @@ def draw_windows(
     return Windows(torch.cat((corner, extent)).T / scale, mirrored)
 
 
-def disturb(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def disturb(
+    images: Tensor,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    *,
+    among: tuple[int, int] | None = None,
+) -> Tensor:
     """Change colours and add noise, differently for each image.
 
     The first three channels are taken as blue, green, red. A fourth (thermal) gets a gain
@@ -138,15 +144,19 @@ def disturb(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         images: float32 [N, C, H, W] in 0..1.
         augmentation: How far.
         generator: Source of all randomness.
+        among: Where these are part of a larger batch: the index of the first in it, and its
+            size. They are changed as they would be with the others there.
 
     Returns:
         float32 [N, C, H, W] in 0..1, a new tensor.
     """
     count, channels = images.shape[:2]
     colours = min(channels, 3)
+    start, total = among or (0, count)
+    mine = slice(start, start + count)
 
     def factor(reach: float, width: int = 1) -> Tensor:
-        draw = torch.rand((count, width, 1, 1), generator=generator)
+        draw = torch.rand((total, width, 1, 1), generator=generator)[mine]
         return 1 + reach * (2 * draw - 1)
 
     visible = images[:, :colours]
@@ -159,12 +169,13 @@ def disturb(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     visible = mean + factor(augmentation.contrast) * (visible - mean)
     visible = (visible * factor(augmentation.gain)).clamp(0, 1)
     reach = 1 + augmentation.gamma
-    visible = visible ** _log_uniform(count, 1 / reach, reach, generator).view(-1, 1, 1, 1)
+    exponent = _log_uniform(total, 1 / reach, reach, generator)[mine]
+    visible = visible ** exponent.view(-1, 1, 1, 1)
     if channels > colours:
         rest = images[:, colours:] * factor(augmentation.gain, channels - colours)
         visible = torch.cat((visible, rest), 1)
-    sigma = augmentation.noise * torch.rand((count, 1, 1, 1), generator=generator)
-    noise = torch.randn(visible.shape, generator=generator)
+    sigma = augmentation.noise * torch.rand((total, 1, 1, 1), generator=generator)[mine]
+    noise = torch.randn((total, *visible.shape[1:]), generator=generator)[mine]
     return (visible + sigma * noise).clamp(0, 1)
 
 

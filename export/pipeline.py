@@ -18,6 +18,7 @@ from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.decoding import attach_decoder
 from aeseg_edge.calibration.fit import REFERENCE, FitSettings, Fitted, fit_bundle
+from aeseg_edge.calibration.sensitivity import check_names
 from aeseg_edge.errors import AesegError, CalibrationError, FootageError
 from aeseg_edge.geometry import Geometry, import_cv2
 from aeseg_edge.io.modalities import describe
@@ -32,13 +33,14 @@ from .dimension import DimensionChoice, Wanted, reduce_latents
 from .efficientnet import ORIGIN
 from .footage import Footage, gather
 from .graph import export_encoder
-from .history import EpochRecord, TrainProgress
+from .history import EpochRecord, TrainProgress, TrainResult
 from .losses import Objective, Taught
 from .pairs import find_modalities
 from .region import frame_region, load_region, save_region
 from .settings import TrainSettings
 from .sizes import check_output_stride, resize_frames, round_size
-from .teacher import EfficientNetTeacher, make_targets, open_teacher
+from .teacher import EfficientNetTeacher, Targets, make_targets, open_teacher
+from .team import ALONE, Team
 from .train import train
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,10 @@ Progress = Callable[[str, float, str], None]
 KEPT_FRAMES = 256
 """Frames that stay beside the checkpoint: enough for ranges, agreement and K up to 1024."""
 
-REMEMBERED = ("clusters", "cluster_range", "clustering", "covariance", "balance")
+REMEMBERED = (
+    *("clusters", "cluster_range", "clustering", "covariance", "balance"),
+    *("int8_exclude", "int8_target"),
+)
 """What a later export takes over from the training where it is told nothing else."""
 
 
@@ -121,6 +126,7 @@ def train_bundle(
     options: TrainOptions,
     *,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Trained:
     """Train on footage, calibrate, and write a bundle.
 
@@ -130,6 +136,8 @@ def train_bundle(
         output: ``NAME.aeseg``; ``NAME.train`` is made beside it.
         options: See ``TrainOptions``.
         progress: Called with a stage, its fraction and a note.
+        team: Where several processes train together: this is the first of them, and the
+            others call ``join_training``.
 
     Raises:
         FootageError: If the footage has too few usable frames.
@@ -138,6 +146,57 @@ def train_bundle(
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
+    model = _train(sources, output, options, tell, team)
+    return _from_model(model, output, options, tell, team)
+
+
+def join_training(
+    sources: Sequence[str | Path],
+    output: Path,
+    options: TrainOptions,
+    team: Team,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Take part in a training whose first process calls ``train_bundle``; write nothing.
+
+    Args:
+        sources: As the first process has them.
+        output: Likewise.
+        options: Likewise.
+        team: The processes; this is not the first.
+        progress: Called with a stage, its fraction and a note.
+
+    Raises:
+        FootageError: If the footage has too few usable frames.
+        TrainingError: If training cannot go on, or another process has ended.
+    """
+    _train(sources, output, options, progress or (lambda stage, fraction, note: None), team)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A trained network and what it was trained on."""
+
+    autoencoder: Autoencoder
+    footage: Footage
+    frames: NDArray[np.uint8]
+    geometry: Geometry
+    output_stride: int
+    folder: Path
+    modalities: tuple[Modality, ...]
+    result: TrainResult
+    pretrained: bool
+    teacher: Mapping[str, Any] | None
+
+
+def _train(
+    sources: Sequence[str | Path],
+    output: Path,
+    options: TrainOptions,
+    tell: Progress,
+    team: Team,
+) -> _Model:
     modalities = find_modalities(sources)
     if modalities:
         channels = sum(each.channels for each in modalities)
@@ -157,6 +216,7 @@ def train_bundle(
     geometry = Geometry(size[0], size[1], options.model.channels, options.resize)
     output_stride = check_output_stride(options.output_stride, autoencoder.stride)
     folder = train_folder(output)
+    check_excluded(autoencoder, geometry, options.fit)
 
     footage = gather(
         sources,
@@ -172,23 +232,25 @@ def train_bundle(
     _log.info("footage: %s", footage.report.summary())
     frames = _all_frames(footage)
     _check_clusters(options.fit.fewest_clusters, frames, autoencoder.stride)
-    if options.keep_frames:
+    if options.keep_frames and team.first:
         save_frames(folder, evenly(frames, KEPT_FRAMES))
-    else:
+    elif team.first:
         # An earlier run may have kept some.
         shutil.rmtree(folder / FRAMES, ignore_errors=True)
 
     objective: Objective | None = None
     if teacher is not None:
-        targets = make_targets(
-            teacher,
-            footage.frames,
-            footage.held_out,
-            options.model.latent_dim,
-            folder=folder,
-            tick=lambda done: tell("teacher", done, options.training.teacher),
-        )
-        objective = Taught(targets, options.training.loss)
+        made = None
+        if team.first:
+            made = make_targets(
+                teacher,
+                footage.frames,
+                footage.held_out,
+                options.model.latent_dim,
+                folder=folder,
+                tick=lambda done: tell("teacher", done, options.training.teacher),
+            )
+        objective = Taught(_shared_targets(made, team), options.training.loss)
         objective.check(autoencoder)
     result = train(
         autoencoder,
@@ -198,12 +260,45 @@ def train_bundle(
         resume=not options.fresh,
         objective=objective,
         progress=lambda at: tell("training", at.fraction, training_note(at)),
+        team=team,
     )
-    autoencoder, dimension = _reduced(autoencoder, frames, options.reduce_to, options.fit)
+    return _Model(
+        autoencoder,
+        footage,
+        frames,
+        geometry,
+        output_stride,
+        folder,
+        modalities,
+        result,
+        pretrained,
+        None if teacher is None else teacher.origin,
+    )
+
+
+def _shared_targets(targets: Targets | None, team: Team) -> Targets:
+    """Give what the teacher saw, in the first process, to all."""
+    if targets is not None and team.size == 1:
+        return targets
+    numbers = None if targets is None else {"grid": targets.grid, "explained": targets.explained}
+    told = team.share_record(numbers)
+    maps = None if targets is None else {"frames": targets.frames, "held_out": targets.held_out}
+    arrays = team.share_arrays(maps)
+    return Targets(arrays["frames"], arrays["held_out"], told["grid"], told["explained"])
+
+
+def _from_model(
+    model: _Model, output: Path, options: TrainOptions, tell: Progress, team: Team
+) -> Trained:
+    frames, footage, folder, result = model.frames, model.footage, model.folder, model.result
+    geometry, output_stride, modalities = model.geometry, model.output_stride, model.modalities
+    pretrained = model.pretrained
+    autoencoder, dimension = _reduced(model.autoencoder, frames, options.reduce_to, options.fit)
     summary = {
         "arch": options.model.arch,
         "latent_dim": autoencoder.config.latent_dim,
         "settings": asdict(options.training),
+        **({} if team.size == 1 else {"processes": team.size}),
         "frames": len(footage.frames),
         "held_out": len(footage.held_out),
         **result.to_json(),
@@ -215,7 +310,7 @@ def train_bundle(
         if pretrained
         else "trained on the footage, starting from random weights",
         **({"started_from": ORIGIN} if pretrained else {}),
-        **({} if teacher is None else {"teacher": teacher.origin}),
+        **({} if model.teacher is None else {"teacher": model.teacher}),
         "footage": [source.source for source in footage.report.sources],
         "footage_licence": "not stated",
         **options.provenance,
@@ -357,7 +452,20 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
     told = dict(load_model(folder)[1].get("fit", {}))
     if told.get("cluster_range") is not None:
         told["cluster_range"] = tuple(told["cluster_range"])
+    if isinstance(told.get("int8_exclude"), list):
+        told["int8_exclude"] = tuple(told["int8_exclude"])
     return told
+
+
+def check_excluded(autoencoder: Autoencoder, geometry: Geometry, fit: FitSettings) -> None:
+    """Refuse, before training, convolutions to leave out of int8 that there will not be.
+
+    Raises:
+        UsageError: If one of the names is not in the exported encoder.
+    """
+    if fit.excluded:
+        encoder = export_encoder(autoencoder.eval(), height=geometry.height, width=geometry.width)
+        check_names(encoder, fit.excluded)
 
 
 def _finish(

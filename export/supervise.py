@@ -20,13 +20,16 @@ from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.agreement import Agreement
 from aeseg_edge.calibration.fit import (
     FitSettings,
+    chosen_exclusions,
     deployed_graphs,
     fresh_entries,
+    named_exclusions,
     smoothing_gate,
     with_agreement,
 )
 from aeseg_edge.calibration.frames import split_for_agreement
 from aeseg_edge.calibration.latents import EncoderSession, sample_latents
+from aeseg_edge.calibration.sensitivity import check_names
 from aeseg_edge.errors import UsageError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Manifest
@@ -42,7 +45,15 @@ from .checkpoint import FRAMES, MODEL, load_frames, load_model, save_frames, sav
 from .efficientnet import ORIGIN
 from .graph import export_encoder
 from .history import EpochRecord
-from .pipeline import KEPT_FRAMES, Progress, evenly, train_folder, training_note, with_preview
+from .pipeline import (
+    KEPT_FRAMES,
+    Progress,
+    check_excluded,
+    evenly,
+    train_folder,
+    training_note,
+    with_preview,
+)
 from .region import frame_region, load_region, save_region
 from .settings import TrainSettings
 from .sizes import check_output_stride, resize_frames, round_size
@@ -176,6 +187,7 @@ def train_supervised(
     )
     geometry = Geometry(size[0], size[1], config.channels, options.resize or "stretch")
     output_stride = check_output_stride(options.output_stride, autoencoder.stride)
+    check_excluded(autoencoder, geometry, options.fit)
     labelled = gather_labelled(
         images,
         masks,
@@ -360,6 +372,7 @@ def _finish(
     encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
     tell("exporting", 1.0, "")
     codebook = head_codebook(autoencoder, meta["class_names"])
+    check_names(encoder, fit.excluded)
     spec = GraphSpec(
         height=geometry.height,
         width=geometry.width,
@@ -381,6 +394,7 @@ def _finish(
         spec,
         ranges=fit.ranges,
         gate=width,
+        exclude=fit.excluded,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )
     manifest = Manifest(
@@ -402,13 +416,20 @@ def _finish(
                 "frames": len(frames),
                 "range_frames": len(ranges_on),
                 "ranges": fit.ranges,
+                **named_exclusions(fit),
             },
         },
         provenance=dict(meta["provenance"]),
     )
     inside = None if region is None else frame_region(region, geometry)
-    return with_agreement(
+    draft = chosen_exclusions(
         Bundle.build(manifest, codebook, graphs, region=inside),
+        [frames[i] for i in ranges_on],
+        fit,
+        progress=lambda stage, fraction: tell(stage, fraction, ""),
+    )
+    return with_agreement(
+        draft,
         [frames[i] for i in check_on],
         minimum=fit.minimum_agreement,
         threads=fit.threads,

@@ -35,6 +35,7 @@ from .footage import Footage
 from .history import EpochRecord, TrainProgress, TrainResult
 from .losses import Batch, LabelledObjective, Objective, Reconstruction
 from .settings import TrainSettings, one_cycle
+from .team import ALONE, Team, talking
 
 __all__ = ["EpochRecord", "TrainProgress", "TrainResult", "TrainSettings", "train"]
 
@@ -56,6 +57,7 @@ def train(
     resume: bool = True,
     progress: Callable[[TrainProgress], None] | None = None,
     objective: Objective | None = None,
+    team: Team = ALONE,
 ) -> TrainResult:
     """Train an autoencoder, with a checkpoint in ``folder`` after each epoch.
 
@@ -72,6 +74,8 @@ def train(
         progress: Called after each step and each epoch. An exception from it ends the
             training.
         objective: What to minimise; None for the reconstruction loss of the settings.
+        team: The processes that train together; each with the same arguments. A batch is
+            ``settings.batch`` images a process. Only the first reads and writes ``folder``.
 
     Returns:
         The history.
@@ -85,11 +89,12 @@ def train(
     if objective is None:
         objective = Reconstruction(settings.loss)
         objective.check(autoencoder)
-    run = _Run(autoencoder, footage, settings, objective)
-    if not resume:
+    run = _Run(autoencoder, footage, settings, objective, team)
+    if not resume and team.first:
         checkpoint.clear(folder)
-    state = checkpoint.load_state(folder)
-    with _threads(settings.threads):
+    team.check_same(run.identity)
+    state = _shared_state(folder, team)
+    with _threads(settings.threads), team.normalising(autoencoder), talking():
         if state is None:
             objective.prepare(autoencoder, footage.frames)
         else:
@@ -101,8 +106,9 @@ def train(
             while not run.complete:
                 run.epoch(progress)
                 # The state comes last: with it the epoch counts as done.
-                checkpoint.save_history(folder, [asdict(record) for record in run.history])
-                checkpoint.save_state(folder, run.state())
+                if team.first:
+                    checkpoint.save_history(folder, [asdict(record) for record in run.history])
+                    checkpoint.save_state(folder, run.state())
                 saved = len(run.history)
                 if progress is not None:
                     progress(run.progress(run.history[-1].train_loss, run.history[-1]))
@@ -123,7 +129,12 @@ class _Run:
     """One training: what changes from step to step, and what it is made of."""
 
     def __init__(
-        self, autoencoder: Autoencoder, footage: Footage, settings: TrainSettings, loss: Objective
+        self,
+        autoencoder: Autoencoder,
+        footage: Footage,
+        settings: TrainSettings,
+        loss: Objective,
+        team: Team,
     ) -> None:
         """Check sizes and set up; nothing is read from disk yet."""
         count, rows, columns, channels = footage.frames.shape
@@ -146,18 +157,22 @@ class _Run:
         self.labelled = loss if isinstance(loss, LabelledObjective) else None
         usual = Augmentation() if self.labelled is None else self.labelled.augmentation
         self.augmentation = usual if settings.augment else None
-        self.epoch_steps: int = max(1, count // settings.batch)
+        self.team = team
+        self.batch = settings.batch * team.size
+        self.epoch_steps: int = max(1, count // self.batch)
         self.epochs = settings.epochs_of(self.epoch_steps)
         self.arithmetic = settings.resolved_arithmetic()
         autoencoder.arithmetic = torch.bfloat16 if self.arithmetic == "bfloat16" else torch.float32
         # Measured on 2 cores: as fast for `edge`, 1.2 to 2 times faster for the others.
         autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = _optimizer(autoencoder, settings)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.identity = self._identity()
         self.history: list[EpochRecord] = []
         self.steps = 0
         self._seconds_before = 0.0
         self._started = time.monotonic()
+        self._clock = 0.0
 
     @property
     def seconds(self) -> float:
@@ -169,7 +184,7 @@ class _Run:
         """How much of the training is done, 0..1."""
         if self.epochs is not None:
             return self.steps / (self.epochs * self.epoch_steps)
-        return min(1.0, self.seconds / (60 * (self.settings.minutes or 1)))
+        return min(1.0, self._clock / (60 * (self.settings.minutes or 1)))
 
     @property
     def complete(self) -> bool:
@@ -202,8 +217,11 @@ class _Run:
             torch.manual_seed(int(drawn[0]))
             self.autoencoder.train()
             for indices in self._order(generator):
-                if done and self.settings.minutes is not None and self.fraction >= 1:
-                    break
+                if self.settings.minutes is not None:
+                    # All processes follow the first one's clock.
+                    self._clock = self.team.agreed(self.seconds)
+                    if done and self.fraction >= 1:
+                        break
                 done += 1
                 total += self._step(self._batch(indices, generator), f"epoch {number}, step {done}")
                 if progress is not None:
@@ -221,7 +239,7 @@ class _Run:
                 train_loss=total / done,
                 validation_loss=validation,
                 learning_rate=float(self.optimizer.param_groups[0]["lr"]),
-                seconds=self.seconds,
+                seconds=self.team.agreed(self.seconds),
                 validation_miou=None if self.labelled is None else self.labelled.take_miou(),
             )
         )
@@ -230,10 +248,10 @@ class _Run:
         """Yield the frames of each step, int64 [batch].
 
         The rest of a division is left out, another one each epoch; footage smaller than a
-        batch is repeated (its crops differ). A process of several would draw the same and
-        take its own slice of each step.
+        batch is repeated (its crops differ). Each of several processes draws the same for all
+        and takes its own part of each step.
         """
-        count, batch = len(self.footage.frames), self.settings.batch
+        count, batch = len(self.footage.frames), self.batch
         order = torch.randperm(count, generator=generator)
         order = order.repeat(math.ceil(batch / count))
         for step in range(self.epoch_steps):
@@ -241,15 +259,18 @@ class _Run:
 
     def _batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """Cut clean crops and change what the encoder will see."""
+        total, indices = len(indices), self.team.share(indices)
         targets = _images(self.footage.frames, indices)
         frame = (targets.shape[2], targets.shape[3])
         windows: Windows | None = None
         if self.augmentation is not None or self.crop != frame:
-            windows = draw_windows(len(indices), frame, self.crop, generator, self.augmentation)
+            drawn = draw_windows(total, frame, self.crop, generator, self.augmentation)
+            windows = Windows(self.team.share(drawn.boxes), self.team.share(drawn.mirrored))
             targets = windows.cut(targets, self.crop)
         inputs = targets
         if self.augmentation is not None:
-            inputs = disturb(targets, self.augmentation, generator)
+            among = (self.team.rank * len(indices), total)
+            inputs = disturb(targets, self.augmentation, generator, among=among)
         return Batch(
             inputs.contiguous(memory_format=torch.channels_last),
             targets.contiguous(memory_format=torch.channels_last),
@@ -263,11 +284,11 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         loss = self.objective(self.autoencoder, batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._diverged("the loss", place)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        value = self.team.average(self.trained, float(loss.detach()))
+        if not math.isfinite(value):
+            raise self._diverged("the loss", place)
         self.optimizer.step()
         self.steps += 1
         return value
@@ -305,6 +326,8 @@ class _Run:
         settings = asdict(self.settings)
         # Another number of threads changes the last bits of a sum and nothing else.
         del settings["threads"]
+        # However many processes share it.
+        settings["batch"] = self.batch
         network = asdict(self.autoencoder.config)
         # Channels are reduced after training, never before or within it.
         del network["trained_dim"]
@@ -379,6 +402,15 @@ class _Run:
                 key: torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
                 for key, tensor in entries.items()
             }
+
+
+def _shared_state(folder: Path, team: Team) -> checkpoint.State | None:
+    """Read the state, in the first process alone: other machines do not have the folder."""
+    state = checkpoint.load_state(folder) if team.first else None
+    record = team.share_record(None if state is None else state.record)
+    if record is None:
+        return None
+    return checkpoint.State(team.share_tensors(None if state is None else state.tensors), record)
 
 
 def _optimizer(autoencoder: Autoencoder, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -103,7 +103,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--learning-rate", "--lr", type=float, metavar="RATE", help="peak learning rate"
     )
-    train.add_argument("--batch", type=positive)
+    train.add_argument(
+        "--batch", type=positive, help="images a step; under torchrun, of each process"
+    )
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=positive, help="default: about 1200 steps")
     length.add_argument("--minutes", type=float, help="train for so long instead")
@@ -231,6 +233,20 @@ def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
         metavar="SHARE",
         help="gate on agreement with fp32 (default 0.95)",
     )
+    parser.add_argument(
+        "--int8-exclude",
+        type=_excluded,
+        metavar="NAME[,NAME]|auto",
+        help="convolutions that stay in floating point; auto: those that buy most agreement, "
+        "until --int8-target is met or a quarter of the encoder's operations are in floating "
+        f"point; aeseg report has the names (default {as_before or 'none'})",
+    )
+    parser.add_argument(
+        "--int8-target",
+        type=share,
+        metavar="AGREEMENT",
+        help="with --int8-exclude auto: agreement with fp32 to reach (default: --min-agreement)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=positive)
 
@@ -287,6 +303,16 @@ def _clusters(text: str) -> int | tuple[int, int]:
         ) from error
 
 
+def _excluded(text: str) -> tuple[str, ...] | str:
+    """Parse names of convolutions, ``auto`` or ``none``."""
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else ()
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names, auto or none")
+    return names
+
+
 def _fit_settings(
     options: argparse.Namespace, told: Mapping[str, Any] | None = None
 ) -> FitSettings:
@@ -297,6 +323,11 @@ def _fit_settings(
         chosen["cluster_range"] = chosen.pop("clusters")
     elif chosen["clusters"] is not None:
         before["cluster_range"] = None
+    if options.int8_exclude is not None:
+        # A target goes with auto alone, and that may have been asked for earlier.
+        before.pop("int8_target", None)
+        chosen["int8_exclude"] = options.int8_exclude
+    chosen["int8_target"] = options.int8_target
     values = {
         **before,
         **{name: value for name, value in chosen.items() if value is not None},
@@ -396,8 +427,21 @@ def _train(options: argparse.Namespace) -> int:
         decoder=options.with_decoder,
         provenance=provenance,
     )
-    with Progress() as progress:
-        trained = pipeline.train_bundle(sources, output, settings, progress=progress.update)
+    from aeseg_edge.export.team import join_team
+
+    with join_team() as team:
+        if not team.first:
+            logging.getLogger().setLevel(logging.ERROR)
+            pipeline.join_training(sources, output, settings, team)
+            return 0
+        if team.size > 1:
+            _log.info(
+                "%d processes train together, %d images a step each", team.size, training.batch
+            )
+        with Progress() as progress:
+            trained = pipeline.train_bundle(
+                sources, output, settings, progress=progress.update, team=team
+            )
     _report(trained.fitted, output, options, trained.dimension)
     return 0
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from aeseg_edge import __version__
-from aeseg_edge.cli import bench, compare, deploy, device, learn, measure, name
+from aeseg_edge.cli import analyse, bench, compare, deploy, device, learn, measure, name
 from aeseg_edge.cli.options import check_reports
 from aeseg_edge.errors import AesegError, UsageError
 
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
-    for module in (learn, deploy, name, measure, bench, compare, device):
+    for module in (learn, deploy, name, measure, bench, analyse, compare, device):
         module.add_verbs(verbs, common)
     return parser
 

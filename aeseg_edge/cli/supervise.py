@@ -124,6 +124,13 @@ def train_with_labels(
         pretrained: Start the trunk of ``lite`` from ImageNet's weights.
     """
     from aeseg_edge.calibration.labelled import read_classes
+    from aeseg_edge.export.team import started_together
+
+    if started_together():
+        raise UsageError(
+            "training with labels runs in one process",
+            fix="Start it without torchrun; --threads uses all cores.",
+        )
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.autoencoder import AutoencoderConfig
     from aeseg_edge.export.supervise import SuperviseOptions, train_supervised

@@ -1,0 +1,272 @@
+"""Verbs that look into a bundle's graphs: roofline, report."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aeseg_edge.cli.options import (
+    Verbs,
+    add_json,
+    add_modalities,
+    add_verb,
+    all_sources,
+    check_output,
+    positive,
+    size,
+    write_json,
+)
+from aeseg_edge.errors import MissingDependency, SinkError, UsageError
+from aeseg_edge.io.atomic import write_bytes
+
+if TYPE_CHECKING:
+    from aeseg_edge.calibration.cpu_peak import CpuPeaks, CpuShare
+    from aeseg_edge.calibration.roofline import Roofline
+
+CPU = "cpu"
+DEVICES = ("orin-nano", "orin-nano-super", "agx-orin", CPU)
+FRAMES = 100
+TARGET = 0.45
+"""Share of the CPU's int8 bound that the encoder should reach."""
+
+
+def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    """Add this module's verbs."""
+    roofline = add_verb(
+        verbs,
+        common,
+        "roofline",
+        _roofline,
+        summary="bound the latency of a bundle from below, layer by layer",
+        example="aeseg roofline street.aeseg --device orin-nano --precision int8",
+    )
+    roofline.add_argument("bundle", type=Path)
+    roofline.add_argument(
+        "--device",
+        required=True,
+        choices=DEVICES,
+        help="a Jetson, by its data sheet; or cpu: one thread of this machine, measured now "
+        "(10 s), with the share of the bound that the int8 encoder reaches here",
+    )
+    roofline.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="int8",
+        help="of the layers that are listed; the totals are given for all (default int8)",
+    )
+    roofline.add_argument(
+        "--imgsz", type=size, metavar="WxH", help="at another size (default: the bundle's own)"
+    )
+    add_json(roofline)
+
+    report = add_verb(
+        verbs,
+        common,
+        "report",
+        _report,
+        summary="compare all precisions of a bundle on real frames, as one HTML page",
+        example="aeseg report street.aeseg drive.mp4 -o report.html",
+    )
+    report.add_argument("bundle", type=Path)
+    report.add_argument("source", nargs="?", help="video, folder, glob, camera")
+    add_modalities(report)
+    report.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.html")
+    report.add_argument(
+        "--frames",
+        type=positive,
+        default=FRAMES,
+        metavar="N",
+        help=f"look at N frames, evenly over a recording whose length is known (default {FRAMES})",
+    )
+    report.add_argument(
+        "--no-layers", action="store_true", help="leave the int8 layers out: faster"
+    )
+    report.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
+    report.add_argument(
+        "--imgsz", type=size, metavar="WxH", help="at another size (default: the bundle's own)"
+    )
+    add_json(report)
+
+
+def _roofline(options: argparse.Namespace) -> int:
+    try:
+        from aeseg_edge.calibration import cpu_peak
+        from aeseg_edge.calibration import roofline as bounds
+    except ImportError as error:
+        raise MissingDependency(
+            f"bounds are found with a package that is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.cli.progress import Progress
+
+    bundle = Bundle.open(options.bundle)
+    if options.imgsz is not None:
+        bundle = bundle.with_size(*options.imgsz)
+    peaks: CpuPeaks | None = None
+    share: CpuShare | None = None
+    if options.device == CPU:
+        if options.precision == "fp16":
+            raise UsageError(
+                "ONNX Runtime runs no fp16 graph on a CPU", fix="Use --precision int8 or fp32."
+            )
+        with Progress() as progress:
+            peaks = cpu_peak.measure_peaks(
+                progress=lambda fraction: progress.update("measuring this CPU", fraction)
+            )
+        device = peaks.device()
+    else:
+        device = bounds.DEVICES[options.device]
+    chosen = bounds.roofline(bundle, device, options.precision)
+    every = bounds.rooflines(bundle, device)
+    if peaks is not None and any(each.precision == "int8" for each in every):
+        share = cpu_peak.cpu_share(bundle, peaks=peaks)
+    if options.json != "-":
+        geometry = bundle.manifest.geometry
+        print(f"{options.bundle} at {geometry.width}x{geometry.height} on {device.title}")
+        print("LOWER BOUNDS on latency, not predictions: real kernels reach neither peak.")
+        _print_layers(chosen)
+        _print_totals(every)
+        if peaks is None:
+            print("Nothing was run on a Jetson for this. Figures of the device:")
+            print(f"  {device.source}")
+        else:
+            _print_cpu(peaks, share)
+    write_json(
+        options.json,
+        {
+            "bundle": str(options.bundle),
+            "run_on_the_device": peaks is not None,
+            **chosen.to_json(),
+            "precisions": {
+                each.precision: {
+                    "bound_ms": each.milliseconds(),
+                    "bound_fused_ms": each.fused_milliseconds(),
+                }
+                for each in every
+            },
+            "peaks": None if peaks is None else peaks.to_json(),
+            "cpu_int8_encoder": None if share is None else {**share.to_json(), "target": TARGET},
+        },
+    )
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    try:
+        from aeseg_edge.calibration.precision import compare_precisions
+        from aeseg_edge.calibration.report_page import render_page
+    except ImportError as error:
+        raise MissingDependency(
+            f"the report is made with a package that is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.cli.progress import Progress
+    from aeseg_edge.device import environment
+    from aeseg_edge.io.sources import open_source
+
+    (uri,) = all_sources([] if options.source is None else [options.source], options)
+    output = check_output(options.output, ".html")
+    bundle = Bundle.open(options.bundle)
+    if options.imgsz is not None:
+        bundle = bundle.with_size(*options.imgsz)
+    manifest = bundle.manifest
+    with (
+        open_source(
+            uri, channels=manifest.geometry.channels, modalities=manifest.modalities
+        ) as source,
+        Progress() as progress,
+    ):
+        step = 1 if source.live or not source.total else max(1, source.total // options.frames)
+        chosen = islice(source, 0, options.frames * step, step)
+        known = options.frames if source.live else source.total and -(-source.total // step)
+        found = compare_precisions(
+            bundle,
+            (frame.image for frame in chosen),
+            source=uri,
+            total=None if not known else min(known, options.frames),
+            layers=not options.no_layers,
+            threads=options.threads,
+            progress=progress.update,
+        )
+    cpu = (environment().get("cpu") or {}).get("model") or "unknown processor"
+    threads = f"{options.threads or 'all'} thread{'' if options.threads == 1 else 's'}"
+    page = render_page(
+        found,
+        title=options.bundle.name,
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=f"{cpu}, {threads}",
+    )
+    write_bytes(output, page.encode(), error=SinkError)
+    if options.json != "-":
+        print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB), {found.frames} frames")
+        for each in found.figures:
+            if each.agreement is not None:
+                print(
+                    f"  {each.title:<32} labels equal {100 * each.agreement.labels_equal:6.2f} %  "
+                    f"worst frame {100 * each.agreement.worst_labels_equal:6.2f} %"
+                )
+    write_json(options.json, {"report": str(output), **found.to_json()})
+    return 0
+
+
+def _print_layers(found: Roofline) -> None:
+    wide = max([len("layer"), *(len(each.layer.name) for each in found.layers)])
+    print(
+        f"\n{'layer':<{wide}}  {'runs in':<7}{'Mop':>9}{'kB':>9}{'by op us':>10}{'by bytes':>10}"
+        f"{'bound us':>10}"
+    )
+    for each in found.layers:
+        print(
+            f"{each.layer.name:<{wide}}  {each.precision:<7}{each.layer.operations / 1e6:>9.1f}"
+            f"{each.layer.bytes_at(each.precision) / 1e3:>9.1f}{1e3 * each.operations_ms:>10.2f}"
+            f"{1e3 * each.bytes_ms:>10.2f}{1e3 * each.milliseconds:>10.2f}"
+        )
+
+
+def _print_totals(every: list[Roofline]) -> None:
+    print(
+        f"\n{'graph':<7}{'Gop':>7}{'MB':>8}{'bound ms':>11}{'encoder':>10}{'head':>9}"
+        f"{'bound if all is fused ms':>27}"
+    )
+    for each in every:
+        print(
+            f"{each.precision:<7}{each.operations() / 1e9:>7.2f}{each.bytes() / 1e6:>8.2f}"
+            f"{each.milliseconds():>11.3f}{each.milliseconds('encoder'):>10.3f}"
+            f"{each.milliseconds('head'):>9.3f}{each.fused_milliseconds():>27.3f}"
+        )
+    print(
+        "bound: each layer's operations or bytes, whichever take longer, activations read and\n"
+        "written once a layer. If all is fused: only weights and the frame pass through memory."
+    )
+
+
+def _print_cpu(peaks: CpuPeaks, share: CpuShare | None) -> None:
+    def shape(sizes: Any) -> str:
+        return "x".join(str(each) for each in sizes)
+
+    print(
+        f"Measured on one thread: int8 {peaks.int8 / 1e9:.0f} Gop/s ({shape(peaks.int8_shape)}), "
+        f"fp32 {peaks.fp32 / 1e9:.0f} ({shape(peaks.fp32_shape)}), ONNX Runtime {peaks.runtime};"
+    )
+    beyond = {
+        True: "beyond the last-level cache",
+        False: "NOT beyond the last-level cache, which is larger than this test may be",
+        None: "the size of the last-level cache is not known",
+    }[peaks.beyond_cache]
+    print(
+        f"  copies {peaks.cached / 1e9:.1f} GB/s within the cache and {peaks.memory / 1e9:.1f} "
+        f"({peaks.copied >> 20} MiB; {beyond}). The bound uses the faster."
+    )
+    if share is not None:
+        print(
+            f"share of the measured CPU int8 bound reached by the encoder of the CPU int8 graph: "
+            f"{100 * share.share:.1f} %\n  (bound {share.bound_ms:.2f} ms, measured "
+            f"{share.measured_ms:.2f} ms by ONNX Runtime's profile, median; target "
+            f"{100 * TARGET:.0f} %;\n  fastest frame {share.fastest_ms:.2f} ms, "
+            f"{100 * share.fastest_share:.1f} %: if that is much more, other programs are running)"
+        )
