@@ -169,32 +169,37 @@ def principal_axes(
 
 @torch.no_grad()
 def fold(
-    autoencoder: Autoencoder, mean: NDArray[np.float64], axes: NDArray[np.float64]
+    autoencoder: Autoencoder,
+    mean: NDArray[np.float64],
+    axes: NDArray[np.float64],
+    back: NDArray[np.float64] | None = None,
 ) -> Autoencoder:
-    """Build truncated principal axes into encoder and decoder.
+    """Build other axes of the latents into encoder and decoder.
 
     Args:
         autoencoder: Trained network; not changed.
         mean: float64 [D], subtracted before and added back after.
-        axes: float64 [D, d], orthonormal columns.
+        axes: float64 [D, d]; columns are the new axes.
+        back: float64 [D, d], the way back; ``axes`` when None, for orthonormal columns.
 
     Returns:
         The network with d latents ``axes' (z - mean)``, in evaluation mode. It decodes
-        ``axes axes' (z - mean) + mean``; with d = D that is what it decoded before.
+        ``back axes' (z - mean) + mean``; with an exact way back, what it decoded before.
     """
     source = copy.deepcopy(autoencoder).eval()
     weight = source.project.weight.double()[:, :, 0, 0]
     bias = source.project.bias
     offset = torch.zeros(len(weight)) if bias is None else bias
     turn, centre = torch.from_numpy(axes.copy()), torch.from_numpy(mean)
-    back_weight, back_bias = turn, centre
+    returned = turn if back is None else torch.from_numpy(back.copy())
+    back_weight, back_bias = returned, centre
     if source.config.trained_dim is not None:
         # Reduced before: the way back goes through the latents of that time.
         earlier = source.decoder[0]
         assert isinstance(earlier, nn.Conv2d)
         assert earlier.bias is not None
         there = earlier.weight.double()[:, :, 0, 0]
-        back_weight, back_bias = there @ turn, there @ centre + earlier.bias.double()
+        back_weight, back_bias = there @ returned, there @ centre + earlier.bias.double()
     narrowed = narrow(source, axes.shape[1])
     expand = narrowed.decoder[0]
     assert isinstance(expand, nn.Conv2d)

@@ -19,11 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from .augment import Augmentation, disturb, draw_windows
+from .autoencoder import Autoencoder
+from .dimension import fold
 
 VIEWS = Augmentation(zoom=(1 / 3, 1 / 1.2))
 """How another view differs: 1.2 to 3 times larger, elsewhere, other colours, mirrored or not."""
+
+PLACES = Augmentation(
+    zoom=(1 / 3, 1 / 1.2), gain=0, contrast=0, saturation=0, channel_gain=0, gamma=0, noise=0
+)
+"""The same in its own colours: without a teacher colour is most of what is known."""
 
 FRAMES = 64
 """Frames that are looked at twice."""
@@ -37,6 +45,7 @@ def view_covariance(
     look: Callable[[Tensor], Tensor],
     frames: NDArray[np.uint8],
     *,
+    views: Augmentation = VIEWS,
     seed: int = 0,
     batch: int = 4,
 ) -> Tensor:
@@ -45,6 +54,7 @@ def view_covariance(
     Args:
         look: float32 [N, C, H, W] in 0..1 to features, float32 [N, F, h, w].
         frames: uint8 [N, H, W, C]; at most ``FRAMES``, evenly chosen, are used.
+        views: How another view differs.
         seed: Of the views.
         batch: Frames at a time.
 
@@ -60,8 +70,8 @@ def view_covariance(
     for start in range(0, count, batch):
         part = torch.from_numpy(chosen[start : start + batch])
         images = part.permute(0, 3, 1, 2).float().div_(255)
-        windows = draw_windows(len(images), size, size, generator, VIEWS)
-        other = look(disturb(windows.cut(images, size), VIEWS, generator))
+        windows = draw_windows(len(images), size, size, generator, views)
+        other = look(disturb(windows.cut(images, size), views, generator))
         usual = windows.cut(look(images), (other.shape[2], other.shape[3]))
         flat = (other - usual).permute(0, 2, 3, 1).flatten(0, 2).double()
         product = flat.T @ flat
@@ -90,3 +100,26 @@ def evened(covariance: Tensor, ridge: float = RIDGE) -> Tensor:
     scale = (values + ridge * mean) ** -0.5
     even: Tensor = (vectors * (scale / scale.mean())) @ vectors.T
     return even
+
+
+@torch.no_grad()
+def even_latents(autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> Autoencoder:
+    """Make all directions of a trained network's latents equally steady.
+
+    The matrix goes into the projection and its inverse in front of the decoder, so nothing
+    is slower and the decoder draws what it drew before.
+
+    Args:
+        autoencoder: Trained network; not changed.
+        frames: uint8 [N, H, W, C] at a multiple of the deepest stride.
+
+    Returns:
+        The network with other latents, in evaluation mode.
+    """
+    autoencoder.eval()
+
+    def directions(images: Tensor) -> Tensor:
+        return functional.normalize(autoencoder.encode(images), dim=1)
+
+    matrix = evened(view_covariance(directions, frames, views=PLACES)).numpy()
+    return fold(autoencoder, np.zeros(len(matrix)), matrix, np.linalg.inv(matrix))

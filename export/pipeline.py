@@ -34,6 +34,7 @@ from .efficientnet import ORIGIN
 from .footage import Footage, gather
 from .graph import export_encoder
 from .history import EpochRecord, TrainProgress, TrainResult
+from .invariance import even_latents
 from .losses import Objective, Taught
 from .pairs import find_modalities
 from .region import frame_region, load_region, save_region
@@ -188,6 +189,7 @@ class _Model:
     result: TrainResult
     pretrained: bool
     teacher: Mapping[str, Any] | None
+    evened: bool
 
 
 def _train(
@@ -262,8 +264,10 @@ def _train(
         progress=lambda at: tell("training", at.fraction, training_note(at)),
         team=team,
     )
+    # A teacher's features are evened out before they are learned.
+    evens = autoencoder.appearance is not None and teacher is None
     return _Model(
-        autoencoder,
+        even_latents(autoencoder, frames) if evens else autoencoder,
         footage,
         frames,
         geometry,
@@ -273,6 +277,7 @@ def _train(
         result,
         pretrained,
         None if teacher is None else teacher.origin,
+        evens,
     )
 
 
@@ -302,6 +307,7 @@ def _from_model(
         "frames": len(footage.frames),
         "held_out": len(footage.held_out),
         **result.to_json(),
+        **({"evened": "over views of the same places"} if model.evened else {}),
         **_told(dimension),
         "trained_with": f"aeseg_edge {__version__}",
     }

@@ -7,7 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aeseg_edge.export.invariance import evened, view_covariance  # noqa: E402
+from aeseg_edge.export.augment import disturb  # noqa: E402
+from aeseg_edge.export.autoencoder import (  # noqa: E402
+    Autoencoder,
+    AutoencoderConfig,
+    build_autoencoder,
+)
+from aeseg_edge.export.invariance import (  # noqa: E402
+    PLACES,
+    even_latents,
+    evened,
+    view_covariance,
+)
 
 
 def frames(count: int = 6) -> np.ndarray:
@@ -55,3 +66,30 @@ def test_where_nothing_differs_nothing_changes() -> None:
     torch.testing.assert_close(
         evened(torch.zeros(4, 4, dtype=torch.float64)), torch.eye(4, dtype=torch.float64)
     )
+
+
+def test_evened_latents_are_steadier_and_the_decoder_draws_the_same() -> None:
+    before = build_autoencoder(AutoencoderConfig("edge", latent_dim=8), seed=0).eval()
+    after = even_latents(before, frames())
+    image = torch.from_numpy(frames(1)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        old, new = before.encode(image), after.encode(image)
+        torch.testing.assert_close(after.decode(new), before.decode(old), rtol=1e-3, atol=1e-3)
+
+    def spread(network: Autoencoder) -> float:
+        """Largest variance between views over the mean of all directions."""
+        found = view_covariance(
+            lambda images: torch.nn.functional.normalize(network.encode(images), dim=1),
+            frames(),
+            views=PLACES,
+        )
+        values = torch.linalg.eigvalsh(found)
+        return float(values[-1] / values.mean())
+
+    assert spread(after) < 0.8 * spread(before)
+
+
+def test_views_in_their_own_colours_change_no_pixel() -> None:
+    image = torch.from_numpy(frames(2)).permute(0, 3, 1, 2).float() / 255
+    generator = torch.Generator().manual_seed(0)
+    torch.testing.assert_close(disturb(image, PLACES, generator), image, rtol=0, atol=1e-6)
