@@ -100,6 +100,7 @@ def profile_nodes(
     threads: int = 1,
     frames: int = 100,
     warmup: int = 20,
+    everything: bool = False,
 ) -> NodeProfile:
     """Run a bundle's graph with ONNX Runtime's profiler on.
 
@@ -114,6 +115,7 @@ def profile_nodes(
         threads: Inside one operation.
         frames: Timed runs.
         warmup: Runs before them, left out.
+        everything: Smooth, and give latents and margin too; labels alone otherwise.
 
     Raises:
         MissingDependency: If onnx or onnxruntime is not installed.
@@ -145,7 +147,7 @@ def profile_nodes(
             profile=Path(folder) / "profile",
             optimised=written,
         )
-        feed = label_feed(session, spec, bundle.codebook, frame)
+        feed = label_feed(session, spec, bundle.codebook, frame, everything=everything)
         for _ in range(warmup + frames):
             session.run(_OUTPUTS, feed)
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -188,18 +188,25 @@ def _places(shape: tuple[int | str | None, ...], width: int, height: int) -> dic
 
 
 def label_feed(
-    session: Any, spec: GraphSpec, codebook: Codebook, frame: NDArray[np.uint8]
+    session: Any,
+    spec: GraphSpec,
+    codebook: Codebook,
+    frame: NDArray[np.uint8],
+    *,
+    everything: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Give what a deployed graph is run with where labels alone are wanted.
+    """Give what a deployed graph is run with.
 
     Args:
         session: The graph, open.
         spec: Its sizes.
         codebook: Its codebook.
         frame: uint8 [H, W, C] at the graph's size.
+        everything: Smooth over time and give latents and margin; labels alone otherwise, as
+            most frames are run.
 
     Returns:
-        Every input by name; without smoothing.
+        Every input by name.
     """
     feed: dict[str, NDArray[Any]] = {
         "frame": np.ascontiguousarray(frame)[None],
@@ -207,8 +214,8 @@ def label_feed(
         "bias": np.ascontiguousarray(codebook.bias[:, None]),
         "remap": codebook.remap.astype(np.float32),
         "previous": np.zeros((1, *spec.latent_shape), np.float32),
-        "mix": np.zeros(1, np.float32),
+        "mix": np.array([0.9 if everything else 0.0], np.float32),
     }
     if any(each.name == "extras" for each in session.get_inputs()):
-        feed["extras"] = np.array([False])
+        feed["extras"] = np.array([everything])
     return feed
