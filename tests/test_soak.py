@@ -59,6 +59,7 @@ def test_every_figure_that_may_fail_does(tool: ModuleType) -> None:
         age_p95_ms=19.0,
         age_p99_ms=30.0,
         age_max_ms=60.0,
+        waited_p99_ms=3.0,
         memory_mib=100.0,
         memory_end_mib=100.1,
         slope_kib=5.0,
@@ -78,6 +79,6 @@ def test_every_figure_that_may_fail_does(tool: ModuleType) -> None:
     ):
         assert len(replace(good, **wrong).failures(slope_kib=32)) == 1
     # Slower than the source: two segmentations are the bound.
-    slow = replace(good, segment_ms=25.0, segment_p95_ms=30.0, age_p95_ms=49.0)
+    slow = replace(good, segment_ms=25.0, segment_p95_ms=30.0, age_p95_ms=49.0, waited_p99_ms=-2.0)
     assert slow.failures(slope_kib=32) == []
-    assert len(replace(slow, age_p95_ms=51.0).failures(slope_kib=32)) == 1
+    assert len(replace(slow, waited_p99_ms=0.5).failures(slope_kib=32)) == 1
