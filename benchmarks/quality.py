@@ -74,7 +74,7 @@ ROWS = {
     ),
     "edge-taught": Row(
         "`edge`, taught by EfficientNet-Lite0",
-        ("--arch", "edge", "--teacher", "efficientnet_lite0", "--epochs", "60", "--threads", "1"),
+        ("--arch", "edge", "--teacher", "efficientnet_lite0", "--epochs", "40", "--threads", "1"),
     ),
     "supervised-lite": Row(
         "`lite`, label-free first, then all of it with labels",
