@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.geometry import import_cv2, resize_image
+from aeseg_edge.geometry import resize_image, sampling
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,5 @@ def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
     """
     if frames.shape[1:3] == (size[1], size[0]):
         return frames
-    cv2 = import_cv2()
-    shrinks = size[0] < frames.shape[2]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    how = sampling((frames.shape[1], frames.shape[2]), (size[1], size[0]))
     return np.stack([resize_image(frame, *size, how) for frame in frames])

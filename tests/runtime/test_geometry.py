@@ -15,9 +15,10 @@ from aeseg_edge.geometry import (
     fit_frame,
     fit_labels,
     fit_region,
+    sampling,
 )
 
-pytest.importorskip("cv2")
+cv2 = pytest.importorskip("cv2")
 
 
 def test_a_frame_that_fits_is_not_copied() -> None:
@@ -100,3 +101,13 @@ def test_labels_outside_the_region_are_void() -> None:
     assert (result[:, :4] == VOID).all()
     assert (result[:, 4:] == 1).all()
     assert (labels == 1).all()
+
+
+def test_a_picture_that_shrinks_much_is_averaged_and_one_that_shrinks_little_is_sampled() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 254
+    small = fit_frame(stripes, Geometry(16, 16, 3, "stretch"))
+    assert np.ptp(small) <= 1  # sampling would alias
+    assert sampling((360, 480), (352, 480)) == cv2.INTER_LINEAR
+    assert sampling((720, 960), (352, 480)) == cv2.INTER_AREA
+    assert sampling((100, 100), (352, 480)) == cv2.INTER_LINEAR
