@@ -19,6 +19,7 @@ from aeseg_edge.nodes import (
     profile_nodes,
     summarise_profile,
 )
+from aeseg_edge.pretrained import pretrained_path
 
 
 def node(name: str, inputs: str, outputs: str) -> SimpleNamespace:
@@ -107,10 +108,24 @@ def test_a_real_graph_has_convolutions_in_the_encoder_and_the_argmax_in_the_head
 
 def test_what_runs_inside_a_branch_is_counted_with_the_branch_alone() -> None:
     pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
     from aeseg_edge.calibration.graph import attach_head
     from tests.doubles import graph as double
 
     made = attach_head(double.encoder(), double.SPEC, gate=0.5, target="cpu")
     inner = inner_nodes(made.graph.node)
+    shares: dict[bool, float] = {}
     assert {"head/head_gate", "head/head_best"} <= inner
     assert inner.isdisjoint({each.name for each in made.graph.node})
+    bundle = Bundle.open(pretrained_path())
+    geometry = bundle.manifest.geometry
+    frame = synthetic_frame(geometry.height, geometry.width, 3)
+    for everything in (False, True):
+        found = profile_nodes(
+            bundle, frame, precision="int8", frames=2, warmup=1, everything=everything
+        )
+        names = {each.name for each in found.nodes}
+        assert {"head/if_extras", "head/if_head_mixes"} <= names
+        assert names.isdisjoint(inner)
+        shares[everything] = found.head_share
+    assert shares[False] < shares[True]
