@@ -9,17 +9,17 @@ The head's contract (names, shapes, dtypes) is in docs/architecture.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from aeseg_edge.backends.base import GraphSpec
-from aeseg_edge.codebook import PADDING_BIAS
 from aeseg_edge.errors import ExportError
+
+from .head import ENCODED as ENCODED
+from .head import EXTRAS, Head
+from .head import Target as Target
 
 OPSET = 19
 """INT8 scales of type float16 need 19; TensorRT 10.3 reads up to 20."""
@@ -29,13 +29,8 @@ IR_VERSION = 9
 
 FRAME = "frame"
 NORMALISED = "normalised"
-ENCODED = "encoded"
 INPUTS = (FRAME, "weights", "bias", "remap", "previous", "mix")
-EXTRAS = "extras"
 OUTPUTS = ("labels", "latents", "margin")
-
-Target = Literal["any", "cpu", "tensorrt"]
-"""What a head is laid out for; ``any`` is for a CPU first, and TensorRT builds it too."""
 
 _FIX = "Export the model again with this version of aeseg_edge."
 
@@ -65,8 +60,8 @@ def attach_head(
         gate: Width of the gate in units of the latents; None mixes everywhere alike.
         target: What the graph is laid out for; every runtime runs all three. On a CPU scores of
             one place lie side by side (channels last), which ONNX Runtime resizes and compares
-            twice as fast. ``cpu`` also leaves smoothing out where ``mix`` is 0, and has one
-            more input, ``extras`` (bool [1]): where it is false, latents and margin are empty.
+            twice as fast. ``cpu`` has one more input, ``extras`` (bool [1]): where it is false,
+            nothing is smoothed, whatever ``mix`` is, and latents and margin are empty.
 
     Returns:
         A checked model with the inputs and outputs of the contract.
@@ -89,106 +84,10 @@ def attach_head(
     model.CopyFrom(encoder)
     graph = model.graph
     dim = spec.latent_dim
-    factor = spec.stride // spec.output_stride
-
-    # Where the clusters are in the table of scores, and in the planes made of it.
-    last = target != "tensorrt"
-    cluster_axis, plane_axis = (1, 3) if last else (0, 1)
-    sizes = [1, factor, factor, 1] if last else [1, 1, factor, factor]
-    constants: dict[str, NDArray[Any]] = {
-        "head.axis": np.array([cluster_axis], np.int64),
-        "head.flat": np.array([dim, -1], np.int64),
-        "head.narrow": np.array(-1 / gate**2 if gate else 0, np.float32),
-        "head.never": np.array(PADDING_BIAS, np.float32),
-        "head.zero": np.array(0, np.float32),
-        "head.nothing": np.zeros(0, np.float32),
-        "head.batch": np.array([1, -1], np.int64),
-        "head.one": np.array([1], np.int64),
-        "head.rest": np.array([-1], np.int64),
-        "head.scales": np.array(sizes, np.float32),
-    }
-    used: list[str] = []
-
-    def const(name: str) -> str:
-        used.append(f"head.{name}")
-        return f"head.{name}"
-
-    nodes: list[onnx.NodeProto] = []
-
-    def add(op: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
-        nodes.append(
-            helper.make_node(op, list(inputs), [output], name=f"head/{output}", **attributes)
-        )
-        return output
-
-    # Two dimensions, no batch: TensorRT then makes one kernel of the smoothing, and one of
-    # bias and maxima.
-    now = add("Reshape", [ENCODED, const("flat")], "head_now")
-    outer, nodes = nodes, []
-    before = add("Reshape", ["previous", const("flat")], "head_before")
-    step = add("Sub", [before, now], "head_step")
-    weight = "mix"
-    if gate is not None:
-        change = add("Mul", [step, step], "head_change")
-        scaled = add("Mul", [change, const("narrow")], "head_scaled")
-        weight = add("Mul", [add("Exp", [scaled], "head_gate"), "mix"], "head_weight")
-    smoothed = add("Add", [now, add("Mul", [step, weight], "head_mixed")], "head_smoothed")
-    smoothing, nodes = nodes, outer
-    if target == "cpu":
-        mixes = add("Greater", ["mix", const("zero")], "head_mixes")
-        _branch(nodes, mixes, smoothing, {"head_smoothed": 2}, now)
-    else:
-        nodes.extend(smoothing)
-    phi = smoothed
-    if spec.squares:
-        square = add("Mul", [smoothed, smoothed], "head_square")
-        phi = add("Concat", [smoothed, square], "head_phi", axis=0)
-    grid = add("Shape", [ENCODED], "head_grid", start=2, end=4)
-    if last:
-        along = add("Reshape", ["bias", const("batch")], "head_bias")
-        scores = add("Gemm", [phi, "weights", along], "head_scores", transA=1, transB=1)
-        shape = add("Concat", [const("one"), grid, const("rest")], "head_shape", axis=0)
-    else:
-        raw = add("MatMul", ["weights", phi], "head_raw")
-        scores = add("Add", [raw, "bias"], "head_scores")
-        shape = add("Concat", [const("batch"), grid], "head_shape", axis=0)
-    planes = add("Reshape", [scores, shape], "head_planes")
-
-    outer, nodes = nodes, []
-    add("Reshape", [smoothed, add("Shape", [ENCODED], "head_whole")], "latents")
-    # Two maxima instead of a TopK: fewer kernels on TensorRT, faster on a CPU at K = 27.
-    # Clusters that tie for the best count as one.
-    best = add("ReduceMax", [scores, const("axis")], "head_best", keepdims=1)
-    behind = add("Less", [scores, best], "head_behind")
-    others = add("Where", [behind, scores, const("never")], "head_others")
-    second = add("ReduceMax", [others, const("axis")], "head_second", keepdims=1)
-    gap = add("Sub", [best, second], "head_gap")
-    margin_shape = add("Concat", [const("one"), grid], "head_margin_shape", axis=0)
-    add("Reshape", [gap, margin_shape], "margin")
-    extras, nodes = nodes, outer
-    if target == "cpu":
-        _branch(nodes, EXTRAS, extras, {"latents": 4, "margin": 3}, const("nothing"))
-    else:
-        nodes.extend(extras)
-
-    if factor > 1:
-        planes = add(
-            "Resize",
-            [planes, "", const("scales")],
-            "head_upsampled",
-            mode="linear",
-            coordinate_transformation_mode="half_pixel",
-        )
-    cluster = add("ArgMax", [planes], "head_cluster", axis=plane_axis, keepdims=0)
-    label = add("Gather", ["remap", cluster], "head_class", axis=0)
-    # TensorRT writes uint8 outputs only from a float cast, and only as graph outputs.
-    half = add("Cast", [label], "head_half", to=TensorProto.FLOAT16)
-    add("Cast", [half], "labels", to=TensorProto.UINT8)
-
-    graph.node.extend(nodes)
-    graph.initializer.extend(
-        numpy_helper.from_array(constants[name], name) for name in dict.fromkeys(used)
-    )
+    head = Head(spec, gate, target)
+    head.build()
+    graph.node.extend(head.nodes)
+    graph.initializer.extend(head.constants)
     tensor = helper.make_tensor_value_info
     grid_dims = ["latent_height", "latent_width"]
     del graph.input[:]
@@ -214,54 +113,6 @@ def attach_head(
         ]
     )
     return finish(model)
-
-
-def _branch(
-    nodes: list[onnx.NodeProto],
-    condition: str,
-    taken: list[onnx.NodeProto],
-    outputs: Mapping[str, int],
-    otherwise: str,
-) -> None:
-    """Run nodes only where a condition holds.
-
-    Args:
-        nodes: Of the graph; the branch is added.
-        condition: Name of a bool tensor.
-        taken: The nodes of the branch; they may read any tensor of the graph.
-        outputs: What the graph goes on with, made by ``taken``, and the number of its axes.
-        otherwise: What every output is where the condition does not hold.
-    """
-    inner = {name: f"{name}_inside" for name in outputs}
-    for node in taken:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = inner.get(name, name)
-    like = helper.make_tensor_value_info
-    left = [
-        helper.make_node("Identity", [otherwise], [f"{name}_outside"], name=f"head/{name}_outside")
-        for name in outputs
-    ]
-    nodes.append(
-        helper.make_node(
-            "If",
-            [condition],
-            list(outputs),
-            name=f"head/if_{condition}",
-            then_branch=helper.make_graph(
-                taken,
-                f"with_{condition}",
-                [],
-                [like(inner[n], TensorProto.FLOAT, [None] * axes) for n, axes in outputs.items()],
-            ),
-            else_branch=helper.make_graph(
-                left,
-                f"without_{condition}",
-                [],
-                [like(node.output[0], TensorProto.FLOAT, None) for node in left],
-            ),
-        )
-    )
 
 
 def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:

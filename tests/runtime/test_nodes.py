@@ -125,7 +125,7 @@ def test_what_runs_inside_a_branch_is_counted_with_the_branch_alone() -> None:
             bundle, frame, precision="int8", frames=2, warmup=1, everything=everything
         )
         names = {each.name for each in found.nodes}
-        assert {"head/if_extras", "head/if_head_mixes"} <= names
+        assert "head/if_extras" in names
         assert names.isdisjoint(inner)
         shares[everything] = found.head_share
     assert shares[False] < shares[True]
