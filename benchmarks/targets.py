@@ -2,8 +2,8 @@
 
     python benchmarks/targets.py street.aeseg
 
-writes docs/performance/targets.json and prints the table. One thread, ONNX Runtime, int8 unless a
-row says otherwise; what is compared takes turns (A B A B), and a ratio is the median over pairs.
+writes docs/performance/targets.json and the table in docs/performance.md, and prints it. One
+thread, ONNX Runtime, int8 unless a row says otherwise; what is compared takes turns (A B A B), and a ratio is the median over pairs.
 Peers come from ``make peers``. Leave the machine alone meanwhile: everything else on it shows.
 """
 
@@ -26,6 +26,8 @@ from aeseg_edge.device import environment
 from aeseg_edge.errors import AesegError
 
 OUT = ROOT / "docs" / "performance" / "targets.json"
+PAGE = ROOT / "docs" / "performance.md"
+START, END = "<!-- targets -->", "<!-- end targets -->"
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,17 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, "", *notes])
 
 
+def on_page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Put the table between its markers.
+
+    Raises:
+        ValueError: If the page has none.
+    """
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    return f"{before}{START}\n{to_table(rows)}\n{END}{after}"
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -201,6 +214,8 @@ def main() -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         print(f"wrote {out}", file=sys.stderr)
+        if out == OUT:
+            PAGE.write_text(on_page(PAGE.read_text(), rows))
     return 1 if any(row["passed"] is False for row in rows) else 0
 
 

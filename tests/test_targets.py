@@ -156,3 +156,11 @@ def test_a_row_alone_is_printed_and_not_written(
     assert tool.main() == 0
     assert "| 99 MB | pass, as hoped |" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_has_the_table_of_its_file(tool: ModuleType) -> None:
+    page = tool.PAGE.read_text()
+    rows = json.loads(tool.OUT.read_text())["rows"]
+    assert tool.on_page(page, rows) == page
+    rows[0]["outcome"] = 99.0
+    assert "99 times" in tool.on_page(page, rows)
