@@ -3,8 +3,9 @@
     python benchmarks/targets.py street.aeseg
 
 writes docs/performance/targets.json and the table in docs/performance.md, and prints it. One
-thread, ONNX Runtime, int8 unless a row says otherwise; what is compared takes turns (A B A B), and a ratio is the median over pairs.
-Peers come from ``make peers``. Leave the machine alone meanwhile: everything else on it shows.
+thread, ONNX Runtime, int8 unless a row says otherwise; what is compared takes turns (A B A B), and
+a ratio is the median over pairs. Peers come from ``make peers``. Leave the machine alone
+meanwhile: everything else on it shows.
 """
 
 from __future__ import annotations

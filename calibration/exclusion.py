@@ -6,7 +6,7 @@ camera's bytes as the first convolution's input, and needs no second look at the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -37,7 +37,7 @@ def float_convolutions(model: onnx.ModelProto) -> list[str]:
     makers = _makers(model.graph)
     return [
         node.name
-        for node in model.graph.node
+        for node in _everywhere(model.graph)
         if node.op_type == "Conv" and not all(_is(makers, name) for name in node.input[:2])
     ]
 
@@ -171,6 +171,14 @@ def _sweep(graph: onnx.GraphProto) -> None:
     ]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _everywhere(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of branches behind the node that has them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from _everywhere(attribute.g)
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:

@@ -9,6 +9,8 @@ The head's contract (names, shapes, dtypes) is in docs/architecture.md.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -17,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.errors import ExportError
 
+from .head import BRANCH, EXTRAS, Head, Projection
 from .head import ENCODED as ENCODED
-from .head import EXTRAS, Head
 from .head import Target as Target
 
 OPSET = 19
@@ -61,7 +63,8 @@ def attach_head(
         target: What the graph is laid out for; every runtime runs all three. On a CPU scores of
             one place lie side by side (channels last), which ONNX Runtime resizes and compares
             twice as fast. ``cpu`` has one more input, ``extras`` (bool [1]): where it is false,
-            nothing is smoothed, whatever ``mix`` is, and latents and margin are empty.
+            nothing is smoothed, whatever ``mix`` is, latents and margin are empty, and, without
+            squares, the encoder's last layer is multiplied with the codebook instead of run.
 
     Returns:
         A checked model with the inputs and outputs of the contract.
@@ -84,7 +87,8 @@ def attach_head(
     model.CopyFrom(encoder)
     graph = model.graph
     dim = spec.latent_dim
-    head = Head(spec, gate, target)
+    folds = target == "cpu" and not spec.squares
+    head = Head(spec, gate, target, _take_projection(model) if folds else None)
     head.build()
     graph.node.extend(head.nodes)
     graph.initializer.extend(head.constants)
@@ -115,6 +119,20 @@ def attach_head(
     return finish(model)
 
 
+def _take_projection(model: onnx.ModelProto) -> Projection | None:
+    """Take the last layer out of an encoder; None, and nothing done, where it is not linear."""
+    node = _producer(model, ENCODED)
+    weights = {item.name: item for item in model.graph.initializer}
+    if node.op_type != "Conv" or len(node.input) != 3 or not set(node.input[1:]) <= set(weights):
+        return None
+    weight, bias = (numpy_helper.to_array(weights[name]) for name in node.input[1:])
+    if weight.shape[2:] != (1, 1) or weight.dtype != np.float32 or bias.dtype != np.float32:
+        return None
+    taken = onnx.NodeProto.FromString(node.SerializeToString())
+    model.graph.node.remove(node)
+    return Projection(taken, weight[:, :, 0, 0], bias)
+
+
 def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give back the encoder that ``attach_head`` was given.
 
@@ -132,7 +150,9 @@ def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:
     encoder = onnx.ModelProto()
     encoder.CopyFrom(model)
     graph = encoder.graph
-    nodes = [node for node in graph.node if not node.name.startswith("head/")]
+    branches = [a.g for n in graph.node if n.name == BRANCH for a in n.attribute]
+    everywhere = itertools.chain(graph.node, *(branch.node for branch in branches))
+    nodes = [node for node in everywhere if not node.name.startswith("head/")]
     weights = [item for item in graph.initializer if not item.name.startswith("head.")]
     frame = next(item for item in graph.input if item.name == FRAME)
     latents = next(item for item in graph.output if item.name == "latents")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,9 +19,25 @@ from aeseg_edge.codebook import PADDING_BIAS
 
 ENCODED = "encoded"
 EXTRAS = "extras"
+BRANCH = "head/if_extras"
 
 Target = Literal["any", "cpu", "tensorrt"]
 """What a head is laid out for; ``any`` is for a CPU first, and TensorRT builds it too."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The linear layer that ends an encoder: ``encoded = P x + p`` at each place.
+
+    Attributes:
+        node: The 1x1 convolution.
+        weight: float32 [D, F].
+        bias: float32 [D].
+    """
+
+    node: onnx.NodeProto
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
 
 class Head:
@@ -30,10 +47,19 @@ class Head:
         spec: Sizes.
         gate: Width of the smoothing gate; None mixes everywhere alike.
         target: See ``calibration.graph.attach_head``.
+        projection: Taken out of the encoder, to be run only where latents are needed; for ``cpu``
+            and a codebook without squares.
     """
 
-    def __init__(self, spec: GraphSpec, gate: float | None, target: Target) -> None:
+    def __init__(
+        self,
+        spec: GraphSpec,
+        gate: float | None,
+        target: Target,
+        projection: Projection | None = None,
+    ) -> None:
         self.nodes: list[onnx.NodeProto] = []
+        self._projection = projection
         self._spec, self._gate, self._target = spec, gate, target
         self._constants: dict[str, NDArray[Any]] = {}
         # Where the clusters are in the table of scores, and in the planes made of it.
@@ -49,19 +75,25 @@ class Head:
         """Add every node, from ``encoded`` to the outputs of the contract."""
         # Two dimensions, no batch: TensorRT then makes one kernel of the smoothing, and one of
         # bias and maxima.
-        flat = self._const("flat", [self._spec.latent_dim, -1], np.int64)
-        now = self._add("Reshape", [ENCODED, flat], "head_now")
-        grid = self._add("Shape", [ENCODED], "head_grid", start=2, end=4)
+        placed = ENCODED if self._projection is None else self._projection.node.input[0]
+        grid = self._add("Shape", [placed], "head_grid", start=2, end=4)
         if self._target == "cpu":
-            scores = self._only_what_is_asked_for(now, flat, grid)
+            scores = self._only_what_is_asked_for(grid)
         else:
-            smoothed = self._smooth(now, flat)
+            smoothed = self._smooth()
             scores = self._score(smoothed, "head_scores")
             self._extras(smoothed, scores, grid)
         self._assign(scores, grid)
 
-    def _smooth(self, now: str, flat: str) -> str:
+    def _flat(self, output: str) -> str:
+        """``encoded`` as float32 [D, hw]."""
+        flat = self._const("flat", [self._spec.latent_dim, -1], np.int64)
+        return self._add("Reshape", [ENCODED, flat], output)
+
+    def _smooth(self) -> str:
         """``now + mix * exp(-d^2 / gate^2) * d``, d = previous - now: float32 [D, hw]."""
+        now = self._flat("head_now")
+        flat = self._const("flat", [self._spec.latent_dim, -1], np.int64)
         before = self._add("Reshape", ["previous", flat], "head_before")
         step = self._add("Sub", [before, now], "head_step")
         weight = "mix"
@@ -131,14 +163,33 @@ class Head:
         half = self._add("Cast", [label], "head_half", to=TensorProto.FLOAT16)
         self._add("Cast", [half], "labels", to=TensorProto.UINT8)
 
-    def _only_what_is_asked_for(self, now: str, flat: str, grid: str) -> str:
+    def _score_unprojected(self, projection: Projection, output: str) -> str:
+        """The same without squares, ``W (P x + p) + b = (W P) x + (W p + b)``: float32 [hw, K]."""
+        width = projection.weight.shape[1]
+        flat = self._const("flat_features", [width, -1], np.int64)
+        features = self._add("Reshape", [projection.node.input[0], flat], "head_features")
+        weight = self._const("projection", projection.weight)
+        offset = self._const("offset", projection.bias[:, None])
+        product = self._add("MatMul", ["weights", weight], "head_product")
+        shifted = self._add("MatMul", ["weights", offset], "head_shifted")
+        biases = self._add("Add", [shifted, "bias"], "head_biases")
+        row = self._add("Reshape", [biases, self._const("row", [1, -1], np.int64)], "head_row")
+        return self._add("Gemm", [features, product, row], output, transA=1, transB=1)
+
+    def _only_what_is_asked_for(self, grid: str) -> str:
         """Smooth and give the extras only where ``extras`` is true; returns the scores."""
         outer, self.nodes = self.nodes, []
-        smoothed = self._smooth(now, flat)
+        if self._projection is not None:
+            self.nodes.append(self._projection.node)
+        smoothed = self._smooth()
         asked = self._score(smoothed, "head_scores_smoothed")
         self._extras(smoothed, asked, grid, "_asked")
         taken, self.nodes = self.nodes, []
-        alone = self._score(now, "head_scores_alone")
+        alone = (
+            self._score(self._flat("head_alone"), "head_scores_alone")
+            if self._projection is None
+            else self._score_unprojected(self._projection, "head_scores_alone")
+        )
         nothing = self._const("nothing", np.zeros(0))
         empty = [self._add("Identity", [nothing], f"{name}_left") for name in ("latents", "margin")]
         left, self.nodes = self.nodes, outer
@@ -149,7 +200,7 @@ class Head:
                 "If",
                 [EXTRAS],
                 ["head_scores", "latents", "margin"],
-                name="head/if_extras",
+                name=BRANCH,
                 then_branch=helper.make_graph(
                     taken,
                     "asked",

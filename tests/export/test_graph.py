@@ -121,14 +121,22 @@ def test_labels_equal_pytorch_at_every_output_stride(
     np.testing.assert_allclose(outputs.margin, (best[-1] - best[-2]).numpy(), atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
 def test_without_squares_the_labels_are_the_same_from_half_the_weights(
-    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Target
 ) -> None:
-    whole = spec(model, model.stride)
+    whole = spec(model, model.stride // 2)
     plain = dataclasses.replace(whole, squares=False)
     book = random_book(torch_latents(model, frame), 27)
     with_squares = run(attach_head(encoder, whole), whole, book, frame)
-    without = run(attach_head(encoder, plain), plain, book, frame)
+    graph = attach_head(encoder, plain, target=target)
+    without = run(graph, plain, book, frame)
+    # Labels alone: on a CPU the last layer and the codebook are one product then.
+    backend = OnnxRuntimeBackend(graph.SerializeToString(), plain, book, threads=1)
+    alone = backend.collect(backend.submit(frame)).labels
+    assert (alone == without.labels).mean() > 0.999
+    np.testing.assert_allclose(without.latents, with_squares.latents, atol=1e-5)
+    assert detach_head(graph) == detach_head(attach_head(encoder, whole))
     assert (without.labels == with_squares.labels).mean() > 0.999
     np.testing.assert_allclose(without.margin, with_squares.margin, atol=2e-4, rtol=1e-3)
     assert [i.type.tensor_type.shape.dim[1].dim_value for i in weights_of(encoder, plain)] == [DIM]
@@ -136,6 +144,19 @@ def test_without_squares_the_labels_are_the_same_from_half_the_weights(
 
 def weights_of(encoder: onnx.ModelProto, sizes: GraphSpec) -> list[onnx.ValueInfoProto]:
     return [i for i in attach_head(encoder, sizes).graph.input if i.name == "weights"]
+
+
+def test_labels_alone_never_run_the_last_layer_of_a_linear_codebook_on_a_cpu(
+    model: Autoencoder, encoder: onnx.ModelProto
+) -> None:
+    plain = dataclasses.replace(spec(model, model.stride), squares=False)
+    convolutions = [n.name for n in encoder.graph.node if n.op_type == "Conv"]
+    graph = attach_head(encoder, plain, target="cpu").graph
+    outside = [n.name for n in graph.node if n.op_type == "Conv"]
+    assert outside == convolutions[:-1]
+    (branch,) = [n for n in graph.node if n.op_type == "If"]
+    inside = {a.name: [n.name for n in a.g.node if n.op_type == "Conv"] for a in branch.attribute}
+    assert inside == {"then_branch": convolutions[-1:], "else_branch": []}
 
 
 def test_a_codebook_of_squares_is_refused_by_a_graph_without(
