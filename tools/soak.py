@@ -140,17 +140,22 @@ class Slow(SinkBase):
 class Meter(SinkBase):
     """Looks at memory now and then, and checks that no frame comes twice or out of order.
 
-    ``waits`` has how much older each frame is than the time of its own segmentation and of the one
-    before it, in ms: below 0 where it waited for no more than the frame under way.
+    Keeps how much older each frame is than the time of its own segmentation and of the one before
+    it, in ms: below 0 where it waited for no more than the frame under way.
+
+    Args:
+        every: Results between two looks at memory.
+        frames: Results to come.
     """
 
     name = "meter"
     backlog = 64
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, frames: int) -> None:
         self.samples: list[tuple[int, float]] = []
         self.out_of_order = 0
-        self.waits: list[float] = []
+        # Written to at once: what grows here would look like a leak of the loop.
+        self._waits = np.full(frames, -np.inf)
         self._before = 0.0
         self._every = every
         self._last = -1
@@ -162,13 +167,18 @@ class Meter(SinkBase):
         self._last = frame.index
         self._seen += 1
         own = result.milliseconds["total"]
-        if self._before and result.frame_age is not None:
-            self.waits.append(result.frame_age * 1e3 - own - self._before)
+        if self._before and result.frame_age is not None and self._seen <= len(self._waits):
+            self._waits[self._seen - 1] = result.frame_age * 1e3 - own - self._before
         self._before = own
         if result.labels.shape != frame.image.shape[:2]:
             self.out_of_order += 1
         if self._seen % self._every == 0:
             self.samples.append((self._seen, resident_mib()))
+
+    @property
+    def waited_p99(self) -> float:
+        """99th percentile of the waits."""
+        return float(np.percentile(self._waits[np.isfinite(self._waits)], 99))
 
 
 @dataclass(frozen=True)
@@ -324,7 +334,7 @@ def soak(
     for clip in clips:
         segmenter(clip[0])
     before = threading.active_count()
-    meter = Meter(max(1, min(50, frames // 40)))
+    meter = Meter(max(1, min(50, frames // 40)), frames)
     with tempfile.TemporaryDirectory() as folder:
         sinks = [meter, Slow(3 / fps), open_sink(f"json:{folder}/lines.jsonl")]
         loop = CameraLoop(
@@ -362,7 +372,7 @@ def soak(
         age_p95_ms=source.age.p95,
         age_p99_ms=source.age.p99,
         age_max_ms=source.age.max,
-        waited_p99_ms=float(np.percentile(meter.waits, 99)),
+        waited_p99_ms=meter.waited_p99,
         memory_mib=float(later[0, 1]),
         memory_end_mib=float(later[-1, 1]),
         slope_kib=slope,
