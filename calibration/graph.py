@@ -145,7 +145,8 @@ def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: If the model is not a deployed graph.
     """
-    inputs = [*INPUTS, EXTRAS] if model.graph.input[-1].name == EXTRAS else list(INPUTS)
+    asks = any(item.name == EXTRAS for item in model.graph.input)
+    inputs = [*INPUTS, EXTRAS] if asks else list(INPUTS)
     _expect(model, inputs, list(OUTPUTS))
     encoder = onnx.ModelProto()
     encoder.CopyFrom(model)

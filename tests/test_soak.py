@@ -81,4 +81,5 @@ def test_every_figure_that_may_fail_does(tool: ModuleType) -> None:
     # Slower than the source: two segmentations are the bound.
     slow = replace(good, segment_ms=25.0, segment_p95_ms=30.0, age_p95_ms=49.0, waited_p99_ms=-2.0)
     assert slow.failures(slope_kib=32) == []
+    assert len(replace(slow, age_p95_ms=51.0).failures(slope_kib=32)) == 1
     assert len(replace(slow, waited_p99_ms=0.5).failures(slope_kib=32)) == 1
