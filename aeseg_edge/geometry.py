@@ -15,8 +15,8 @@ RESIZE_MODES = ("stretch", "letterbox")
 LETTERBOX_VALUE = 114
 """Grey of the bars: near the middle of 0..255, so that no edge is strong."""
 
-LITTLE = 1.25
-"""A side that shrinks by no more than this is sampled bilinearly without visible aliasing."""
+LITTLE = 2
+"""Bilinear sampling reads every pixel of a side that shrinks by no more than this."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def check_frame(frame: Any, channels: int) -> NDArray[np.uint8]:
 
 
 def fit_frame(frame: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Bring a frame to the graph's input size; see ``sampling``.
+    """Bring a frame to the graph's input size; see ``resize_picture``.
 
     Args:
         frame: uint8 [H, W, C], any size.
@@ -131,7 +131,7 @@ def fit_frame(frame: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
     if (rows, columns) == (geometry.height, geometry.width):
         return np.ascontiguousarray(frame)
     top, left, height, width = geometry.box(rows, columns)
-    picture = resize_image(frame, width, height, sampling((rows, columns), (height, width)))
+    picture = resize_picture(frame, width, height)
     if (height, width) == (geometry.height, geometry.width):
         return np.asarray(picture, np.uint8)
     canvas = np.full((geometry.height, geometry.width, frame.shape[2]), LETTERBOX_VALUE, np.uint8)
@@ -139,22 +139,28 @@ def fit_frame(frame: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
     return canvas
 
 
-def sampling(given: tuple[int, int], wanted: tuple[int, int]) -> int:
-    """Choose how to resize a picture.
+def resize_picture(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Bring a picture to another size without aliasing.
 
-    Averaging over areas avoids aliasing, and takes three times as long as bilinear sampling,
-    which reads every pixel too as long as a picture shrinks by little.
+    Halved (means of 2x2) as long as both sides are twice as long as wanted; then sampled
+    bilinearly, or averaged over areas where a side still shrinks by more than ``LITTLE``. That is
+    three to ten times as fast as areas alone, which OpenCV vectorises for 2x2 only.
 
     Args:
-        given: Rows and columns of the picture.
-        wanted: Rows and columns of the result.
+        picture: uint8 [H, W, C].
+        width: Columns wanted.
+        height: Rows wanted.
 
     Returns:
-        OpenCV's flag: INTER_AREA where a side shrinks by more than ``LITTLE``, else INTER_LINEAR.
+        uint8 [height, width, C].
     """
     cv2 = import_cv2()
-    much = any(have > LITTLE * want for have, want in zip(given, wanted, strict=True))
-    return int(cv2.INTER_AREA if much else cv2.INTER_LINEAR)
+    rows, columns = picture.shape[:2]
+    while rows >= 2 * height and columns >= 2 * width:
+        rows, columns = rows // 2, columns // 2
+        picture = resize_image(picture, columns, rows, cv2.INTER_AREA)
+    much = rows > LITTLE * height or columns > LITTLE * width
+    return resize_image(picture, width, height, cv2.INTER_AREA if much else cv2.INTER_LINEAR)
 
 
 def resize_image(image: NDArray[np.uint8], width: int, height: int, how: int) -> NDArray[np.uint8]:
@@ -224,7 +230,7 @@ def fit_picture(
     """
     top, left, rows, columns = geometry.box(height, width)
     inside = picture[top : top + rows, left : left + columns]
-    return np.array(resize_image(inside, width, height, sampling((rows, columns), (height, width))))
+    return np.array(resize_picture(inside, width, height))
 
 
 def _cells(size: int, start: int, length: int, cells: int, total: int) -> NDArray[np.intp]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.geometry import resize_image, sampling
+from aeseg_edge.geometry import resize_picture
 
 _log = logging.getLogger(__name__)
 
@@ -71,5 +71,4 @@ def resize_frames(frames: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
     """
     if frames.shape[1:3] == (size[1], size[0]):
         return frames
-    how = sampling((frames.shape[1], frames.shape[2]), (size[1], size[0]))
-    return np.stack([resize_image(frame, *size, how) for frame in frames])
+    return np.stack([resize_picture(frame, *size) for frame in frames])

@@ -15,7 +15,7 @@ from aeseg_edge.geometry import (
     fit_frame,
     fit_labels,
     fit_region,
-    sampling,
+    resize_picture,
 )
 
 cv2 = pytest.importorskip("cv2")
@@ -103,11 +103,26 @@ def test_labels_outside_the_region_are_void() -> None:
     assert (labels == 1).all()
 
 
-def test_a_picture_that_shrinks_much_is_averaged_and_one_that_shrinks_little_is_sampled() -> None:
-    stripes = np.zeros((64, 64, 3), np.uint8)
+def test_stripes_of_one_pixel_become_grey_however_much_a_picture_shrinks() -> None:
+    stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 254
-    small = fit_frame(stripes, Geometry(16, 16, 3, "stretch"))
-    assert np.ptp(small) <= 1  # sampling would alias
-    assert sampling((360, 480), (352, 480)) == cv2.INTER_LINEAR
-    assert sampling((720, 960), (352, 480)) == cv2.INTER_AREA
-    assert sampling((100, 100), (352, 480)) == cv2.INTER_LINEAR
+    for rows, columns in ((64, 64), (32, 32), (16, 16), (20, 24), (16, 64), (64, 16)):
+        assert np.ptp(fit_frame(stripes, Geometry(columns, rows, 3, "stretch"))) <= 4
+    odd = fit_frame(stripes[:127, :127], Geometry(30, 30, 3, "stretch"))
+    assert np.ptp(odd) <= 30
+
+
+def test_every_pixel_counts_when_a_side_shrinks_to_half_or_more() -> None:
+    for rows, columns in ((24, 32), (20, 22), (17, 31), (16, 16), (48, 70), (8, 9), (9, 32)):
+        for spot in range(32):
+            picture = np.zeros((32, 32, 1), np.uint8)
+            picture[spot, spot] = 255
+            assert resize_picture(picture, columns, rows).max() > 0, (rows, columns, spot)
+
+
+@pytest.mark.parametrize("size", [(32, 24), (25, 20), (18, 13), (9, 7), (5, 30)])
+def test_a_smaller_picture_has_the_means_of_what_it_covers(size: tuple[int, int]) -> None:
+    rows, columns = np.mgrid[:48, :64]
+    smooth = np.stack([rows * 5, columns * 3, rows + columns], axis=2).astype(np.uint8)
+    averaged = cv2.resize(smooth, size, interpolation=cv2.INTER_AREA)
+    assert np.abs(resize_picture(smooth, *size).astype(int) - averaged).max() <= 2
