@@ -79,6 +79,21 @@ def test_the_example_in_the_help_is_a_command_that_parses(verb: str, capsys: Out
     assert build_parser().parse_args(example[1:]).verb == verb
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("bench B.aeseg --threads 1 clip.mp4", {"bundle": Path("B.aeseg"), "source": "clip.mp4"}),
+        ("export N.train -o B.aeseg a.mp4 b.mp4", {"sources": ["a.mp4", "b.mp4"]}),
+        ("calibrate B.aeseg a.mp4 -o C.aeseg b.mp4", {"sources": ["a.mp4", "b.mp4"]}),
+        ("name B.aeseg --void 4 3=road", {"names": ["3=road"], "void": ["4"]}),
+        ("run -o null:// -- -odd.mp4", {"source": ["-odd.mp4"]}),
+    ],
+)
+def test_words_and_options_come_in_any_order(words: str, wanted: dict[str, Any]) -> None:
+    found = vars(build_parser().parse_args(words.split()))
+    assert {key: found[key] for key in wanted} == wanted
+
+
 def test_the_help_lists_every_verb(capsys: Output) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out

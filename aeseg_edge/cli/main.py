@@ -14,7 +14,7 @@ from types import FrameType
 
 from aeseg_edge import __version__
 from aeseg_edge.cli import analyse, bench, compare, deploy, device, learn, measure, name
-from aeseg_edge.cli.options import check_reports
+from aeseg_edge.cli.options import VerbParser, check_reports
 from aeseg_edge.errors import AesegError, UsageError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -78,7 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Each verb has its own --help with an example.",
     )
     parser.add_argument("--version", action="version", version=f"aeseg_edge {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="VERB", parser_class=VerbParser
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
     for module in (learn, deploy, name, measure, bench, analyse, compare, device):

@@ -28,6 +28,27 @@ Verbs = Any
 """What ``add_subparsers`` returns; argparse keeps its class to itself."""
 
 
+class VerbParser(argparse.ArgumentParser):
+    """Takes words and options in any order, as in ``aeseg bench B.aeseg --threads 1 clip.mp4``.
+
+    argparse alone is done with words that may be left out once it has seen the first option.
+    """
+
+    _mixing = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse options first, then what is left as words; as argparse does where a ``--`` is."""
+        if self._mixing or "--" in (args or ()):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
+
+
 def add_verb(
     verbs: Verbs,
     common: argparse.ArgumentParser,
