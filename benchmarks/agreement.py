@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.fit import compare_entries
+from aeseg_edge.calibration.entries import compare_entries
 from aeseg_edge.io.sources import open_source
 
 

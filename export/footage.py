@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +133,7 @@ def gather(
     *,
     size: tuple[int, int],
     channels: int = 3,
-    resize: Literal["stretch", "letterbox"] = "stretch",
+    resize: str = "stretch",
     max_frames: int = 600,
     holdout: float = 0.1,
     seed: int = 0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,11 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from aeseg_edge import __version__
-from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.agreement import Agreement
-from aeseg_edge.calibration.fit import (
-    FitSettings,
+from aeseg_edge.calibration.entries import (
     chosen_exclusions,
     deployed_graphs,
     fresh_entries,
@@ -30,6 +27,7 @@ from aeseg_edge.calibration.fit import (
 from aeseg_edge.calibration.frames import split_for_agreement
 from aeseg_edge.calibration.latents import EncoderSession, sample_latents
 from aeseg_edge.calibration.sensitivity import check_names
+from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import UsageError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Manifest
@@ -41,22 +39,21 @@ from .autoencoder import (
     add_class_head,
     build_autoencoder,
 )
-from .checkpoint import FRAMES, MODEL, load_frames, load_model, save_frames, save_model
+from .checkpoint import MODEL, load_frames, load_model, save_model
 from .efficientnet import ORIGIN
-from .graph import export_encoder
 from .history import EpochRecord
-from .pipeline import (
-    KEPT_FRAMES,
+from .region import frame_region, load_region, save_region
+from .settings import TrainSettings
+from .sizes import check_output_stride, resize_frames, round_size
+from .steps import (
     Progress,
     check_excluded,
-    evenly,
+    deployed_encoder,
+    keep_frames,
     train_folder,
     training_note,
     with_preview,
 )
-from .region import frame_region, load_region, save_region
-from .settings import TrainSettings
-from .sizes import check_output_stride, resize_frames, round_size
 from .supervised import (
     HEAD_CHANNELS,
     CrossEntropy,
@@ -207,10 +204,7 @@ def train_supervised(
         _log.warning("no training frame shows %s: it cannot be learned", ", ".join(absent))
     footage = labelled.footage
     frames = np.concatenate([footage.frames, footage.held_out])
-    if options.keep_frames:
-        save_frames(folder, evenly(frames, KEPT_FRAMES))
-    else:
-        shutil.rmtree(folder / FRAMES, ignore_errors=True)
+    keep_frames(folder, frames, wanted=options.keep_frames)
     if options.tune == "head":
         freeze_encoder(autoencoder)
     objective = CrossEntropy(
@@ -367,21 +361,10 @@ def _finish(
     region: NDArray[np.uint8] | None,
     tell: Progress,
 ) -> tuple[Bundle, Mapping[tuple[str, str], Agreement], Mapping[tuple[str, str], Agreement]]:
-    autoencoder.eval()
-    tell("exporting", 0.0, "")
-    encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
-    tell("exporting", 1.0, "")
+    encoder, spec = deployed_encoder(autoencoder, geometry, output_stride, tell)
     codebook = head_codebook(autoencoder, meta["class_names"])
     check_names(encoder, fit.excluded)
-    spec = GraphSpec(
-        height=geometry.height,
-        width=geometry.width,
-        channels=geometry.channels,
-        latent_dim=autoencoder.config.encoded_dim,
-        stride=autoencoder.stride,
-        output_stride=output_stride,
-        squares=codebook.squares,
-    )
+    spec = replace(spec, squares=codebook.squares)
     ranges_on, check_on = split_for_agreement(
         list(frames), fit.calibration_frames, fit.agreement_frames
     )

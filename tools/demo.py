@@ -27,8 +27,9 @@ from aeseg_edge.cli.progress import Progress
 from aeseg_edge.draw import contact_sheet, overlay
 from aeseg_edge.errors import AesegError, SourceError
 from aeseg_edge.export.autoencoder import AutoencoderConfig
+from aeseg_edge.export.finish import Trained
 from aeseg_edge.export.history import EpochRecord
-from aeseg_edge.export.pipeline import Trained, TrainOptions, train_bundle
+from aeseg_edge.export.pipeline import TrainOptions, train_bundle
 from aeseg_edge.export.settings import TrainSettings
 from aeseg_edge.geometry import fit_frame, import_cv2
 from aeseg_edge.io.atomic import write_bytes

@@ -189,7 +189,7 @@ def _linear(
     progress: Progress,
 ) -> tuple[Bundle, dict[str, Any]]:
     try:
-        from aeseg_edge.calibration.fit import with_agreement
+        from aeseg_edge.calibration.entries import with_agreement
     except ImportError as error:
         raise MissingDependency(
             f"calibration needs a package that is not importable ({error})",

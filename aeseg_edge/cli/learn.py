@@ -36,7 +36,8 @@ from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
-    from aeseg_edge.calibration.fit import FitSettings, Fitted
+    from aeseg_edge.calibration.fit import Fitted
+    from aeseg_edge.calibration.settings import FitSettings
     from aeseg_edge.export.dimension import DimensionChoice
 
 _log = logging.getLogger(__name__)
@@ -337,19 +338,21 @@ def _fit_settings(
         "minimum_agreement": options.min_agreement,
         "threads": options.threads,
     }
-    made: FitSettings = _import_fit().FitSettings(**values)
-    return made
+    _import_calibration()
+    from aeseg_edge.calibration.settings import FitSettings
+
+    return FitSettings(**values)
 
 
-def _import_fit() -> Any:
+def _import_calibration() -> Any:
     try:
-        from aeseg_edge.calibration import fit
+        from aeseg_edge.calibration import recalibrate
     except ImportError as error:
         raise MissingDependency(
             f"calibration needs a package that is not importable ({error})",
             fix="Install it: pip install 'aeseg_edge[calibrate]'.",
         ) from error
-    return fit
+    return recalibrate
 
 
 def _import_pipeline() -> Any:
@@ -447,20 +450,20 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    pipeline = _import_pipeline()
+    _import_pipeline()
     from aeseg_edge.cli.progress import Progress
+    from aeseg_edge.export.reexport import export_bundle, remembered_fit
+    from aeseg_edge.export.supervise import is_supervised
 
     both = options.sources or options.modalities is not None
     sources = all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
-    settings = _fit_settings(options, pipeline.remembered_fit(options.folder))
-    from aeseg_edge.export.supervise import is_supervised
-
+    settings = _fit_settings(options, remembered_fit(options.folder))
     if is_supervised(options.folder):
         return export_with_labels(options, output, settings)
     names = _names(options, None)
     with Progress() as progress:
-        trained = pipeline.export_bundle(
+        trained = export_bundle(
             options.folder,
             output,
             sources=sources,
@@ -488,8 +491,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
     check_label_free(manifest.method, options)
-    fit = _import_fit()
-    settings = _fit_settings(options, fit.settings_of(manifest))
+    calibration = _import_calibration()
+    settings = _fit_settings(options, calibration.settings_of(manifest))
     names = _names(options, bundle)
 
     geometry = manifest.geometry
@@ -509,7 +512,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         )
         progress.update("footage", 1.0)
         _log.info("footage: %d frames", len(footage.frames))
-        fitted = fit.recalibrate(
+        fitted = calibration.recalibrate(
             bundle,
             list(footage.frames),
             settings,

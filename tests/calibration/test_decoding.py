@@ -15,7 +15,8 @@ pytest.importorskip("sklearn")
 
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.calibration.decoding import attach_decoder
-from aeseg_edge.calibration.fit import FitSettings, recalibrate
+from aeseg_edge.calibration.fit import FitSettings
+from aeseg_edge.calibration.recalibrate import recalibrate
 from aeseg_edge.codebook import Codebook
 from aeseg_edge.io.sources import draw_scene
 from aeseg_edge.segmenter import Segmenter

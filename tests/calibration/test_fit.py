@@ -19,12 +19,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
 
 from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.calibration.fit import (  # noqa: E402
-    FitSettings,
-    Fitted,
-    recalibrate,
-    settings_of,
-)
+from aeseg_edge.calibration.fit import FitSettings, Fitted  # noqa: E402
+from aeseg_edge.calibration.recalibrate import recalibrate, settings_of  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402

@@ -16,7 +16,7 @@ pytest.importorskip("scipy")
 
 from aeseg_edge import naming
 from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.fit import FitSettings, recalibrate
+from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.calibration.graph import centre_latents
 from aeseg_edge.calibration.latents import EncoderSession
 from aeseg_edge.calibration.matching import (
@@ -25,6 +25,7 @@ from aeseg_edge.calibration.matching import (
     match_centres,
     match_codebooks,
 )
+from aeseg_edge.calibration.recalibrate import recalibrate
 from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.io.sources import draw_scene

@@ -22,10 +22,11 @@ from aeseg_edge.calibration.exclusion import (  # noqa: E402
     quantised_convolutions,
     restored,
 )
-from aeseg_edge.calibration.fit import FitSettings, recalibrate, settings_of  # noqa: E402
+from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.calibration.graph import detach_head  # noqa: E402
 from aeseg_edge.calibration.latents import EncoderSession  # noqa: E402
 from aeseg_edge.calibration.ranges import quantize_for_cpu, quantize_for_tensorrt  # noqa: E402
+from aeseg_edge.calibration.recalibrate import recalibrate, settings_of  # noqa: E402
 from aeseg_edge.calibration.sensitivity import (  # noqa: E402
     choose_exclusion,
     measure_sensitivity,

@@ -21,7 +21,7 @@ from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder  
 from aeseg_edge.export.checkpoint import load_model, save_frames, save_model  # noqa: E402
 from aeseg_edge.export.decoder_graph import export_decoder, folded_mean  # noqa: E402
 from aeseg_edge.export.graph import export_encoder  # noqa: E402
-from aeseg_edge.export.pipeline import export_bundle  # noqa: E402
+from aeseg_edge.export.reexport import export_bundle  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402
 

@@ -20,7 +20,8 @@ from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
 from aeseg_edge.export.autoencoder import AutoencoderConfig  # noqa: E402
-from aeseg_edge.export.pipeline import TrainOptions, export_bundle, train_bundle  # noqa: E402
+from aeseg_edge.export.pipeline import TrainOptions, train_bundle  # noqa: E402
+from aeseg_edge.export.reexport import export_bundle  # noqa: E402
 from aeseg_edge.export.region import frame_region  # noqa: E402
 from aeseg_edge.export.settings import TrainSettings  # noqa: E402
 from aeseg_edge.export.sizes import check_output_stride, round_size  # noqa: E402

@@ -1,0 +1,101 @@
+"""New centres and ranges for a bundle, from other footage and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from aeseg_edge.bundle import Bundle
+from aeseg_edge.manifest import Manifest
+
+from .balance import BALANCES
+from .clustering import METHODS
+from .decoding import attach_decoder
+from .entries import REFERENCE, Progress
+from .fit import Fitted, fit_bundle
+from .graph import detach_head
+from .sensitivity import RECORD
+from .settings import FitSettings
+
+
+def recalibrate(
+    bundle: Bundle,
+    frames: Sequence[NDArray[np.uint8]],
+    settings: FitSettings,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    names_from: Bundle | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Fit new centres and ranges for a bundle on other footage, without torch.
+
+    Args:
+        bundle: Its fp32 graph is the encoder; it stays as it is.
+        frames: uint8 [H, W, C] each, at the graph's size.
+        settings: See ``FitSettings``.
+        provenance: Of the new footage, for the manifest.
+        names_from: Whose names to keep, see ``fit_bundle``; may be ``bundle`` itself.
+        progress: Called with a stage and its fraction.
+
+    Raises:
+        CalibrationError: If the frames are too few or too alike.
+        ExportError: If the bundle's graph is not one of this project.
+    """
+    manifest = bundle.manifest
+    encoder = detach_head(onnx.load_from_string(bundle.graph(*REFERENCE)))
+    fitted = fit_bundle(
+        encoder,
+        frames,
+        spec=manifest.spec,
+        geometry=manifest.geometry,
+        multiple=manifest.multiple,
+        settings=settings,
+        training={k: v for k, v in manifest.training.items() if k != "calibration"},
+        provenance={**manifest.provenance, **(provenance or {})},
+        region=bundle.region,
+        centre=False,
+        names_from=names_from,
+        progress=progress,
+    )
+    if manifest.modalities:
+        fitted = replace(fitted, bundle=fitted.bundle.with_modalities(manifest.modalities))
+    if (decoder := bundle.decoder) is None:
+        return fitted
+    # The encoder is as it was, and so its decoder; means and errors are the new footage's.
+    drawn = attach_decoder(fitted.bundle, decoder.graph, frames, threads=settings.threads)
+    return replace(fitted, bundle=drawn)
+
+
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """Give how a bundle's codebook was fitted, as far as it can be fitted that way again.
+
+    Args:
+        manifest: Of any bundle; one that labels were used for says nothing here.
+
+    Returns:
+        ``clusters``, and ``clustering``, ``covariance``, ``balance`` and ``int8_exclude`` where
+        known, for ``FitSettings``.
+    """
+    told: dict[str, Any] = {"clusters": manifest.clusters}
+    recorded = manifest.training.get("calibration", {})
+    excluded = recorded.get(RECORD)
+    if isinstance(excluded, Mapping):
+        asked = excluded.get("asked", ())
+        told["int8_exclude"] = asked if asked == "auto" else tuple(str(name) for name in asked)
+        if asked == "auto" and isinstance(excluded.get("target"), float):
+            told["int8_target"] = excluded["target"]
+    if recorded.get("balance") in BALANCES:
+        told["balance"] = recorded["balance"]
+    for method in (manifest.method, recorded.get("method")):
+        name, _, covariance = str(method).partition("-")
+        if name in METHODS:
+            told["clustering"] = name
+            if covariance:
+                told["covariance"] = covariance
+            break
+    return told
