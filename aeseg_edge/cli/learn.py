@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aeseg_edge.cli.agreement import agreement_json, print_below
+from aeseg_edge.cli.fitting import add_fit, fit_settings, import_calibration
 from aeseg_edge.cli.options import (
     Verbs,
     add_json,
@@ -20,7 +19,6 @@ from aeseg_edge.cli.options import (
     entries_table,
     positive,
     read_mask,
-    share,
     size,
     write_json,
 )
@@ -37,7 +35,6 @@ from aeseg_edge.errors import MissingDependency, UsageError
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
     from aeseg_edge.calibration.fit import Fitted
-    from aeseg_edge.calibration.settings import FitSettings
     from aeseg_edge.export.dimension import DimensionChoice
 
 _log = logging.getLogger(__name__)
@@ -46,11 +43,6 @@ ARCHS = ("edge", "lite", "shallow", "deep")
 DEFAULT_TEACHER = {"lite": "efficientnet_lite0"}
 DEFAULT_DIM = {False: 32, True: 64}
 """Latent channels without and with a teacher."""
-DEFAULT_CLUSTERS = 27
-DEFAULT_CLUSTERING = "spherical"
-DEFAULT_COVARIANCE = "tied"
-AUTO_CLUSTERS = (4, 40)
-FITTED = ("clusters", "clustering", "covariance", "balance")
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -127,7 +119,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--fresh", action="store_true", help="do not resume an earlier run")
     train.add_argument("--footage-licence", metavar="TEXT", help="noted in the bundle")
-    _add_fit(train)
+    add_fit(train)
     _add_graph(train)
     _add_decoder(train)
     add_supervised(train)
@@ -159,7 +151,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "(default: all)",
     )
     export.add_argument("--max-frames", type=positive, default=600, metavar="N")
-    _add_fit(export, as_before="as trained")
+    add_fit(export, as_before="as trained")
     _add_names(export, "default: none")
     _add_graph(export, as_before="as trained")
     _add_decoder(export)
@@ -178,78 +170,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     add_modalities(calibrate)
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
-    _add_fit(calibrate, as_before="as in the bundle")
+    add_fit(calibrate, as_before="as in the bundle")
     _add_names(calibrate, "default: those of the bundle itself; none for fresh names")
     add_json(calibrate)
-
-
-def _add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
-    parser.add_argument(
-        "--clusters",
-        type=_clusters,
-        default=None if as_before else DEFAULT_CLUSTERS,
-        metavar="K|auto:LO-HI",
-        help="2..1024, or auto: the number in a range (auto alone: 4-40) whose clusters are "
-        "stable and far apart; the curve is written beside the bundle "
-        f"(default {as_before or DEFAULT_CLUSTERS})",
-    )
-    parser.add_argument(
-        "--clustering",
-        choices=("kmeans", "spherical", "gmm"),
-        default=None if as_before else DEFAULT_CLUSTERING,
-        help="by nearest centre, by nearest direction whatever the contrast, or by a Gaussian "
-        f"mixture (default {as_before or DEFAULT_CLUSTERING})",
-    )
-    parser.add_argument(
-        "--covariance",
-        choices=("tied", "diag", "spherical", "full"),
-        default=None if as_before else DEFAULT_COVARIANCE,
-        help="with --clustering gmm: one shape for all clusters, a spread for each channel, or "
-        "one spread a cluster; full is refused, the deployed graph cannot hold it "
-        f"(default {as_before or DEFAULT_COVARIANCE})",
-    )
-    parser.add_argument(
-        "--balance",
-        choices=("none", "regions"),
-        default=None if as_before else "none",
-        help="regions: cluster one vector a connected region, so that large surfaces do not "
-        f"take most of the clusters (default {as_before or 'none'})",
-    )
-    parser.add_argument(
-        "--restarts",
-        type=positive,
-        help="K-means starts; three times as many where clusters are not stable (default 16, fewer "
-        "beyond 64 clusters)",
-    )
-    parser.add_argument(
-        "--ranges",
-        choices=("minmax", "percentile", "entropy"),
-        default="minmax",
-        help="how int8 ranges are found",
-    )
-    parser.add_argument(
-        "--min-agreement",
-        type=share,
-        default=0.95,
-        metavar="SHARE",
-        help="gate on agreement with fp32 (default 0.95)",
-    )
-    parser.add_argument(
-        "--int8-exclude",
-        type=_excluded,
-        metavar="NAME[,NAME]|auto",
-        help="convolutions that stay in floating point; auto: those that buy most agreement, "
-        "until --int8-target is met or a quarter of the encoder's operations are in floating "
-        f"point; aeseg report has the names (default {as_before or 'none'})",
-    )
-    parser.add_argument(
-        "--int8-target",
-        type=share,
-        metavar="AGREEMENT",
-        help="with --int8-exclude auto: agreement with fp32 to reach (default: --min-agreement)",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=positive)
 
 
 def _add_names(parser: argparse.ArgumentParser, default: str) -> None:
@@ -287,72 +210,6 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
 def _dimension(text: str) -> int | str:
     """Parse a number of latent channels, or ``auto``."""
     return text if text == "auto" else positive(text)
-
-
-def _clusters(text: str) -> int | tuple[int, int]:
-    """Parse a number of clusters, ``auto`` or ``auto:4-40``."""
-    if text == "auto":
-        return AUTO_CLUSTERS
-    match = re.fullmatch(r"auto:(\d+)-(\d+)", text)
-    if match is not None:
-        return int(match[1]), int(match[2])
-    try:
-        return positive(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number of at least 1, auto or auto:4-40"
-        ) from error
-
-
-def _excluded(text: str) -> tuple[str, ...] | str:
-    """Parse names of convolutions, ``auto`` or ``none``."""
-    if text in ("auto", "none"):
-        return "auto" if text == "auto" else ()
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names, auto or none")
-    return names
-
-
-def _fit_settings(
-    options: argparse.Namespace, told: Mapping[str, Any] | None = None
-) -> FitSettings:
-    """Join what the options say with how it was done before."""
-    chosen = {name: getattr(options, name) for name in FITTED}
-    before = {"clusters": DEFAULT_CLUSTERS, "clustering": DEFAULT_CLUSTERING, **(told or {})}
-    if isinstance(chosen["clusters"], tuple):
-        chosen["cluster_range"] = chosen.pop("clusters")
-    elif chosen["clusters"] is not None:
-        before["cluster_range"] = None
-    if options.int8_exclude is not None:
-        # A target goes with auto alone, and that may have been asked for earlier.
-        before.pop("int8_target", None)
-        chosen["int8_exclude"] = options.int8_exclude
-    chosen["int8_target"] = options.int8_target
-    values = {
-        **before,
-        **{name: value for name, value in chosen.items() if value is not None},
-        "restarts": options.restarts,
-        "seed": options.seed,
-        "ranges": options.ranges,
-        "minimum_agreement": options.min_agreement,
-        "threads": options.threads,
-    }
-    _import_calibration()
-    from aeseg_edge.calibration.settings import FitSettings
-
-    return FitSettings(**values)
-
-
-def _import_calibration() -> Any:
-    try:
-        from aeseg_edge.calibration import recalibrate
-    except ImportError as error:
-        raise MissingDependency(
-            f"calibration needs a package that is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
-    return recalibrate
 
 
 def _import_pipeline() -> Any:
@@ -408,7 +265,7 @@ def _train(options: argparse.Namespace) -> int:
             )
         pretrained = options.start is None and teacher != "none"
         return train_with_labels(
-            options, output, training, _fit_settings(options), pretrained=pretrained
+            options, output, training, fit_settings(options), pretrained=pretrained
         )
     provenance = {}
     if options.footage_licence:
@@ -422,7 +279,7 @@ def _train(options: argparse.Namespace) -> int:
         resize=options.resize,
         output_stride=options.output_stride,
         training=training,
-        fit=_fit_settings(options),
+        fit=fit_settings(options),
         max_frames=options.max_frames,
         keep_frames=not options.no_keep_frames,
         fresh=options.fresh,
@@ -458,7 +315,7 @@ def _export(options: argparse.Namespace) -> int:
     both = options.sources or options.modalities is not None
     sources = all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
-    settings = _fit_settings(options, remembered_fit(options.folder))
+    settings = fit_settings(options, remembered_fit(options.folder))
     if is_supervised(options.folder):
         return export_with_labels(options, output, settings)
     names = _names(options, None)
@@ -491,8 +348,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
     check_label_free(manifest.method, options)
-    calibration = _import_calibration()
-    settings = _fit_settings(options, calibration.settings_of(manifest))
+    calibration = import_calibration()
+    settings = fit_settings(options, calibration.settings_of(manifest))
     names = _names(options, bundle)
 
     geometry = manifest.geometry
@@ -501,7 +358,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             sources,
             size=(geometry.width, geometry.height),
             channels=geometry.channels,
-            resize="letterbox" if geometry.resize == "letterbox" else "stretch",
+            resize=geometry.resize,
             max_frames=options.max_frames,
             holdout=0.0,
             seed=options.seed,

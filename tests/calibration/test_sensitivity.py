@@ -31,7 +31,7 @@ from aeseg_edge.calibration.sensitivity import (  # noqa: E402
     choose_exclusion,
     measure_sensitivity,
 )
-from aeseg_edge.cli.learn import _fit_settings  # noqa: E402
+from aeseg_edge.cli.fitting import fit_settings  # noqa: E402
 from aeseg_edge.cli.main import build_parser, main  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
@@ -241,7 +241,7 @@ def parsed(*more: str, told: dict[str, object] | None = None) -> FitSettings:
     options = build_parser().parse_args(
         ["calibrate", "old.aeseg", "clip.mp4", "-o", "new.aeseg", *more]
     )
-    return _fit_settings(options, told)
+    return fit_settings(options, told)
 
 
 def test_the_options_reach_the_fit() -> None:
