@@ -1,4 +1,5 @@
-# All set-up and all checks. Everything lands inside the clone: .venv, .venv-py310, demo.
+# All set-up and all checks. Everything lands inside the clone: .venv*, demo, build. `quality` and
+# `targets` rewrite tables in docs/.
 # Settings, each as NAME=value on the command line:
 #   PYTHON     the interpreter that .venv is made from, 3.10 to 3.13
 #   PYTHON310  the interpreter for `make test-py310`; empty skips it
@@ -15,8 +16,8 @@ JOBS ?= 2
 SOURCE ?=
 ROW ?=
 SEED ?= 0
-DATA ?= ../shared/data/camvid
-BUNDLE ?= aeseg_edge/models/street.aeseg
+DATA ?=
+BUNDLE ?= build/quality/edge-taught-0.aeseg
 CUDA_ROOT ?= /usr/local/cuda
 
 # The first interpreter that starts: a pyenv shim is on PATH and fails unless its version is active.

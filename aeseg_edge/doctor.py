@@ -147,7 +147,8 @@ def _opencv(on_jetson: bool) -> list[Check]:
         advice = (
             "pip's OpenCV hides JetPack's: pip uninstall opencv-python opencv-python-headless."
             if on_jetson
-            else "Only csi:// and gst:// sources need it: use a distribution's python3-opencv."
+            else "csi:// and gst:// sources then need gst-launch-1.0: apt install "
+            "gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good."
         )
         rows.append(Check("GStreamer in OpenCV", None, "no", advice))
     return rows

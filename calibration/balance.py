@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.codebook import Codebook
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
 
 from .latents import EncoderSession, Samples, Tick, cells_inside
+from .optional import import_scipy
 
 BALANCES = ("none", "regions")
 
@@ -109,13 +110,7 @@ def average_regions(
     Raises:
         MissingDependency: If scipy is not installed.
     """
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise MissingDependency(
-            f"scipy is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+    ndimage = import_scipy("ndimage")
     flat = latents.reshape(len(latents), -1).astype(np.float64)
     numbers = np.zeros(clusters.shape, np.int64)
     total = 0

@@ -29,6 +29,7 @@ from .labelled import (
     read_mask,
 )
 from .metrics import UNMATCHED, ConfusionMatrix, Scores, fold, hungarian_map, majority_map, score
+from .optional import import_scipy
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -124,7 +125,9 @@ def evaluate(
     Raises:
         EvaluationError: A file is missing, unreadable or of another size than its partner,
             a mask holds a value that is no class, or there is nothing to score.
+        MissingDependency: If scipy is not installed.
     """
+    import_scipy("optimize")  # Needed at the end, so asked for before the frames.
     if fit_every < 1:
         raise EvaluationError(
             f"--fit-every is {fit_every}", fix="Use 1 for every fit frame, 4 for every fourth."

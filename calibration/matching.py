@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
 
 from .clustering import unit
 from .graph import detach_head
 from .latents import EncoderSession
+from .optional import import_scipy
 
 FARTHEST = 0.5
 """A new centre matches an old one only within this share of the distance from the old centre to
@@ -118,13 +119,7 @@ def match_centres(old: Codebook, new: Codebook) -> tuple[NDArray[np.int64], NDAr
         CalibrationError: If one has no centres, or they have different numbers of channels.
         MissingDependency: If scipy is not installed.
     """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise MissingDependency(
-            f"scipy is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+    optimize = import_scipy("optimize")
     if old.centres is None or new.centres is None:
         which = "old" if old.centres is None else "new"
         raise CalibrationError(
@@ -143,7 +138,7 @@ def match_centres(old: Codebook, new: Codebook) -> tuple[NDArray[np.int64], NDAr
     distance = _distances(after, before)
     share = distance / np.maximum(allowed, 1e-12)
     # What is too far costs as much as no match at all, so it never displaces a near one.
-    rows, columns = linear_sum_assignment(np.minimum(share, 1.0 + 1e-9))
+    rows, columns = optimize.linear_sum_assignment(np.minimum(share, 1.0 + 1e-9))
     partners = np.full(new.clusters, -1, np.int64)
     shares = np.full(new.clusters, np.nan)
     for row, column in zip(rows, columns, strict=True):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from aeseg_edge.errors import EvaluationError
 
+from .optional import import_scipy
+
 UNMATCHED = -1
 """In a cluster -> class map: the cluster stands for no class, so its pixels are wrong."""
 
@@ -180,10 +182,11 @@ def hungarian_map(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     Returns:
         int64 [clusters]: class of each cluster. With more clusters than classes, the rest
         are UNMATCHED: their pixels are wrong for their true class and hit no other.
-    """
-    from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(counts, maximize=True)
+    Raises:
+        MissingDependency: If scipy is not installed.
+    """
+    rows, columns = import_scipy("optimize").linear_sum_assignment(counts, maximize=True)
     mapping: NDArray[np.int64] = np.full(counts.shape[1], UNMATCHED, np.int64)
     mapping[columns] = rows
     return mapping

@@ -24,8 +24,8 @@ class FitSettings:
         clustering: ``kmeans``, ``spherical`` or ``gmm``.
         covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
         balance: ``regions`` clusters one vector a region of each frame, ``none`` latents.
-        restarts: K-means starts; 16 when None, fewer beyond 64 clusters, three times as many
-            where the clusters of halves of the frames disagree.
+        restarts: K-means starts; 16 when None, fewer beyond 32 clusters; up to 32 clusters three
+            times as many where the clusters of halves of the frames disagree.
         samples: Latents to cluster.
         seed: Makes everything here repeatable.
         calibration_frames: Frames for the INT8 ranges.
@@ -70,7 +70,7 @@ class FitSettings:
         return self.clusters if self.cluster_range is None else self.cluster_range[0]
 
     def starts(self, clusters: int) -> int:
-        """K-means starts for K clusters: as asked for, or 16 and fewer beyond 64 clusters.
+        """K-means starts for K clusters: as asked for, or 16 and fewer beyond 32 clusters.
 
         Finer clusterings cost more and differ less in quality from start to start.
         """

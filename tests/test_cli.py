@@ -21,6 +21,7 @@ from aeseg_edge.bundle import Bundle  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.cli.main import build_parser  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
+from aeseg_edge.manifest import Modality  # noqa: E402
 
 WANTED = {"train", "export", "calibrate", "run", "info", "name", "eval", "bench"}
 
@@ -233,6 +234,36 @@ def test_eval_writes_exactly_these_keys(v1_bundle: Path, street: Path, capsys: O
     assert set(report["hungarian"]) == {"miou", "pixel_accuracy", "iou"}
     assert len(report["hungarian"]["iou"]) == 2
     assert 0 < report["hungarian"]["miou"] <= report["hungarian"]["pixel_accuracy"] <= 100
+
+
+@pytest.mark.parametrize("verb", ["eval", "compare"])
+def test_a_missing_scipy_is_named_before_any_frame_is_read(
+    verb: str, v1_bundle: Path, street: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a frame was segmented")
+
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    monkeypatch.setattr("aeseg_edge.segmenter.Segmenter.clusters", never)
+    if verb == "eval":
+        assert evaluate(v1_bundle, street) == 1
+    else:
+        assert main(["compare", str(v1_bundle), str(v1_bundle), "no such file.mp4"]) == 1
+    err = capsys.readouterr().err
+    assert "scipy is not importable" in err
+    assert "pip install 'aeseg_edge[calibrate]'" in err
+    assert "Traceback" not in err
+
+
+def test_flicker_takes_frames_of_several_modalities(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    bundle = tmp_path / "grey.aeseg"
+    modalities = tuple(Modality(name, 1) for name in "abc")
+    Bundle.open(v1_bundle).with_modalities(modalities).write(bundle)
+    source = "pairs://" + ",".join(f"{name}:1={street / 'images'}" for name in "abc")
+    assert main(["flicker", str(bundle), source]) == 0
+    assert "6 frames" in capsys.readouterr().out
 
 
 def test_eval_names_clusters_by_majority_where_there_are_fit_frames(

@@ -109,7 +109,8 @@ def open_backend(
     )
     options = f" --cache-dir {shlex.quote(str(cache_dir))}" if cache_dir is not None else ""
     name = shlex.quote(str(bundle.path or "BUNDLE"))
-    command = f"aeseg build {name} --precision {entry.precision}{options}"
+    size = f"{manifest.spec.width}x{manifest.spec.height}"
+    command = f"aeseg build {name} --precision {entry.precision} --imgsz {size}{options}"
     plan = EngineCache(cache_dir).load(key, command=command)
     return TensorRTBackend(plan, manifest.spec, clusters, bundle.codebook, device=device)
 

@@ -57,7 +57,10 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="run for so long before timing (default 2)",
     )
     bench.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="where engines are kept (default: ~/.cache)"
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where engines are kept (default: ~/.cache/aeseg_edge)",
     )
     bench.add_argument(
         "--rate",

@@ -52,7 +52,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     compare.add_argument(
         "source",
         nargs="?",
-        help="video, folder, glob; with --modalities, a bundle for some of them gets these alone",
+        help="video, folder or glob; of --modalities, a bundle for some gets these alone",
     )
     add_modalities(compare)
     compare.add_argument(
@@ -78,10 +78,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     from aeseg_edge.calibration.comparison import LabelCounts
+    from aeseg_edge.calibration.optional import import_scipy
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.segmenter import Segmenter
 
     (uri,) = all_sources([] if options.source is None else [options.source], options)
+    import_scipy("optimize")  # Needed at the end, so asked for before the frames.
     if options.sheet is not None:
         if options.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise UsageError(f"{options.sheet} is no picture", fix="Name it sheet.png.")

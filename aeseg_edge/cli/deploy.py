@@ -82,11 +82,14 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "--view",
         choices=("overlay", "mask", "both", "decoded", "error"),
         default="overlay",
-        help="decoded: each latent replaced by its cluster's mean and drawn by the decoder; "
+        help="overlay: colours over the frame (default); mask: colours alone; both: side by side; "
+        "decoded: each latent replaced by its cluster's mean and drawn by the decoder; "
         "error: reconstruction error as a heat map, also a figure a line in json:FILE (both "
         "need a bundle made with --with-decoder, and run on ONNX Runtime)",
     )
-    run.add_argument("--alpha", type=share, default=0.5, help="strength of the colours, 0..1")
+    run.add_argument(
+        "--alpha", type=share, default=0.5, help="strength of the colours, 0..1 (default 0.5)"
+    )
     run.add_argument("--no-legend", action="store_true", help="leave the legend out")
     run.add_argument("--roi", metavar="MASK", help="picture whose white part is segmented")
     run.add_argument(
@@ -122,7 +125,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="N",
         help="give a camera up after N reconnects in ten minutes (default: never)",
     )
-    run.add_argument("--cache-dir", type=Path, metavar="DIR", help="where engines are kept")
+    run.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where engines are kept (default: ~/.cache/aeseg_edge)",
+    )
     run.add_argument(
         "--drift-every",
         type=natural,

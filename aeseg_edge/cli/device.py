@@ -37,7 +37,12 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         example="aeseg build street.aeseg --precision int8 --explain",
     )
     build.add_argument("bundle", type=Path)
-    build.add_argument("--precision", choices=("fp32", "fp16", "int8", "both"), default="both")
+    build.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8", "both"),
+        default="both",
+        help="both: fp16 and int8 (default)",
+    )
     build.add_argument("--imgsz", type=size, metavar="WxH", help="default: the bundle's own")
     build.add_argument(
         "--workspace", type=positive, metavar="MIB", help="limit of scratch memory (default 512)"
@@ -73,15 +78,26 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     selftest.add_argument(
         "--source", default="test://640x480@30", help="frames; default: a drawn scene"
     )
-    selftest.add_argument("--frames", type=positive, default=1000, help="frames to run for memory")
-    selftest.add_argument("--min-agreement", type=share, default=0.95, metavar="SHARE")
+    selftest.add_argument(
+        "--frames", type=positive, default=1000, help="frames to run for memory (default 1000)"
+    )
+    selftest.add_argument(
+        "--min-agreement",
+        type=share,
+        default=0.95,
+        metavar="SHARE",
+        help="of labels with those of ONNX Runtime (default 0.95)",
+    )
     _add_cache(selftest)
     add_json(selftest)
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="where engines are kept (default: ~/.cache)"
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where engines are kept (default: ~/.cache/aeseg_edge)",
     )
 
 

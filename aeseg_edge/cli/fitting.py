@@ -56,21 +56,22 @@ def add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
     parser.add_argument(
         "--restarts",
         type=positive,
-        help="K-means starts; three times as many where clusters are not stable (default 16, fewer "
-        "beyond 64 clusters)",
+        help="K-means starts (default 16, fewer beyond 32 clusters); up to 32 clusters three times "
+        "as many where clusters are not stable",
     )
     parser.add_argument(
         "--ranges",
         choices=("minmax", "percentile", "entropy"),
         default="minmax",
-        help="how int8 ranges are found",
+        help="how int8 ranges are found (default minmax)",
     )
     parser.add_argument(
         "--min-agreement",
         type=share,
         default=0.95,
         metavar="SHARE",
-        help="gate on agreement with fp32 (default 0.95)",
+        help="gate on agreement with fp32 (default 0.95"
+        f"{', whatever it was before' if as_before else ''})",
     )
     parser.add_argument(
         "--int8-exclude",
@@ -84,10 +85,13 @@ def add_fit(parser: argparse.ArgumentParser, *, as_before: str = "") -> None:
         "--int8-target",
         type=share,
         metavar="AGREEMENT",
-        help="with --int8-exclude auto: agreement with fp32 to reach (default: --min-agreement)",
+        help="with --int8-exclude auto: agreement with fp32 to reach (default: "
+        f"{as_before + ', else ' if as_before else ''}--min-agreement)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=positive)
+    parser.add_argument("--seed", type=int, default=0, help="makes it repeatable (default 0)")
+    parser.add_argument(
+        "--threads", type=positive, help="CPU threads (default: the libraries' own choice)"
+    )
 
 
 def _clusters(text: str) -> int | tuple[int, int]:

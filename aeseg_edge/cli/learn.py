@@ -63,7 +63,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     add_modalities(train)
     train.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
-    train.add_argument("--arch", choices=ARCHS, default="edge")
+    train.add_argument(
+        "--arch",
+        choices=ARCHS,
+        default="edge",
+        help="edge: small and fast; lite: starts from EfficientNet-Lite0 (extra teacher), better "
+        "clusters, slower; shallow, deep: as two articles have them (default edge)",
+    )
     train.add_argument(
         "--teacher",
         metavar="NAME",
@@ -90,14 +96,23 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         choices=(1, 3, 4),
         help="of the pictures (default 3, or those of --modalities)",
     )
-    train.add_argument("--resize", choices=("stretch", "letterbox"), default="stretch")
+    train.add_argument(
+        "--resize",
+        choices=("stretch", "letterbox"),
+        default="stretch",
+        help="how frames of another aspect are fitted (default stretch)",
+    )
     train.add_argument("--loss", choices=("mse", "bce", "l1"), help="default: the architecture's")
-    train.add_argument("--optimizer", choices=("sgd", "adam", "adamw"))
+    train.add_argument(
+        "--optimizer", choices=("sgd", "adam", "adamw"), help="default: the architecture's"
+    )
     train.add_argument(
         "--learning-rate", "--lr", type=float, metavar="RATE", help="peak learning rate"
     )
     train.add_argument(
-        "--batch", type=positive, help="images a step; under torchrun, of each process"
+        "--batch",
+        type=positive,
+        help="images a step; under torchrun, of each process (default: the architecture's)",
     )
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=positive, help="default: about 1200 steps")
@@ -142,7 +157,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     add_modalities(export)
     export.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
-    export.add_argument("--imgsz", type=size, metavar="WxH")
+    export.add_argument("--imgsz", type=size, metavar="WxH", help="default: as trained")
     export.add_argument(
         "--latent-dim",
         type=_dimension,
@@ -150,7 +165,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="keep this many principal components of the latents, without training again "
         "(default: all)",
     )
-    export.add_argument("--max-frames", type=positive, default=600, metavar="N")
+    export.add_argument(
+        "--max-frames",
+        type=positive,
+        default=600,
+        metavar="N",
+        help="of SOURCE, sampled evenly (default 600)",
+    )
     add_fit(export, as_before="as trained")
     _add_names(export, "default: none")
     _add_graph(export, as_before="as trained")
@@ -166,10 +187,21 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         example="aeseg calibrate street.aeseg night.mp4 --clusters 20 -o night.aeseg",
     )
     calibrate.add_argument("bundle", type=Path)
-    calibrate.add_argument("sources", nargs="*", metavar="SOURCE")
+    calibrate.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="videos, folders of images, globs, zips of images",
+    )
     add_modalities(calibrate)
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
-    calibrate.add_argument("--max-frames", type=positive, default=600, metavar="N")
+    calibrate.add_argument(
+        "--max-frames",
+        type=positive,
+        default=600,
+        metavar="N",
+        help="of SOURCE, sampled evenly (default 600)",
+    )
     add_fit(calibrate, as_before="as in the bundle")
     _add_names(calibrate, "default: those of the bundle itself; none for fresh names")
     add_json(calibrate)
@@ -203,7 +235,8 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with-decoder",
         action="store_true",
-        help="put the decoder into the bundle: aeseg run --view decoded and --view error",
+        help="put the decoder into the bundle: aeseg run --view decoded and --view error (an "
+        "export does not take it over from the training)",
     )
 
 

@@ -31,8 +31,8 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "--ignore 11",
     )
     evaluate.add_argument("bundle", type=Path)
-    evaluate.add_argument("--images", type=Path, metavar="DIR")
-    add_modalities(evaluate)
+    evaluate.add_argument("--images", type=Path, metavar="DIR", help="frames to score")
+    add_modalities(evaluate, stands_for="--images")
     evaluate.add_argument(
         "--masks",
         required=True,
@@ -50,8 +50,16 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="labelled frames that name the clusters by majority",
     )
-    evaluate.add_argument("--fit-masks", type=Path, metavar="DIR")
-    evaluate.add_argument("--fit-every", type=positive, default=1, metavar="N")
+    evaluate.add_argument(
+        "--fit-masks", type=Path, metavar="DIR", help="their masks, named as the images"
+    )
+    evaluate.add_argument(
+        "--fit-every",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="use every N-th of them (default 1)",
+    )
     add_runner(evaluate)
     evaluate.add_argument(
         "--graph",
@@ -165,7 +173,10 @@ def _flicker(options: argparse.Namespace) -> int:
     ) as segmenter:
         strengths = [0.0, *(options.smooth or [default_strength(segmenter.manifest)])]
         meters = [FlickerMeter() for _ in strengths]
-        with open_source(options.source, channels=segmenter.manifest.geometry.channels) as source:
+        manifest = segmenter.manifest
+        with open_source(
+            options.source, channels=manifest.geometry.channels, modalities=manifest.modalities
+        ) as source:
             for frame in islice(source, options.frames):
                 reference = None
                 for stream, (smooth, meter) in enumerate(zip(strengths, meters, strict=True)):

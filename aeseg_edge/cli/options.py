@@ -90,23 +90,24 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "onnxruntime", "tensorrt"),
         default="auto",
-        help="default: TensorRT where it is installed and an engine is built",
+        help="default: TensorRT where it is installed, else ONNX Runtime",
     )
     parser.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
     parser.add_argument(
         "--imgsz",
         type=size,
         metavar="WxH",
-        help="run at another size: larger is finer and slower (default: the bundle's own)",
+        help="run at another size, multiples of the encoder's deepest stride (32 for edge): larger "
+        "is finer and slower (default: the bundle's own)",
     )
 
 
-def add_modalities(parser: argparse.ArgumentParser) -> None:
+def add_modalities(parser: argparse.ArgumentParser, *, stands_for: str = "SOURCE") -> None:
     """Add ``--modalities``, which stands for a source, and ``--unpaired``."""
     parser.add_argument(
         "--modalities",
         metavar="NAME=DIR,NAME=DIR",
-        help="instead of SOURCE: folders of pictures paired by name, such as "
+        help=f"instead of {stands_for}: folders of pictures paired by name, such as "
         "visible=DIR,thermal=DIR; colours first, grey ones have one channel",
     )
     parser.add_argument(

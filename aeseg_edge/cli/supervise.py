@@ -83,14 +83,14 @@ def check_supervised(options: argparse.Namespace) -> None:
     """
     if options.classes is None:
         raise UsageError("--masks needs the names of the classes", fix="Give --classes FILE.")
+    for name in _ONLY_LABEL_FREE:
+        if getattr(options, name):
+            raise UsageError(f"{_option(name)} does nothing with --masks", fix="Leave it out.")
     if len(options.sources) != 1 or not Path(options.sources[0]).is_dir():
         raise UsageError(
             f"--masks goes with one folder of images, not {' '.join(options.sources)}",
             fix="Give the folder whose images the masks are named as.",
         )
-    for name in _ONLY_LABEL_FREE:
-        if getattr(options, name):
-            raise UsageError(f"{_option(name)} does nothing with --masks", fix="Leave it out.")
     if options.latent_dim == "auto":
         raise UsageError("--latent-dim auto is for training without labels", fix="Give a number.")
     if options.start is None:

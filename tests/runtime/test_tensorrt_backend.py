@@ -563,7 +563,8 @@ def test_an_engine_comes_from_the_cache_and_a_missing_one_names_the_command(
     )
     with pytest.raises(EngineNotBuilt) as caught:
         production.open_backend(bundle, entry, cache_dir=tmp_path)  # type: ignore[arg-type]
-    assert "aeseg build 'my street.aeseg' --precision fp16 --cache-dir" in caught.value.fix
+    wanted = f"'my street.aeseg' --precision fp16 --imgsz {SPEC.width}x{SPEC.height} --cache-dir"
+    assert f"aeseg build {wanted}" in caught.value.fix
 
     key = production.engine_key("ab" * 32, "fp16", SPEC, padded_clusters(5))
     assert (key.gpu, key.architecture, key.multiprocessors) == ("Double", "sm_87", 8)
