@@ -139,13 +139,19 @@ def build(rows: Mapping[str, Sequence[Record]]) -> dict[str, str]:
     }
     if little:
         made["little"] = table(
-            ["row", "seeds", LABEL_FREE[0][0], LABEL_FREE[1][0], "labels unchanged under noise"],
+            [
+                "row",
+                "seeds",
+                LABEL_FREE[0][0],
+                LABEL_FREE[1][0],
+                "labels unchanged: noise / brightness / shift",
+            ],
             (
                 [
                     found[0]["title"],
                     str(len(found)),
                     *(column(found, get) for _, get in LABEL_FREE[:2]),
-                    column(found, lambda figures: figures["steady"]["noise"]),
+                    steady(found),
                 ]
                 for found in little.values()
             ),
