@@ -185,6 +185,11 @@ class Feed:
         except (AesegError, OSError) as error:
             self._end(session, error)
         except BaseException as error:
+            if self._reopen is not None and isinstance(error, Exception):
+                # A fault in one camera's driver or decoder: the other cameras go on.
+                _log.debug("%s: a fault in the source", self.name, exc_info=True)
+                self._end(session, error)
+                return
             # A fault in a source of somebody's own: the loop raises it where the caller sees it.
             with self._lock:
                 self._crash = error
@@ -252,7 +257,9 @@ class Feed:
 
 
 def _text(error: Exception) -> str:
-    return error.problem if isinstance(error, AesegError) else str(error)
+    if isinstance(error, AesegError):
+        return error.problem
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _interrupt(source: Source | None) -> None:

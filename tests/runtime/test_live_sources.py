@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import subprocess
 import threading
@@ -303,6 +304,8 @@ class Camera(ThreadingHTTPServer):
     lengths = True
     kind = "multipart/x-mixed-replace; boundary=--frame"
     authorization = None
+    status = b""
+    chunked = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -310,9 +313,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.authorization = self.headers.get("Authorization")
+        if self.server.status:
+            self.wfile.write(self.server.status)
+            return
+        self.protocol_version = "HTTP/1.1" if self.server.chunked else "HTTP/1.0"
         self.send_response(200)
         self.send_header("Content-Type", self.server.kind)
+        if self.server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.close_connection = True
         self.end_headers()
+        if self.server.chunked:
+            # One chunk that announces more than ever comes.
+            self.wfile.write(b"100000\r\n")
         for part in self.server.parts:
             data = part if isinstance(part, bytes) else jpeg(part)
             self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n")
@@ -375,6 +388,30 @@ def test_a_page_is_not_a_camera(camera: Camera) -> None:
 def test_nobody_at_an_address_is_said() -> None:
     with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:1/ cannot be opened"):
         open_source("http://u:p@127.0.0.1:1/")
+
+
+@pytest.mark.parametrize("address", ["http://cam:abc/x", "http://127.0.0.1:1/a b", "http://[bad/x"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(f"{address} cannot be opened")):
+        open_source(address)
+
+
+def test_a_peer_that_speaks_something_else_is_refused(camera: Camera) -> None:
+    camera.status = b"RTSP/1.0 400 Bad Request\r\n\r\n"
+    with pytest.raises(SourceError, match=r"cannot be opened: RTSP/1\.0 400"):
+        open_source(f"http://127.0.0.1:{camera.server_port}/")
+
+
+@pytest.mark.parametrize("lengths", [True, False], ids=["with lengths", "without"])
+def test_a_chunk_that_is_cut_short_is_a_lost_source(camera: Camera, lengths: bool) -> None:
+    camera.chunked, camera.lengths, camera.parts = True, lengths, (50, 100)
+    values: list[int] = []
+    with (
+        open_source(f"http://127.0.0.1:{camera.server_port}/") as source,
+        pytest.raises(SourceError, match="stopped"),
+    ):
+        values.extend(int(frame.image.mean().round()) for frame in source)
+    assert values == [50, 100]
 
 
 def test_a_video_behind_an_address_is_left_to_ffmpeg(tmp_path: Path, camera: Camera) -> None:
