@@ -40,6 +40,7 @@ class FakeCamera:
         self.asked: list[tuple[int, float]] = []
         self.values: dict[int, float] = {}
         self.largest = largest
+        self.released = False
 
     def isOpened(self) -> bool:
         return True
@@ -56,7 +57,7 @@ class FakeCamera:
         return True, np.zeros((8, 8, 3), np.uint8)
 
     def release(self) -> None:
-        pass
+        self.released = True
 
 
 @pytest.mark.parametrize("uri", ["v4l2:///dev/video0", "0"])
@@ -84,6 +85,19 @@ def test_a_camera_that_chooses_otherwise_is_reported(
     with caplog.at_level(logging.WARNING):
         open_source("0?size=1280x480").close()
     assert caplog.messages == ["camera 0: asked for width 1280, it gives 640"]
+
+
+@pytest.mark.parametrize("uri", ["0", "rtsp://cam/1"])
+def test_a_camera_with_other_channels_is_refused_at_once_and_not_opened_again(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = FakeCamera()
+    monkeypatch.setattr(sources, "opencv_has_gstreamer", lambda: False)
+    monkeypatch.setattr(sources, "has_element", lambda name: False)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: camera)
+    with pytest.raises(SourceError, match="has 3 channels, the bundle wants 4"):
+        open_source(uri, channels=4)
+    assert camera.released
 
 
 @pytest.mark.parametrize(
