@@ -112,6 +112,39 @@ def test_latents_and_margin_come_only_on_request(segmenter: Segmenter) -> None:
         segmenter(scene(), want=frozenset({"depth"}))
 
 
+@pytest.mark.parametrize("error", [BackendError, KeyboardInterrupt])
+def test_a_call_that_fails_leaves_the_next_one_alone(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    expected = segmenter(scene()).labels
+    if error is BackendError:
+        with pytest.raises(error, match=r"outputs \['latent'\] are unknown"):
+            segmenter(scene(), want=frozenset({"latent"}))
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(segmenter.backend, "collect", interrupted)
+            with pytest.raises(error):
+                segmenter(scene())
+            with pytest.raises(error):
+                segmenter.clusters(scene())
+    np.testing.assert_array_equal(segmenter(scene()).labels, expected)
+
+
+def interrupted(*_: object) -> Outputs:
+    raise KeyboardInterrupt
+
+
+def test_a_call_beside_a_submitted_frame_fails_and_leaves_that_frame_alone(
+    segmenter: Segmenter,
+) -> None:
+    expected = segmenter(scene()).labels
+    submitted = segmenter.submit(scene())
+    with pytest.raises(BackendError, match="not the oldest"):
+        segmenter(scene(33, 50))
+    np.testing.assert_array_equal(segmenter.collect(submitted).labels, expected)
+    np.testing.assert_array_equal(segmenter(scene()).labels, expected)
+
+
 @pytest.mark.parametrize(
     "frame",
     [
