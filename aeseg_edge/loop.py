@@ -297,6 +297,8 @@ class CameraLoop:
         under_way: deque[tuple[int, Captured, SubmittedFrame, float]] = deque()
         sessions: dict[int, int] = {}
         begun = 0
+        # What was segmented before, perhaps another recording, is not smoothed into this one.
+        self._segmenter.reset()
         while True:
             closed = self._box.closed
             wanted = self._frames is None or begun < self._frames

@@ -377,7 +377,7 @@ class Segmenter:
     def stream(
         self, source: str | Path | Source, *, want: frozenset[str] = frozenset()
     ) -> Iterator[Segmentation]:
-        """Segment every frame of a source.
+        """Segment every frame of a source; what came before it is not smoothed into it.
 
         Args:
             source: A URI or path (see ``aeseg_edge.io.sources``), or an open source.
@@ -403,6 +403,7 @@ class Segmenter:
             else source
         )
         try:
+            self.reset(0)
             for frame in opened:
                 result = self(frame.image, captured=frame.captured, want=want)
                 yield replace(result, frame=frame)

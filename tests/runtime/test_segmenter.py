@@ -238,6 +238,18 @@ def test_smoothing_changes_labels_and_reset_forgets(v1_bundle: Path) -> None:
     np.testing.assert_array_equal(again, alone)
 
 
+def test_smoothing_does_not_reach_from_one_recording_into_the_next(
+    v1_bundle: Path, tmp_path: Path
+) -> None:
+    for name, image in (("a", scene()), ("b", np.ascontiguousarray(scene()[::-1]))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+    with Segmenter.load(v1_bundle, smooth=0.9) as segmenter:
+        (alone,) = segmenter.stream(tmp_path / "b.png")
+        list(segmenter.stream(tmp_path / "a.png"))
+        (after,) = segmenter.stream(tmp_path / "b.png")
+    np.testing.assert_array_equal(after.labels, alone.labels)
+
+
 def test_use_after_close_is_refused(segmenter: Segmenter) -> None:
     segmenter.close()
     segmenter.close()
