@@ -85,7 +85,7 @@ class MjpegSource(Closing):
 
     def _connect(self, uri: str) -> Any:
         # Cameras are on the local network: no proxy.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Redirects())
         try:
             parts = urlsplit(uri)
             request = urllib.request.Request(self.name)
@@ -150,6 +150,16 @@ class MjpegSource(Closing):
         if not line:
             raise EOFError
         return line
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a camera elsewhere without its password: who knows what is there."""
+
+    def redirect_request(self, req: urllib.request.Request, *more: Any) -> Any:
+        new = super().redirect_request(req, *more)
+        if new is not None and (new.type, new.host) != (req.type, req.host):
+            new.remove_header("Authorization")
+        return new
 
 
 class NotMjpeg(SourceError):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.io import gstreamer, sources
+from aeseg_edge.io import gst_sink, gstreamer, sources
 from aeseg_edge.io.address import without_password
 from aeseg_edge.io.files import RealTime
 from aeseg_edge.io.gstreamer import LaunchedSource, i420_to_bgr, open_pipeline
@@ -236,6 +236,7 @@ def test_a_size_that_changes_in_the_stream_is_a_lost_source_and_never_noise() ->
     ("text", "problem"),
     [
         ("nosuchelement ! appsink", 'no element "nosuchelement"'),
+        ("filesrc location=http://u:secret@cam/x ! appsink", '"http://cam/x"'),
         ("filesrc location=/none.mkv ! decodebin ! appsink", "none.mkv"),
         ("videotestsrc num-buffers=0 ! appsink", "ended before its first frame"),
         ('videotestsrc name="x ! appsink', "open quote"),
@@ -319,6 +320,7 @@ class Camera(ThreadingHTTPServer):
     kind = "multipart/x-mixed-replace; boundary=--frame"
     authorization = None
     status = b""
+    moved = ""
     chunked = False
 
 
@@ -329,6 +331,11 @@ class Handler(BaseHTTPRequestHandler):
         self.server.authorization = self.headers.get("Authorization")
         if self.server.status:
             self.wfile.write(self.server.status)
+            return
+        if self.server.moved and self.path == "/old":
+            self.send_response(302)
+            self.send_header("Location", self.server.moved)
+            self.end_headers()
             return
         self.protocol_version = "HTTP/1.1" if self.server.chunked else "HTTP/1.0"
         self.send_response(200)
@@ -456,10 +463,60 @@ def test_a_video_behind_an_address_is_left_to_ffmpeg(tmp_path: Path, camera: Cam
         ("http://h/a", "http://h/a"),
         ("http://u:p%40x@h", "http://h"),
         ("test://640x480@30", "test://640x480@30"),
+        ("pairs://visible=a@b,thermal=c", "pairs://visible=a@b,thermal=c"),
+        (
+            "gst://rtspsrc location=rtsp://u:p@h/1 ! appsink",
+            "gst://rtspsrc location=rtsp://h/1 ! appsink",
+        ),
+        (
+            "gst://rtspsrc user-id=u user-pw='p w' location=rtsp://h ! a",
+            "gst://rtspsrc location=rtsp://h ! a",
+        ),
+        ("gst://x name=a@b ! appsink", "gst://x name=a@b ! appsink"),
+        ("cannot open http://u:p@h/a", "cannot open http://h/a"),
     ],
 )
 def test_a_password_is_never_part_of_a_name(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+def test_a_password_in_a_pipeline_is_no_part_of_the_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+    monkeypatch.setattr(sources, "open_pipeline", lambda *given: opened.append(given))
+    text = "rtspsrc location=rtsp://u:se!cret@h/1 ! decodebin ! appsink"
+    open_source(f"gst://{text}")
+    assert opened == [("gst://rtspsrc location=rtsp://h/1", text, 3)]
+
+
+def test_a_password_in_a_pipeline_is_no_part_of_the_sink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gst_sink, "opencv_has_gstreamer", lambda: True)
+    text = "appsrc ! rtspclientsink location=rtsp://u:secret@h/1"
+    sink = gst_sink.GstSink(text, fps=25, view="mask", alpha=0.5, legend=False)
+    assert sink.name == "gst://appsrc ! rtspclientsink location=rtsp://h/1"
+
+
+def test_an_address_of_an_unknown_kind_is_named_without_its_password() -> None:
+    with pytest.raises(SourceError, match="rtsps://host/1 has an unknown scheme"):
+        open_source("rtsps://u:secret@host/1")
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_redirect_takes_the_password_no_further_than_the_camera(
+    camera: Camera, elsewhere: bool
+) -> None:
+    first = Camera(("127.0.0.1", 0), Handler) if elsewhere else camera
+    first.moved = f"http://127.0.0.1:{camera.server_port}/new"
+    thread = threading.Thread(target=first.handle_request)
+    if elsewhere:
+        thread.start()
+    with open_source(f"http://u:p@127.0.0.1:{first.server_port}/old"):
+        assert camera.authorization == (None if elsewhere else "Basic dTpw")
+    if elsewhere:
+        assert first.authorization == "Basic dTpw"
+        thread.join()
+        first.server_close()
 
 
 # --- recordings at their own rate -----------------------------------------------------------------
