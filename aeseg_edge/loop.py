@@ -18,6 +18,7 @@ from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.io.feed import Captured, Feed, Input
 from aeseg_edge.io.latest import Lane, Mailbox
 from aeseg_edge.io.sinks import Sink, WatchesLoop
+from aeseg_edge.io.worker import Worker
 from aeseg_edge.novelty import Drift
 from aeseg_edge.timing import LatencySketch, RateLine, RateReporter, RunTotals
 from aeseg_edge.watchdog import Patience
@@ -120,7 +121,7 @@ class CameraLoop:
         self._reported_drops = 0
         self._stopping = False
         self._error: BaseException | None = None
-        self._engine = threading.Thread(target=self._segment_all, name="segment", daemon=True)
+        self._engine = Worker(self._segment_all, "segment")
         self._started = clock()
 
     def run(
@@ -147,9 +148,8 @@ class CameraLoop:
         """
         try:
             self._start()
-            while self._engine.is_alive():
+            while not self._engine.ended:
                 self._watch(stop, on_line)
-            self._engine.join()
             self._raise_failures(cameras_too=False)
             for delivery in self._deliveries:
                 delivery.finish()
@@ -216,7 +216,7 @@ class CameraLoop:
                 window.step(_TICK / len(windows))
                 window.idle()
         else:
-            self._engine.join(_TICK)
+            self._engine.wait(_TICK)
         for feed in self._feeds:
             feed.check()
         if all(feed.done for feed in self._feeds):
@@ -266,9 +266,8 @@ class CameraLoop:
         self._end_capture()
         for delivery in self._deliveries:
             delivery.give_up()
-        if self._engine.ident is not None:
-            # The engine's owner closes it next, and may not while a frame is under way.
-            self._engine.join(_PATIENCE_AT_END)
+        # The engine's owner closes it next, and may not while a frame is under way.
+        self._engine.wait(_PATIENCE_AT_END)
         for feed in self._feeds:
             feed.join(_PATIENCE_AT_END)
         for delivery in self._deliveries:
