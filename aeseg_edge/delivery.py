@@ -110,6 +110,17 @@ class Delivery:
         if idle is not None:
             idle()
 
+    def interrupt(self) -> bool:
+        """Wake up a thread that hangs in the sink.
+
+        Returns:
+            False where the sink cannot do that.
+        """
+        interrupt = getattr(self.sink, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
+        return interrupt is not None
+
     def finish(self) -> None:
         """Take no more results; those that wait are still delivered."""
         self._box.close()
@@ -130,6 +141,12 @@ class Delivery:
                 pass
             return True
         return self._worker.wait(timeout)
+
+    @property
+    def delivered(self) -> int:
+        """Results that the sink took."""
+        with self._lock:
+            return self._delivered
 
     @property
     def lost_wakeups(self) -> int:

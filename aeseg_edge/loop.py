@@ -35,6 +35,8 @@ _LOSSLESS_ROOM = 2
 _TICK = 0.02
 _NAP = 1.0
 _PATIENCE_AT_END = 2.0
+_STUCK = 10.0
+"""Seconds in which a sink takes no result, at the end of a run, and is left."""
 _DISTANCE = frozenset({"distance"})
 _NOTHING: frozenset[str] = frozenset()
 
@@ -144,23 +146,25 @@ class CameraLoop:
 
         Raises:
             SourceError: If a recorded source fails, or a camera is given up.
-            SinkError: If a sink fails.
+            SinkError: If a sink fails, or, where results may be dropped, takes none for ten
+                seconds at the end. The others are whole then.
         """
         try:
             self._start()
             while not self._engine.ended:
                 self._watch(stop, on_line)
             self._raise_failures(cameras_too=False)
-            for delivery in self._deliveries:
-                delivery.finish()
-            for delivery in self._deliveries:
-                # In short steps, so that a second signal gets through.
-                while not delivery.join(_TICK):
-                    pass
+            stuck = self._drain()
             totals = self._report(on_line)
             self._raise_failures(cameras_too=False)
-            _close([delivery.sink for delivery in self._deliveries])
+            _close([each.sink for each in self._deliveries if each not in stuck])
             self._raise_failures(cameras_too=True)
+            if stuck:
+                raise SinkError(
+                    f"{', '.join(each.sink.name for each in stuck)} took no result for "
+                    f"{_STUCK:g} s and was left",
+                    fix="Check the disk, or whoever is on the other side.",
+                )
             return totals
         finally:
             self._clean_up()
@@ -233,6 +237,30 @@ class CameraLoop:
             self._end_capture()
         self._report_line(on_line)
 
+    def _drain(self) -> list[Delivery]:
+        """Wait until every sink has its results.
+
+        Returns:
+            Those that are stuck, and are waited for no longer: none where nothing may be lost.
+        """
+        started = self._clock()
+        for delivery in self._deliveries:
+            delivery.finish()
+        counts = [delivery.delivered for delivery in self._deliveries]
+        stuck = []
+        for delivery, count in zip(self._deliveries, counts, strict=True):
+            since = started
+            # In short steps, so that a second signal gets through.
+            while not delivery.join(_TICK):
+                now = self._clock()
+                if delivery.delivered != count:
+                    # Slow, but it moves.
+                    count, since = delivery.delivered, now
+                elif now - since >= _STUCK and not self._lossless:
+                    stuck.append(delivery)
+                    break
+        return stuck
+
     def _report_line(self, on_line: Callable[[RateLine], None] | None) -> None:
         drops = sum(self._box.dropped)
         with self._lock:
@@ -271,7 +299,8 @@ class CameraLoop:
         for feed in self._feeds:
             feed.join(_PATIENCE_AT_END)
         for delivery in self._deliveries:
-            if delivery.join(_PATIENCE_AT_END):
+            ended = delivery.join(_PATIENCE_AT_END)
+            if ended or (delivery.interrupt() and delivery.join(_PATIENCE_AT_END)):
                 delivery.sink.abort()
             else:
                 _log.warning("%s is stuck and is left as it is", delivery.sink.name)

@@ -110,6 +110,11 @@ class GstSink(Closing):
             self._end_input()
             self._child.end()
 
+    def interrupt(self) -> None:
+        """End the child, which wakes up whoever writes to it."""
+        if self._child is not None:
+            self._child.process.kill()
+
     def _open(self, height: int, width: int) -> None:
         if self._in_opencv:
             cv2 = import_cv2()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from aeseg_edge import loop as loop_module
 from aeseg_edge.counters import LoopCounters
 from aeseg_edge.delivery import Routed
 from aeseg_edge.errors import SinkError, SourceError, UsageError
@@ -289,6 +290,61 @@ def test_a_fault_in_a_source_ends_the_run() -> None:
     with pytest.raises(ZeroDivisionError):
         CameraLoop(Engine(), [Input(Camera([1], before=fault))], [sink]).run()
     assert sink.ended == ["aborted"]
+
+
+@pytest.mark.parametrize("can_be_woken", [True, False])
+def test_a_sink_that_hangs_is_left_and_the_others_are_whole(
+    monkeypatch: pytest.MonkeyPatch, can_be_woken: bool
+) -> None:
+    release, ended = threading.Event(), []
+    for name in ("_STUCK", "_PATIENCE_AT_END"):
+        monkeypatch.setattr(loop_module, name, 0.1)
+
+    class Named(Collecting):
+        def close(self) -> None:
+            ended.append(f"{self.name} closed")
+
+        def abort(self) -> None:
+            ended.append(f"{self.name} aborted")
+
+    good, stuck = Named(), Named(lambda _: release.wait(20) and None)  # type: ignore[func-returns-value]
+    good.name, stuck.name = "good", "stuck"
+    if can_be_woken:
+        wake = lambda: release.set() or wait_for(lambda: stuck.frames)  # noqa: E731
+        stuck.interrupt = wake  # type: ignore[attr-defined]
+    with pytest.raises(SinkError, match=r"^stuck took no result for"):
+        CameraLoop(Engine(), [Input(Camera([1, END]))], [stuck, good], drop="latest").run()
+    # A file that is being written is not closed by another thread.
+    expected = ["good closed", "stuck aborted", "good aborted"]
+    assert ended == [each for each in expected if can_be_woken or each != "stuck aborted"]
+    release.set()
+
+
+@pytest.mark.parametrize(
+    ("drop", "moves", "left"), [("latest", 0, 1), ("latest", 1, 0), ("none", 0, 0)]
+)
+def test_a_sink_is_waited_for_while_it_takes_results_or_where_none_may_be_lost(
+    drop: str, moves: int, left: int
+) -> None:
+    clock = Clock()
+
+    class Slow:
+        delivered = joins = 0
+
+        def finish(self) -> None:
+            pass
+
+        def join(self, timeout: float) -> bool:
+            clock.now += 6.0
+            self.joins += 1
+            self.delivered += moves
+            return self.joins == 9
+
+    loop = CameraLoop(Engine(), [Input(Camera([END]))], [], drop=drop, clock=clock)
+    slow = Slow()
+    loop._deliveries = [slow]  # type: ignore[list-item]
+    assert loop._drain() == [slow][:left]
+    assert slow.joins == (2 if left else 9)
 
 
 def start(names: Sequence[str], drop: str = "auto") -> CameraLoop:
