@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.device import environment, process_memory
 from aeseg_edge.errors import SourceError, UsageError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.power import PowerRecord, PowerRecorder
 from aeseg_edge.timing import Summary, summarise
 
@@ -235,7 +236,7 @@ def hold(
         source: Name of the source.
 
     Returns:
-        The frames, to be cycled, and the source's name for a report.
+        The frames, to be cycled, and the source's name for a report, without a password.
 
     Raises:
         SourceError: The source has no frame.
@@ -243,9 +244,10 @@ def hold(
     if frames is None:
         return [synthetic_frame(geometry.height, geometry.width, geometry.channels)], SYNTHETIC
     held = list(_first(frames))
+    name = without_password(source or "")
     if not held:
-        raise SourceError(f"{source or 'the source'} has no frame", fix="Give another source.")
-    return held, source or "frames"
+        raise SourceError(f"{name or 'the source'} has no frame", fix="Give another source.")
+    return held, name or "frames"
 
 
 def sizes_of(frames: Iterable[NDArray[np.uint8]]) -> tuple[tuple[int, int], ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aeseg_edge.counters import SinkCounters
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.latest import Lane, Mailbox
+from aeseg_edge.io.worker import Worker
 from aeseg_edge.timing import LatencySketch
 
 if TYPE_CHECKING:
@@ -67,17 +68,15 @@ class Delivery:
         self._ages = LatencySketch()
         self._delivered = 0
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._worker: Worker | None = None
         self._given_up = False
 
     def start(self) -> None:
         """Begin to deliver."""
         if self.on_main_thread:
             return
-        self._thread = threading.Thread(
-            target=self._run, name=f"deliver {self.sink.name}", daemon=True
-        )
-        self._thread.start()
+        self._worker = Worker(self._run, f"deliver {self.sink.name}")
+        self._worker.start()
 
     def put(self, frame: Frame, result: Segmentation) -> None:
         """Pass one result on; waits only in a lossless run."""
@@ -111,6 +110,17 @@ class Delivery:
         if idle is not None:
             idle()
 
+    def interrupt(self) -> bool:
+        """Wake up a thread that hangs in the sink.
+
+        Returns:
+            False where the sink cannot do that.
+        """
+        interrupt = getattr(self.sink, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
+        return interrupt is not None
+
     def finish(self) -> None:
         """Take no more results; those that wait are still delivered."""
         self._box.close()
@@ -126,12 +136,17 @@ class Delivery:
         Returns:
             False if the sink still has the thread after ``timeout`` seconds.
         """
-        if self._thread is None:
+        if self._worker is None:
             while self.step(0.0):
                 pass
             return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._worker.wait(timeout)
+
+    @property
+    def delivered(self) -> int:
+        """Results that the sink took."""
+        with self._lock:
+            return self._delivered
 
     @property
     def lost_wakeups(self) -> int:

@@ -18,6 +18,7 @@ from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.io.feed import Captured, Feed, Input
 from aeseg_edge.io.latest import Lane, Mailbox
 from aeseg_edge.io.sinks import Sink, WatchesLoop
+from aeseg_edge.io.worker import Worker
 from aeseg_edge.novelty import Drift
 from aeseg_edge.timing import LatencySketch, RateLine, RateReporter, RunTotals
 from aeseg_edge.watchdog import Patience
@@ -34,6 +35,8 @@ _LOSSLESS_ROOM = 2
 _TICK = 0.02
 _NAP = 1.0
 _PATIENCE_AT_END = 2.0
+_STUCK = 10.0
+"""Seconds in which a sink takes no result, at the end of a run, and is left."""
 _DISTANCE = frozenset({"distance"})
 _NOTHING: frozenset[str] = frozenset()
 
@@ -120,7 +123,7 @@ class CameraLoop:
         self._reported_drops = 0
         self._stopping = False
         self._error: BaseException | None = None
-        self._engine = threading.Thread(target=self._segment_all, name="segment", daemon=True)
+        self._engine = Worker(self._segment_all, "segment")
         self._started = clock()
 
     def run(
@@ -143,24 +146,25 @@ class CameraLoop:
 
         Raises:
             SourceError: If a recorded source fails, or a camera is given up.
-            SinkError: If a sink fails.
+            SinkError: If a sink fails, or, where results may be dropped, takes none for ten
+                seconds at the end. The others are whole then.
         """
         try:
             self._start()
-            while self._engine.is_alive():
+            while not self._engine.ended:
                 self._watch(stop, on_line)
-            self._engine.join()
             self._raise_failures(cameras_too=False)
-            for delivery in self._deliveries:
-                delivery.finish()
-            for delivery in self._deliveries:
-                # In short steps, so that a second signal gets through.
-                while not delivery.join(_TICK):
-                    pass
+            stuck = self._drain()
             totals = self._report(on_line)
             self._raise_failures(cameras_too=False)
-            _close([delivery.sink for delivery in self._deliveries])
+            _close([each.sink for each in self._deliveries if each not in stuck])
             self._raise_failures(cameras_too=True)
+            if stuck:
+                raise SinkError(
+                    f"{', '.join(each.sink.name for each in stuck)} took no result for "
+                    f"{_STUCK:g} s and was left",
+                    fix="Check the disk, or whoever is on the other side.",
+                )
             return totals
         finally:
             self._clean_up()
@@ -216,7 +220,7 @@ class CameraLoop:
                 window.step(_TICK / len(windows))
                 window.idle()
         else:
-            self._engine.join(_TICK)
+            self._engine.wait(_TICK)
         for feed in self._feeds:
             feed.check()
         if all(feed.done for feed in self._feeds):
@@ -232,6 +236,30 @@ class CameraLoop:
         ):
             self._end_capture()
         self._report_line(on_line)
+
+    def _drain(self) -> list[Delivery]:
+        """Wait until every sink has its results.
+
+        Returns:
+            Those that are stuck, and are waited for no longer: none where nothing may be lost.
+        """
+        started = self._clock()
+        for delivery in self._deliveries:
+            delivery.finish()
+        counts = [delivery.delivered for delivery in self._deliveries]
+        stuck = []
+        for delivery, count in zip(self._deliveries, counts, strict=True):
+            since = started
+            # In short steps, so that a second signal gets through.
+            while not delivery.join(_TICK):
+                now = self._clock()
+                if delivery.delivered != count:
+                    # Slow, but it moves.
+                    count, since = delivery.delivered, now
+                elif now - since >= _STUCK and not self._lossless:
+                    stuck.append(delivery)
+                    break
+        return stuck
 
     def _report_line(self, on_line: Callable[[RateLine], None] | None) -> None:
         drops = sum(self._box.dropped)
@@ -266,13 +294,13 @@ class CameraLoop:
         self._end_capture()
         for delivery in self._deliveries:
             delivery.give_up()
-        if self._engine.ident is not None:
-            # The engine's owner closes it next, and may not while a frame is under way.
-            self._engine.join(_PATIENCE_AT_END)
+        # The engine's owner closes it next, and may not while a frame is under way.
+        self._engine.wait(_PATIENCE_AT_END)
         for feed in self._feeds:
             feed.join(_PATIENCE_AT_END)
         for delivery in self._deliveries:
-            if delivery.join(_PATIENCE_AT_END):
+            ended = delivery.join(_PATIENCE_AT_END)
+            if ended or (delivery.interrupt() and delivery.join(_PATIENCE_AT_END)):
                 delivery.sink.abort()
             else:
                 _log.warning("%s is stuck and is left as it is", delivery.sink.name)
@@ -297,6 +325,8 @@ class CameraLoop:
         under_way: deque[tuple[int, Captured, SubmittedFrame, float]] = deque()
         sessions: dict[int, int] = {}
         begun = 0
+        # What was segmented before, perhaps another recording, is not smoothed into this one.
+        self._segmenter.reset()
         while True:
             closed = self._box.closed
             wanted = self._frames is None or begun < self._frames

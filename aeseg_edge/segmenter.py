@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -284,9 +285,11 @@ class Segmenter:
 
         Raises:
             FrameError: If dtype or channels are not the bundle's.
-            BackendError: If the backend is closed or fails.
+            BackendError: If the backend is closed or fails, or ``want`` has another name.
         """
-        return self.collect(self.submit(frame, captured=captured, stream=stream), want)
+        submitted = self.submit(frame, captured=captured, stream=stream)
+        with self._discarding(submitted.ticket):
+            return self.collect(submitted, want)
 
     def submit(
         self, frame: NDArray[np.uint8], *, captured: float | None = None, stream: int = 0
@@ -374,7 +377,7 @@ class Segmenter:
     def stream(
         self, source: str | Path | Source, *, want: frozenset[str] = frozenset()
     ) -> Iterator[Segmentation]:
-        """Segment every frame of a source.
+        """Segment every frame of a source; what came before it is not smoothed into it.
 
         Args:
             source: A URI or path (see ``aeseg_edge.io.sources``), or an open source.
@@ -400,6 +403,7 @@ class Segmenter:
             else source
         )
         try:
+            self.reset(0)
             for frame in opened:
                 result = self(frame.image, captured=frame.captured, want=want)
                 yield replace(result, frame=frame)
@@ -425,7 +429,9 @@ class Segmenter:
             for shift, codebook in enumerate(self._cluster_codebooks()):
                 self._backend.set_codebook(codebook)
                 # On a stream of its own: what is looked up is nobody's last frame.
-                part = self._backend.collect(self._backend.submit(ready, stream=_ASIDE)).labels
+                ticket = self._backend.submit(ready, stream=_ASIDE)
+                with self._discarding(ticket):
+                    part = self._backend.collect(ticket).labels
                 sized = fit_labels(part, self.manifest.geometry, image.shape[0], image.shape[1])
                 total += sized.astype(np.int64) << (8 * shift)
         finally:
@@ -456,6 +462,15 @@ class Segmenter:
     ) -> None:
         """Close."""
         self.close()
+
+    @contextmanager
+    def _discarding(self, ticket: Ticket) -> Iterator[None]:
+        """Give the frame up on any error, Ctrl-C included: the next call starts afresh."""
+        try:
+            yield
+        except BaseException:
+            self._backend.discard(ticket)
+            raise
 
     def _use(self, codebook: Codebook) -> None:
         # One assignment: another thread may rename while a frame is submitted.

@@ -427,6 +427,37 @@ def run_json(tmp_path: Path, *arguments: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["run", "--frames", "3", "--stats", "-"],
+        ["bench", "--frames", "3", "--warmup", "0", "--json", "-"],
+        ["flicker", "--frames", "3", "--json", "-"],
+        ["report", "--frames", "3", "--no-layers", "-o", "report.html", "--json", "-"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_a_password_is_part_of_no_result(
+    v1_bundle: Path,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: list[str],
+) -> None:
+    from aeseg_edge.io import sources
+
+    monkeypatch.chdir(tmp_path)
+    real = sources.open_source
+    monkeypatch.setattr(sources, "open_source", lambda uri, **more: real("test://96x64", **more))
+    name, *options = verb
+    bundle = ["-b", str(v1_bundle)] if name == "run" else [str(v1_bundle)]
+    assert main([name, *bundle, "http://admin:secret@cam/1", *options, "--threads", "1"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["source"] == "http://cam/1"
+    pages = [path.read_text() for path in tmp_path.iterdir()]
+    assert "secret" not in "".join([captured.out, captured.err, *pages])
+
+
 def test_several_sources_share_an_engine_and_have_a_file_each(
     v1_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,6 +121,14 @@ class Backend(Protocol):
         """
         ...
 
+    def discard(self, ticket: Ticket) -> None:
+        """Give one frame up, so that those after it can be collected.
+
+        Args:
+            ticket: From ``submit``; one that was collected already is left alone.
+        """
+        ...
+
     def reset(self, stream: int | None = None) -> None:
         """Forget the last frame's latents; the next frame is not smoothed.
 

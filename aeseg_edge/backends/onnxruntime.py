@@ -144,6 +144,11 @@ class OnnxRuntimeBackend:
             milliseconds={"copy_in": 0.0, "inference": elapsed, "copy_out": 0.0},
         )
 
+    def discard(self, ticket: Ticket) -> None:
+        """Give one frame up; it is never computed."""
+        with self._lock:
+            self._pending = deque(job for job in self._pending if job is not ticket)
+
     def reset(self, stream: int | None = None) -> None:
         """Forget the last frame's latents, of one stream or of all."""
         with self._lock:

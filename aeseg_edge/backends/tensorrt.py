@@ -260,6 +260,7 @@ class TensorRTBackend:
                 fix="Use Segmenter, which resizes frames.",
             )
         with self._guard("starting a frame"):
+            self._forget_discarded()
             if len(self._pending) == DEPTH:
                 raise BackendError(
                     f"{DEPTH} frames are already under way",
@@ -319,6 +320,7 @@ class TensorRTBackend:
                 f"outputs {sorted(unknown)} are unknown", fix=f"Use {sorted(WANTABLE)}."
             )
         with self._guard("waiting for a frame"):
+            self._forget_discarded()
             if not self._pending or self._pending[0] is not ticket:
                 raise BackendError(
                     "the ticket is not the oldest one outstanding",
@@ -346,6 +348,19 @@ class TensorRTBackend:
                 margin=slot.host["margin"][0].copy() if "margin" in want else None,
                 milliseconds=slot.milliseconds(),
             )
+
+    def discard(self, ticket: Ticket) -> None:
+        """Give one frame up; its slot is free again when those before it are collected."""
+        with self._lock:
+            for job in self._pending:
+                job.discarded = job.discarded or job is ticket
+
+    def _forget_discarded(self) -> None:
+        """Free the slots of frames that were given up, in order: slots are used in turn."""
+        while self._pending and self._pending[0].discarded:
+            # Whoever gave up may have been interrupted while something was copied.
+            self._device.drain()
+            self._pending.popleft()
 
     def reset(self, stream: int | None = None) -> None:
         """Forget the last frame's latents, of one stream or of all."""
@@ -454,12 +469,13 @@ class _Slot:
 class _Job(Ticket):
     """A number and not the slot: a ticket that outlives the backend must hold no events."""
 
-    __slots__ = ("slot", "stream", "turn")
+    __slots__ = ("discarded", "slot", "stream", "turn")
 
     def __init__(self, slot: int, stream: int, turn: int) -> None:
         self.slot = slot
         self.stream = stream
         self.turn = turn
+        self.discarded = False
 
 
 def _check_contract(

@@ -20,6 +20,7 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import MissingDependency, SinkError, UsageError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _report(options: argparse.Namespace) -> int:
         found = compare_precisions(
             bundle,
             (frame.image for frame in chosen),
-            source=uri,
+            source=without_password(uri),
             total=None if not known else min(known, options.frames),
             layers=not options.no_layers,
             threads=options.threads,

@@ -24,6 +24,7 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import SinkError, UsageError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.modalities import describe
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ def _frames(
     with open_source(uri, channels=channels, modalities=modalities) as source:
         if source.live or (source.total is None and most is None):
             raise UsageError(
-                f"{uri} has no end, and is read twice", fix="Give a recording, or --frames N."
+                f"{without_password(uri)} has no end, and is read twice",
+                fix="Give a recording, or --frames N.",
             )
         for frame in islice(source, most):
             yield frame.image

@@ -31,6 +31,7 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import BackendError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.modalities import describe
 
 if TYPE_CHECKING:
@@ -227,12 +228,13 @@ def _run(options: argparse.Namespace) -> int:
         f"({entry.precision} on {segmenter.backend.name})",
         file=sys.stderr,
     )
+    shown = [without_password(uri) for uri in sources]
     write_json(
         options.stats,
         {
             **totals.to_json(),
             **counters.to_json(),
-            "source": sources[0] if len(sources) == 1 else sources,
+            "source": shown[0] if len(shown) == 1 else shown,
             "precision": entry.precision,
             "backend": segmenter.backend.name,
             "stopped_by_signal": stop.is_set(),

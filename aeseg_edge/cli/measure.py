@@ -17,6 +17,7 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import UsageError
+from aeseg_edge.io.address import without_password
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -197,7 +198,7 @@ def _flicker(options: argparse.Namespace) -> int:
     write_json(
         options.json,
         {
-            "source": options.source,
+            "source": without_password(options.source),
             "threshold": UNCHANGED,
             "strengths": [{"smooth": smooth, **found.to_json()} for smooth, found in results],
         },

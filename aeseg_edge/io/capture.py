@@ -24,7 +24,11 @@ _MAX_CAMERA = 255
 
 
 class CaptureSource(Closing):
-    """Frames of an OpenCV capture; the first one is read on opening."""
+    """Frames of an OpenCV capture; the first one is read on opening.
+
+    Raises:
+        SourceError: If its frames have other channels: opening it again would not help.
+    """
 
     def __init__(self, name: str, capture: Any, channels: int) -> None:
         cv2 = import_cv2()
@@ -33,14 +37,18 @@ class CaptureSource(Closing):
         self._channels = channels
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         self.fps: float | None = rate if 0 < rate < 1000 else None
-        good, image = capture.read()
-        self._first = image if good else None
-        self._first_at = time.monotonic()
+        try:
+            good, image = capture.read()
+            self._first_at = time.monotonic()
+            self._first = self._convert(image) if good else None
+        except BaseException:
+            self.close()
+            raise
 
     def _frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
         if self._first is not None:
             first, self._first = self._first, None
-            yield self._convert(first), self._first_at
+            yield first, self._first_at
         while self._capture is not None:
             good, image = self._capture.read()
             if not good:

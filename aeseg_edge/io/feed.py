@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aeseg_edge.errors import AesegError, SourceError
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.sources import Source
+from aeseg_edge.io.worker import Worker
 from aeseg_edge.watchdog import Patience, Watchdog
 
 _log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ class Feed:
         self._lock = threading.Lock()
         self._watchdog = Watchdog(patience, clock(), chance or random.Random())
         self._session = 0
-        self._threads: list[threading.Thread] = []
+        self._workers: list[Worker] = []
         self._handing_over = False
         self._stopped = False
         self._frames = 0
@@ -131,8 +133,8 @@ class Feed:
                 _interrupt(stuck)
             if self._reopen is None or self._stopped or not self._watchdog.is_due(now):
                 return
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
-            if len(self._threads) < _MOST_STUCK:
+            self._workers = [worker for worker in self._workers if not worker.ended]
+            if len(self._workers) < _MOST_STUCK:
                 self._watchdog.opening(now)
                 self._spawn()
 
@@ -144,28 +146,22 @@ class Feed:
             if not self.done:
                 self._watchdog.ended()
             source, self._source = self._source, None
-        if source is not None and not self._threads:
+        if source is not None and not self._workers:
             source.close()
         # A source that is being read is closed by its own thread; this only wakes it up.
         _interrupt(source)
 
     def join(self, timeout: float) -> None:
         """Wait for the threads, so that devices are free; those that hang are left."""
-        for thread in self._threads:
-            thread.join(timeout)
-            if thread.is_alive():
+        for worker in self._workers:
+            if not worker.wait(timeout):
                 _log.warning("%s: the driver hangs; its thread is left behind", self.name)
 
     def _spawn(self) -> None:
         source, self._source = self._source, None
-        thread = threading.Thread(
-            target=self._capture,
-            args=(self._session, source),
-            name=f"capture {self.name}",
-            daemon=True,
-        )
-        self._threads.append(thread)
-        thread.start()
+        worker = Worker(partial(self._capture, self._session, source), f"capture {self.name}")
+        self._workers.append(worker)
+        worker.start()
 
     def _capture(self, session: int, source: Source | None) -> None:
         """Run one opening of the source to its end; the body of a thread."""
@@ -185,6 +181,11 @@ class Feed:
         except (AesegError, OSError) as error:
             self._end(session, error)
         except BaseException as error:
+            if self._reopen is not None and isinstance(error, Exception):
+                # A fault in one camera's driver or decoder: the other cameras go on.
+                _log.debug("%s: a fault in the source", self.name, exc_info=True)
+                self._end(session, error)
+                return
             # A fault in a source of somebody's own: the loop raises it where the caller sees it.
             with self._lock:
                 self._crash = error
@@ -252,7 +253,9 @@ class Feed:
 
 
 def _text(error: Exception) -> str:
-    return error.problem if isinstance(error, AesegError) else str(error)
+    if isinstance(error, AesegError):
+        return error.problem
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _interrupt(source: Source | None) -> None:

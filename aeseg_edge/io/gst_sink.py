@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aeseg_edge.draw import even, fit, render
 from aeseg_edge.errors import SinkError
 from aeseg_edge.geometry import import_cv2
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.gstreamer import INSTALL, LAUNCH, Child, has_launch, opencv_has_gstreamer
 from aeseg_edge.io.sink import Closing
@@ -58,7 +59,7 @@ class GstSink(Closing):
         except ValueError as error:
             problem = f"the pipeline of gst:// has an open quote ({error})"
             raise SinkError(problem, fix="Close it.") from error
-        self.name = f"gst://{pipeline}"
+        self.name = without_password(f"gst://{pipeline}")
         self._pipeline = pipeline
         self._fps = fps
         self._options = {"view": view, "alpha": alpha, "legend": legend}
@@ -108,6 +109,11 @@ class GstSink(Closing):
             self._child.process.kill()
             self._end_input()
             self._child.end()
+
+    def interrupt(self) -> None:
+        """End the child, which wakes up whoever writes to it."""
+        if self._child is not None:
+            self._child.process.kill()
 
     def _open(self, height: int, width: int) -> None:
         if self._in_opencv:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.geometry import import_cv2
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.source import Closing, Source
 
@@ -129,7 +130,7 @@ class Child:
     def complaint(self) -> str:
         """The first error it told, with its details; else its last line."""
         self._listener.join(_SHUTDOWN)
-        lines = list(self._said)
+        lines = [without_password(line) for line in self._said]
         for at, line in enumerate(lines):
             if match := re.search(r"(?:ERROR: from element \S+ |erroneous pipeline: )(.*)", line):
                 # Three lines on stands what the element itself had to say.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import logging
 import re
 import time
@@ -83,17 +84,17 @@ class MjpegSource(Closing):
         self._response.close()
 
     def _connect(self, uri: str) -> Any:
-        parts = urlsplit(uri)
-        request = urllib.request.Request(self.name)
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            token = base64.b64encode(pair.encode()).decode()
-            request.add_header("Authorization", f"Basic {token}")
         # Cameras are on the local network: no proxy.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Redirects())
         try:
+            parts = urlsplit(uri)
+            request = urllib.request.Request(self.name)
+            if parts.username is not None:
+                pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+                token = base64.b64encode(pair.encode()).decode()
+                request.add_header("Authorization", f"Basic {token}")
             return opener.open(request, timeout=_TIMEOUT)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise SourceError(f"{self.name} cannot be opened: {reason}", fix=_FIX) from error
 
@@ -126,7 +127,7 @@ class MjpegSource(Closing):
                     raise EOFError
                 return data
             return self._until_end_of_picture()
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
             raise SourceError(
                 f"{self.name} stopped: {str(error) or 'the camera hung up'}", fix=_FIX
             ) from error
@@ -149,6 +150,16 @@ class MjpegSource(Closing):
         if not line:
             raise EOFError
         return line
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a camera elsewhere without its password: who knows what is there."""
+
+    def redirect_request(self, req: urllib.request.Request, *more: Any) -> Any:
+        new = super().redirect_request(req, *more)
+        if new is not None and (new.type, new.host) != (req.type, req.host):
+            new.remove_header("Authorization")
+        return new
 
 
 class NotMjpeg(SourceError):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
+from aeseg_edge.io.address import without_password
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.images import decode_image, is_image, natural
 from aeseg_edge.io.source import Closing
@@ -184,7 +185,8 @@ def check_modalities(uri: str, modalities: Sequence[Modality]) -> None:
     if modalities and not is_pairs(uri) and not uri.startswith("test://"):
         folders = ",".join(f"{each.name}=DIR" for each in modalities)
         raise SourceError(
-            f"{uri} has one modality, and the bundle was trained on {describe(modalities)}",
+            f"{without_password(uri)} has one modality, and the bundle was trained on "
+            f"{describe(modalities)}",
             fix=f"Give a folder of each: --modalities {folders}.",
         )
 

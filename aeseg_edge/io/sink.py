@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Sink(Protocol):
     """Takes results, one after another, on a thread of its own.
 
-    A loop also looks for three attributes that a sink may leave out: ``backlog`` (int, 1),
-    ``on_main_thread`` (bool, False) and, with that one, ``idle()``; see ``Closing``.
+    A loop also looks for four attributes that a sink may leave out: ``backlog`` (int, 1),
+    ``on_main_thread`` (bool, False) and, with that one, ``idle()``, see ``Closing``; and
+    ``interrupt()``, which wakes up a ``write`` that hangs on another thread: it then raises.
 
     Attributes:
         name: What messages call it.

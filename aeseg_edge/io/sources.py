@@ -79,7 +79,7 @@ def _open(uri: str, channels: int) -> Source:
         # As a path it would be the current folder.
         raise SourceError("the source is empty", fix=_WANTED)
     if "://" in uri:
-        raise SourceError(f"{uri} has an unknown scheme", fix=_WANTED)
+        raise SourceError(f"{without_password(uri)} has an unknown scheme", fix=_WANTED)
     if match := re.fullmatch(r"(\d+)(\?.*)?", uri):
         return CameraSource(int(match[1]), channels, _mode(uri, (match[2] or "?")[1:]))
     return _open_path(uri, channels)
@@ -255,7 +255,8 @@ def _open_http(uri: str, channels: int) -> Source:
 
 
 def _open_gst(rest: str, channels: int) -> Source:
-    name = f"gst://{rest.partition('!')[0].strip()}"
+    # Without the password first, which may have a ! in it.
+    name = without_password(f"gst://{rest}").partition("!")[0].strip()
     return open_pipeline(name, rest, channels)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from aeseg_edge import loop as loop_module
 from aeseg_edge.counters import LoopCounters
 from aeseg_edge.delivery import Routed
 from aeseg_edge.errors import SinkError, SourceError, UsageError
@@ -119,7 +120,7 @@ def test_a_queued_frame_is_submitted_before_the_last_one_is_collected() -> None:
     wait_for(lambda: len(loop._box._items[0]) == 2)
     loop._feeds[0].start = lambda: None  # type: ignore[method-assign]
     loop.run()
-    assert engine.calls[:3] == ["submit 1", "submit 2", "collect 1"]
+    assert engine.calls[1:4] == ["submit 1", "submit 2", "collect 1"]
     assert engine.calls[-1] == "collect 3"
 
 
@@ -174,7 +175,8 @@ def test_smoothing_forgets_what_was_before_a_reconnect() -> None:
     given = Input(first, reopen=lambda: second)
     loop = CameraLoop(engine, [given], [sink], patience=QUICK)
     loop.run()
-    assert engine.calls == ["submit 1", "collect 1", "reset 0", "submit 2", "collect 2"]
+    calls = ["reset None", "submit 1", "collect 1", "reset 0", "submit 2", "collect 2"]
+    assert engine.calls == calls
     assert [frame.image.shape for frame in sink.frames] == [(4, 6, 3), (8, 4, 3)]
     assert loop.counters().sources[0].size == (4, 8)
 
@@ -288,6 +290,61 @@ def test_a_fault_in_a_source_ends_the_run() -> None:
     with pytest.raises(ZeroDivisionError):
         CameraLoop(Engine(), [Input(Camera([1], before=fault))], [sink]).run()
     assert sink.ended == ["aborted"]
+
+
+@pytest.mark.parametrize("can_be_woken", [True, False])
+def test_a_sink_that_hangs_is_left_and_the_others_are_whole(
+    monkeypatch: pytest.MonkeyPatch, can_be_woken: bool
+) -> None:
+    release, ended = threading.Event(), []
+    for name in ("_STUCK", "_PATIENCE_AT_END"):
+        monkeypatch.setattr(loop_module, name, 0.1)
+
+    class Named(Collecting):
+        def close(self) -> None:
+            ended.append(f"{self.name} closed")
+
+        def abort(self) -> None:
+            ended.append(f"{self.name} aborted")
+
+    good, stuck = Named(), Named(lambda _: release.wait(20) and None)  # type: ignore[func-returns-value]
+    good.name, stuck.name = "good", "stuck"
+    if can_be_woken:
+        wake = lambda: release.set() or wait_for(lambda: stuck.frames)  # noqa: E731
+        stuck.interrupt = wake  # type: ignore[attr-defined]
+    with pytest.raises(SinkError, match=r"^stuck took no result for"):
+        CameraLoop(Engine(), [Input(Camera([1, END]))], [stuck, good], drop="latest").run()
+    # A file that is being written is not closed by another thread.
+    expected = ["good closed", "stuck aborted", "good aborted"]
+    assert ended == [each for each in expected if can_be_woken or each != "stuck aborted"]
+    release.set()
+
+
+@pytest.mark.parametrize(
+    ("drop", "moves", "left"), [("latest", 0, 1), ("latest", 1, 0), ("none", 0, 0)]
+)
+def test_a_sink_is_waited_for_while_it_takes_results_or_where_none_may_be_lost(
+    drop: str, moves: int, left: int
+) -> None:
+    clock = Clock()
+
+    class Slow:
+        delivered = joins = 0
+
+        def finish(self) -> None:
+            pass
+
+        def join(self, timeout: float) -> bool:
+            clock.now += 6.0
+            self.joins += 1
+            self.delivered += moves
+            return self.joins == 9
+
+    loop = CameraLoop(Engine(), [Input(Camera([END]))], [], drop=drop, clock=clock)
+    slow = Slow()
+    loop._deliveries = [slow]  # type: ignore[list-item]
+    assert loop._drain() == [slow][:left]
+    assert slow.joins == (2 if left else 9)
 
 
 def start(names: Sequence[str], drop: str = "auto") -> CameraLoop:

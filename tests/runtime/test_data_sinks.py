@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,6 +300,31 @@ def test_a_pipeline_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> No
     sink.write(*result(np.zeros((4, 6), np.uint8)))
     with pytest.raises(SinkError, match=r"failed: .*none/x"):
         sink.close()
+
+
+@launch
+def test_a_pipeline_that_hangs_is_interrupted_from_another_thread() -> None:
+    pytest.importorskip("cv2")
+    sink = open_sink("gst://appsrc ! identity sleep-time=100000000 ! fakesink")
+    failed: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            write_many(sink, np.zeros((480, 640), np.uint8))
+        except SinkError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    wait_for(lambda: sink._child)  # type: ignore[attr-defined]
+    # More than the pipe holds is on its way.
+    thread.join(0.3)
+    assert thread.is_alive()
+    sink.interrupt()  # type: ignore[attr-defined]
+    thread.join(20)
+    assert "failed" in str(failed[0])
+    sink.abort()
+    assert sink._child.process.poll() is not None  # type: ignore[attr-defined]
 
 
 @launch

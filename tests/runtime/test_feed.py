@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -184,10 +185,26 @@ def test_a_fault_in_a_source_reaches_the_owner(harness: Make) -> None:
     def fault(index: int) -> None:
         raise ZeroDivisionError
 
-    run = harness(Camera([1], before=fault))
+    run = harness(Camera([1], before=fault), recorded=True)
     wait_for(lambda: run.feed._crash)
     with pytest.raises(ZeroDivisionError):
         run.feed.check()
+
+
+def test_a_fault_in_a_camera_is_a_loss_like_any_other(
+    harness: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(index: int) -> None:
+        raise ZeroDivisionError("by nought")
+
+    with caplog.at_level(logging.DEBUG):
+        run = harness(Camera([1], before=fault), Camera([2]))
+        run.state("waiting")
+    run.later(1.1)
+    wait_for(lambda: run.values == [2])
+    assert run.feed.figures[5] == "ZeroDivisionError: by nought"
+    # Whoever wrote the source finds the line.
+    assert any(record.exc_info for record in caplog.records)
 
 
 def test_a_feed_that_never_ran_closes_its_source() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.io import gstreamer, sources
+from aeseg_edge.io import gst_sink, gstreamer, sources
 from aeseg_edge.io.address import without_password
 from aeseg_edge.io.files import RealTime
 from aeseg_edge.io.gstreamer import LaunchedSource, i420_to_bgr, open_pipeline
@@ -39,6 +40,7 @@ class FakeCamera:
         self.asked: list[tuple[int, float]] = []
         self.values: dict[int, float] = {}
         self.largest = largest
+        self.released = False
 
     def isOpened(self) -> bool:
         return True
@@ -55,7 +57,7 @@ class FakeCamera:
         return True, np.zeros((8, 8, 3), np.uint8)
 
     def release(self) -> None:
-        pass
+        self.released = True
 
 
 @pytest.mark.parametrize("uri", ["v4l2:///dev/video0", "0"])
@@ -83,6 +85,19 @@ def test_a_camera_that_chooses_otherwise_is_reported(
     with caplog.at_level(logging.WARNING):
         open_source("0?size=1280x480").close()
     assert caplog.messages == ["camera 0: asked for width 1280, it gives 640"]
+
+
+@pytest.mark.parametrize("uri", ["0", "rtsp://cam/1"])
+def test_a_camera_with_other_channels_is_refused_at_once_and_not_opened_again(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = FakeCamera()
+    monkeypatch.setattr(sources, "opencv_has_gstreamer", lambda: False)
+    monkeypatch.setattr(sources, "has_element", lambda name: False)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: camera)
+    with pytest.raises(SourceError, match="has 3 channels, the bundle wants 4"):
+        open_source(uri, channels=4)
+    assert camera.released
 
 
 @pytest.mark.parametrize(
@@ -221,6 +236,7 @@ def test_a_size_that_changes_in_the_stream_is_a_lost_source_and_never_noise() ->
     ("text", "problem"),
     [
         ("nosuchelement ! appsink", 'no element "nosuchelement"'),
+        ("filesrc location=http://u:secret@cam/x ! appsink", '"http://cam/x"'),
         ("filesrc location=/none.mkv ! decodebin ! appsink", "none.mkv"),
         ("videotestsrc num-buffers=0 ! appsink", "ended before its first frame"),
         ('videotestsrc name="x ! appsink', "open quote"),
@@ -303,6 +319,9 @@ class Camera(ThreadingHTTPServer):
     lengths = True
     kind = "multipart/x-mixed-replace; boundary=--frame"
     authorization = None
+    status = b""
+    moved = ""
+    chunked = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -310,9 +329,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.authorization = self.headers.get("Authorization")
+        if self.server.status:
+            self.wfile.write(self.server.status)
+            return
+        if self.server.moved and self.path == "/old":
+            self.send_response(302)
+            self.send_header("Location", self.server.moved)
+            self.end_headers()
+            return
+        self.protocol_version = "HTTP/1.1" if self.server.chunked else "HTTP/1.0"
         self.send_response(200)
         self.send_header("Content-Type", self.server.kind)
+        if self.server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.close_connection = True
         self.end_headers()
+        if self.server.chunked:
+            # One chunk that announces more than ever comes.
+            self.wfile.write(b"100000\r\n")
         for part in self.server.parts:
             data = part if isinstance(part, bytes) else jpeg(part)
             self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n")
@@ -377,6 +411,30 @@ def test_nobody_at_an_address_is_said() -> None:
         open_source("http://u:p@127.0.0.1:1/")
 
 
+@pytest.mark.parametrize("address", ["http://cam:abc/x", "http://127.0.0.1:1/a b", "http://[bad/x"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(f"{address} cannot be opened")):
+        open_source(address)
+
+
+def test_a_peer_that_speaks_something_else_is_refused(camera: Camera) -> None:
+    camera.status = b"RTSP/1.0 400 Bad Request\r\n\r\n"
+    with pytest.raises(SourceError, match=r"cannot be opened: RTSP/1\.0 400"):
+        open_source(f"http://127.0.0.1:{camera.server_port}/")
+
+
+@pytest.mark.parametrize("lengths", [True, False], ids=["with lengths", "without"])
+def test_a_chunk_that_is_cut_short_is_a_lost_source(camera: Camera, lengths: bool) -> None:
+    camera.chunked, camera.lengths, camera.parts = True, lengths, (50, 100)
+    values: list[int] = []
+    with (
+        open_source(f"http://127.0.0.1:{camera.server_port}/") as source,
+        pytest.raises(SourceError, match="stopped"),
+    ):
+        values.extend(int(frame.image.mean().round()) for frame in source)
+    assert values == [50, 100]
+
+
 def test_a_video_behind_an_address_is_left_to_ffmpeg(tmp_path: Path, camera: Camera) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (32, 24))
     for value in (50, 100, 150):
@@ -405,10 +463,60 @@ def test_a_video_behind_an_address_is_left_to_ffmpeg(tmp_path: Path, camera: Cam
         ("http://h/a", "http://h/a"),
         ("http://u:p%40x@h", "http://h"),
         ("test://640x480@30", "test://640x480@30"),
+        ("pairs://visible=a@b,thermal=c", "pairs://visible=a@b,thermal=c"),
+        (
+            "gst://rtspsrc location=rtsp://u:p@h/1 ! appsink",
+            "gst://rtspsrc location=rtsp://h/1 ! appsink",
+        ),
+        (
+            "gst://rtspsrc user-id=u user-pw='p w' location=rtsp://h ! a",
+            "gst://rtspsrc location=rtsp://h ! a",
+        ),
+        ("gst://x name=a@b ! appsink", "gst://x name=a@b ! appsink"),
+        ("cannot open http://u:p@h/a", "cannot open http://h/a"),
     ],
 )
 def test_a_password_is_never_part_of_a_name(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+def test_a_password_in_a_pipeline_is_no_part_of_the_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+    monkeypatch.setattr(sources, "open_pipeline", lambda *given: opened.append(given))
+    text = "rtspsrc location=rtsp://u:se!cret@h/1 ! decodebin ! appsink"
+    open_source(f"gst://{text}")
+    assert opened == [("gst://rtspsrc location=rtsp://h/1", text, 3)]
+
+
+def test_a_password_in_a_pipeline_is_no_part_of_the_sink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gst_sink, "opencv_has_gstreamer", lambda: True)
+    text = "appsrc ! rtspclientsink location=rtsp://u:secret@h/1"
+    sink = gst_sink.GstSink(text, fps=25, view="mask", alpha=0.5, legend=False)
+    assert sink.name == "gst://appsrc ! rtspclientsink location=rtsp://h/1"
+
+
+def test_an_address_of_an_unknown_kind_is_named_without_its_password() -> None:
+    with pytest.raises(SourceError, match="rtsps://host/1 has an unknown scheme"):
+        open_source("rtsps://u:secret@host/1")
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_redirect_takes_the_password_no_further_than_the_camera(
+    camera: Camera, elsewhere: bool
+) -> None:
+    first = Camera(("127.0.0.1", 0), Handler) if elsewhere else camera
+    first.moved = f"http://127.0.0.1:{camera.server_port}/new"
+    thread = threading.Thread(target=first.handle_request)
+    if elsewhere:
+        thread.start()
+    with open_source(f"http://u:p@127.0.0.1:{first.server_port}/old"):
+        assert camera.authorization == (None if elsewhere else "Basic dTpw")
+    if elsewhere:
+        assert first.authorization == "Basic dTpw"
+        thread.join()
+        first.server_close()
 
 
 # --- recordings at their own rate -----------------------------------------------------------------

@@ -17,8 +17,10 @@ from aeseg_edge import loop
 from aeseg_edge.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError, SourceError
 from aeseg_edge.io.frame import Frame
+from aeseg_edge.io.sources import open_source
 from aeseg_edge.loop import run_loop
 from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.segmenter import Segmenter as RealSegmenter
 from aeseg_edge.signals import stop_on_signals
 
 
@@ -80,6 +82,9 @@ class Segmenter:
 
     smooth = 0.0
 
+    def reset(self, stream: int | None = None) -> None:
+        pass
+
     def submit(
         self, image: np.ndarray, *, captured: float | None = None, stream: int = 0
     ) -> tuple[np.ndarray, float | None]:
@@ -109,6 +114,19 @@ def test_every_frame_reaches_every_sink_with_its_frame_and_age() -> None:
     assert totals.latency.count == 5
     assert source.closed == 1
     assert [sink.ended[0] for sink in sinks] == ["closed"] * 2
+
+
+def test_smoothing_does_not_reach_from_one_run_into_the_next(v1_bundle: Path) -> None:
+    pytest.importorskip("onnxruntime")
+
+    def first_labels(uri: str, frames: int) -> np.ndarray:
+        run_loop(segmenter, open_source(uri), [sink := Sink()], frames=frames)
+        return sink.results[0].labels
+
+    with RealSegmenter.load(v1_bundle, backend="onnxruntime", threads=1, smooth=0.9) as segmenter:
+        alone = first_labels("test://64x96@30", 1)
+        first_labels("test://96x64@30", 5)
+        np.testing.assert_array_equal(first_labels("test://64x96@30", 1), alone)
 
 
 def test_no_frame_beyond_the_last_one_wanted_is_read() -> None:

@@ -112,6 +112,39 @@ def test_latents_and_margin_come_only_on_request(segmenter: Segmenter) -> None:
         segmenter(scene(), want=frozenset({"depth"}))
 
 
+@pytest.mark.parametrize("error", [BackendError, KeyboardInterrupt])
+def test_a_call_that_fails_leaves_the_next_one_alone(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    expected = segmenter(scene()).labels
+    if error is BackendError:
+        with pytest.raises(error, match=r"outputs \['latent'\] are unknown"):
+            segmenter(scene(), want=frozenset({"latent"}))
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(segmenter.backend, "collect", interrupted)
+            with pytest.raises(error):
+                segmenter(scene())
+            with pytest.raises(error):
+                segmenter.clusters(scene())
+    np.testing.assert_array_equal(segmenter(scene()).labels, expected)
+
+
+def interrupted(*_: object) -> Outputs:
+    raise KeyboardInterrupt
+
+
+def test_a_call_beside_a_submitted_frame_fails_and_leaves_that_frame_alone(
+    segmenter: Segmenter,
+) -> None:
+    expected = segmenter(scene()).labels
+    submitted = segmenter.submit(scene())
+    with pytest.raises(BackendError, match="not the oldest"):
+        segmenter(scene(33, 50))
+    np.testing.assert_array_equal(segmenter.collect(submitted).labels, expected)
+    np.testing.assert_array_equal(segmenter(scene()).labels, expected)
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -203,6 +236,18 @@ def test_smoothing_changes_labels_and_reset_forgets(v1_bundle: Path) -> None:
         again = segmenter(frames[1]).labels
     assert (mixed != alone).mean() > 0.3
     np.testing.assert_array_equal(again, alone)
+
+
+def test_smoothing_does_not_reach_from_one_recording_into_the_next(
+    v1_bundle: Path, tmp_path: Path
+) -> None:
+    for name, image in (("a", scene()), ("b", np.ascontiguousarray(scene()[::-1]))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
+    with Segmenter.load(v1_bundle, smooth=0.9) as segmenter:
+        (alone,) = segmenter.stream(tmp_path / "b.png")
+        list(segmenter.stream(tmp_path / "a.png"))
+        (after,) = segmenter.stream(tmp_path / "b.png")
+    np.testing.assert_array_equal(after.labels, alone.labels)
 
 
 def test_use_after_close_is_refused(segmenter: Segmenter) -> None:
