@@ -470,6 +470,88 @@ def test_sources_that_would_share_a_video_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        ("-o", "{folder}/clip.avi"),
+        ("-o", "json:{folder}/clip.avi"),
+        ("-o", "{source}", "--stats", "-"),
+        ("--stats", "{folder}/clip.avi"),
+        ("-o", "json:{folder}/b.aeseg"),
+        ("-o", "{folder}/%d.png", "--roi", "{folder}/0.png"),
+    ],
+)
+def test_run_writes_over_none_of_its_inputs(
+    output: tuple[str, ...],
+    v1_bundle: Path,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.aeseg").write_bytes(v1_bundle.read_bytes())
+    cv2.imwrite("0.png", np.full((8, 8), 255, np.uint8))
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for index in range(3):
+        writer.write(draw_scene(index, 64, 48))
+    writer.release()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    where = [each.replace("{folder}", str(tmp_path)) for each in output]
+    assert main(["run", "clip.avi", "-b", "b.aeseg", "--frames", "2", *where]) == 2
+    assert "would destroy it" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_pictures_are_not_written_over_by_their_own_segmentation(
+    v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    cv2.imwrite(str(tmp_path / "000000.png"), draw_scene(0, 64, 48))
+    before = (tmp_path / "000000.png").read_bytes()
+    command = ["run", str(tmp_path), "-b", str(v1_bundle), "-o"]
+    assert main([*command, str(tmp_path / "%06d.png")]) == 2
+    assert "would destroy it" in capsys.readouterr().err
+    assert (tmp_path / "000000.png").read_bytes() == before
+    assert main([*command, str(tmp_path / "mask_%06d.png")]) == 0
+
+
+def test_a_report_in_the_place_of_what_is_read_is_refused(
+    v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    bundle = tmp_path / "b.aeseg"
+    bundle.write_bytes(v1_bundle.read_bytes())
+    assert main(["info", str(bundle), "--json", str(bundle)]) == 2
+    assert "would destroy it" in capsys.readouterr().err
+    assert bundle.read_bytes() == v1_bundle.read_bytes()
+
+
+def test_sources_that_would_have_one_name_on_the_disk_lose_nothing(
+    v1_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("!", 2), ("?", 1)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            cv2.imwrite(f"{name}/{index}.png", draw_scene(index, 64, 48))
+    command = ["run", "!", "?", "-b", str(v1_bundle)]
+    assert main([*command, "-o", "{source}.avi"]) == 0
+    assert [len(frames_of(Path(f"{name}.avi"))) for name in ("source", "source-2")] == [2, 1]
+
+
+@pytest.mark.parametrize("outputs", [("a.mp4", "a.mp4"), ("./a.jpg", "a.jpg?view=mask")])
+def test_two_outputs_of_one_name_are_refused(
+    outputs: tuple[str, str],
+    v1_bundle: Path,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "test://64x48", "-b", str(v1_bundle), "--frames", "1"]
+    assert main([*command, "-o", outputs[0], "-o", outputs[1]]) == 1
+    assert "would be one file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("option", ["--duration", "--stall"])
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
 def test_times_that_are_no_times_are_refused(

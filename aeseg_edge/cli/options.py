@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import temporary_beside, write_bytes
 from aeseg_edge.io.modalities import SCHEME, SKIP
+from aeseg_edge.io.targets import refuse_inputs
 
 if TYPE_CHECKING:
     from aeseg_edge.manifest import Manifest
@@ -244,12 +245,31 @@ def check_reports(options: argparse.Namespace) -> None:
     """Refuse a ``--json`` or ``--stats`` file that cannot be written, before any work.
 
     Raises:
+        UsageError: If it is one of the inputs.
         AesegError: If no file can be made there.
     """
     for name in ("json", "stats"):
         target = getattr(options, name, None)
         if target not in (None, "-"):
+            refuse_inputs([Path(target)], given_files(options))
             check_output(Path(target))
+
+
+def given_files(options: argparse.Namespace) -> Iterator[Path]:
+    """List the files that a verb was given to read: bundles, sources, class names, a region."""
+    from aeseg_edge.io.sources import files_of
+
+    sources: list[str] = []
+    for name in ("bundle", "first", "second", "classes", "roi", "source", "sources"):
+        value = getattr(options, name, None)
+        if isinstance(value, Path):
+            yield value
+        elif value is not None:
+            sources += [value] if isinstance(value, str) else value
+    if (pairs := getattr(options, "modalities", None)) is not None:
+        sources.append(f"{SCHEME}{pairs}")
+    for uri in sources:
+        yield from files_of(uri)
 
 
 def entries_table(manifest: Manifest) -> list[str]:

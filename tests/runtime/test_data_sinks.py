@@ -23,7 +23,7 @@ from aeseg_edge.errors import SinkError
 from aeseg_edge.io import gst_sink
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.json_sink import JsonSink
-from aeseg_edge.io.sinks import Sink, file_part, open_sink, open_sinks
+from aeseg_edge.io.sinks import Sink, open_sink, open_sinks
 from aeseg_edge.io.unix_sink import UnixSink
 from aeseg_edge.segmenter import Segmentation
 from tests.doubles.loop import wait_for
@@ -364,11 +364,3 @@ def test_one_sink_that_fails_closes_those_before_it(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="out-csi-1"):
         open_sinks(f"{tmp_path}/out-{{source}}.mp4", TWO)
     assert [path.name for path in tmp_path.iterdir()] == ["out-csi-1.mp4"]
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [("csi://0", "csi-0"), ("rtsp://10.0.0.2:554/a", "rtsp-10.0.0.2-554-a"), ("../..", "source")],
-)
-def test_a_name_of_a_source_becomes_a_part_of_a_file_name(name: str, part: str) -> None:
-    assert file_part(name) == part
