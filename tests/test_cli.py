@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -550,6 +551,31 @@ def test_two_outputs_of_one_name_are_refused(
     assert main([*command, "-o", outputs[0], "-o", outputs[1]]) == 1
     assert "would be one file" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_named_in_utf8_is_read_reported_and_shown(
+    v1_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    bundle, roi, stats = folder / "b.aeseg", folder / "roi.png", folder / "s.json"
+    bundle.write_bytes(v1_bundle.read_bytes())
+    white = cv2.imencode(".png", np.full((8, 8), 255, np.uint8))[1].tobytes()
+    roi.write_bytes(white)
+    (folder / "frame.png").write_bytes(white)
+    command = ["run", str(folder), "-b", str(bundle), "--roi", str(roi), "--frames", "1"]
+    assert main([*command, "--stats", str(stats), "-o", f"json:{folder}/a.jsonl"]) == 0
+    assert json.loads(stats.read_bytes())["source"] == str(folder)
+    shown = subprocess.run(
+        [sys.executable, "-m", "aeseg_edge.cli", "info", str(bundle)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert b"b.aeseg" in shown.stdout
 
 
 @pytest.mark.parametrize("option", ["--duration", "--stall"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import AesegError, UsageError
-from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import temporary_beside, write_bytes
+from aeseg_edge.io.images import read_grey
 from aeseg_edge.io.modalities import SCHEME, SKIP
+from aeseg_edge.io.names import to_json
 from aeseg_edge.io.targets import refuse_inputs
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def write_json(target: str | None, data: Any) -> None:
     """Write results where ``--json`` says; nothing without it."""
     if target is None:
         return
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = to_json(data, indent=1, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
     else:
@@ -220,11 +220,10 @@ def read_mask(path: str | None) -> NDArray[np.uint8] | None:
     """Read a region-of-interest picture: white is inside."""
     if path is None:
         return None
-    cv2 = import_cv2()
-    mask = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+    mask = read_grey(Path(path))
     if mask is None:
         raise UsageError(f"{path} is not a readable image", fix="Give a PNG: white is inside.")
-    return np.asarray(mask, np.uint8)
+    return mask
 
 
 def check_output(path: Path, suffix: str | None = None) -> Path:

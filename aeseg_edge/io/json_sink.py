@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from aeseg_edge.codebook import VOID
 from aeseg_edge.errors import SinkError
 from aeseg_edge.io.atomic import write_error
 from aeseg_edge.io.frame import Frame
+from aeseg_edge.io.names import to_json
 from aeseg_edge.io.sink import Closing
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class JsonSink(Closing):
             line["reconstruction_error"] = None if found is None else round(found, 3)
         if result.drift is not None:
             line["drift"] = round(result.drift, 5)
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        data = to_json(line).encode() + b"\n"
         before = self._length()
         try:
             written = self._file.write(data)

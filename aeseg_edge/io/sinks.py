@@ -20,6 +20,7 @@ from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import move_into_place, temporary_beside, write_bytes, write_error
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.images import video_backend
+from aeseg_edge.io.names import check_name
 from aeseg_edge.io.sink import Closing, Sink, WatchesLoop
 from aeseg_edge.io.targets import DATA, IMAGE_TYPES, NUMBER, file_parts
 
@@ -291,6 +292,8 @@ class VideoSink(Closing):
         self._drawn = (0, 0)
         self._resized = False
         self._frames = 0
+        # What OpenCV is given is the file beside the one that a link points to.
+        check_name(os.path.realpath(path), error=SinkError)
         self._temporary: Path | None = temporary_beside(path)
 
     def write(self, frame: Frame, result: Segmentation) -> None:

@@ -36,6 +36,7 @@ from aeseg_edge.io.modalities import (
     open_pairs,
     pair_folders,
 )
+from aeseg_edge.io.names import check_name
 from aeseg_edge.io.scene import TestSource, draw_scene
 from aeseg_edge.io.source import Source
 from aeseg_edge.manifest import Modality
@@ -80,6 +81,8 @@ def open_source(
 def _open(uri: str, channels: int) -> Source:
     scheme, _, rest = uri.partition("://")
     if scheme in _SCHEMES and rest:
+        if scheme != "file":
+            check_name(without_password(uri), error=SourceError)
         return _SCHEMES[scheme](rest, channels)
     if not uri.strip():
         # As a path it would be the current folder.
@@ -138,6 +141,7 @@ def _open_path(text: str, channels: int) -> Source:
     if path.is_file():
         if is_image(path):
             return ImageSource(text, [path], channels)
+        check_name(path, error=SourceError)
         return VideoSource(path, channels)
     if glob.has_magic(text):
         matches = [Path(name) for name in sorted(glob.glob(text, recursive=True), key=natural)]
