@@ -215,7 +215,11 @@ class Pages:
     async def _pictures(self, hub: Hub, view: str) -> AsyncIterator[bytes]:
         number = 0
         while not hub.closed:
-            found = await hub.view(view, number, timeout=PATIENCE)
+            try:
+                found = await hub.view(view, number, timeout=PATIENCE)
+            except AesegError:
+                # The hub has logged it; a later frame may be another.
+                continue
             if found is not None:
                 number, data = found
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}"
