@@ -160,6 +160,28 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     assert "frames in" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["/dev/stdout", "/dev/fd/{0}", "fifo"])
+def test_a_report_goes_into_a_pipe(
+    target: str, v1_bundle: Path, tmp_path: Path, repository: Path
+) -> None:
+    read, write = os.pipe()
+    where = target.format(write)
+    if target == "fifo":
+        where = str(tmp_path / "fifo")
+        os.mkfifo(where)
+        os.close(read)
+        read = os.open(where, os.O_RDONLY | os.O_NONBLOCK)
+    out = write if target == "/dev/stdout" else subprocess.DEVNULL
+    command = [sys.executable, "-m", "aeseg_edge.cli", "info", str(v1_bundle), "--json", where]
+    done = subprocess.run(command, cwd=repository, stdout=out, pass_fds=(write,))
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    assert done.returncode == 0
+    found, _ = json.JSONDecoder().raw_decode(text, text.index("{\n"))
+    assert found["latent_dim"] == 8
+
+
 # --- info -----------------------------------------------------------------------------------------
 
 
@@ -254,6 +276,14 @@ def test_a_missing_scipy_is_named_before_any_frame_is_read(
     assert "scipy is not importable" in err
     assert "pip install 'aeseg_edge[calibrate]'" in err
     assert "Traceback" not in err
+
+
+def test_flicker_of_what_has_no_end_wants_a_number_of_frames(
+    v1_bundle: Path, capsys: Output
+) -> None:
+    assert main(["flicker", str(v1_bundle), "test://64x48@30"]) == 2
+    assert "test://64x48@30 has no end" in capsys.readouterr().err
+    assert main(["flicker", str(v1_bundle), "test://64x48@30", "--frames", "2"]) == 0
 
 
 def test_flicker_takes_frames_of_several_modalities(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import AesegError, UsageError
-from aeseg_edge.io.atomic import temporary_beside, write_bytes
+from aeseg_edge.io.atomic import is_stream, temporary_beside, write_bytes
 from aeseg_edge.io.images import read_grey
 from aeseg_edge.io.modalities import SCHEME, SKIP
 from aeseg_edge.io.names import to_json
@@ -229,14 +229,17 @@ def read_mask(path: str | None) -> NDArray[np.uint8] | None:
 def check_output(path: Path, suffix: str | None = None) -> Path:
     """Refuse an output that cannot be written, before hours of work.
 
+    A device or a pipe (/dev/stdout, the shell's ``>(command)``) is taken on trust.
+
     Raises:
         UsageError: If the name does not end in ``suffix``.
         AesegError: If no file can be made there.
     """
     if suffix is not None and path.suffix != suffix:
         raise UsageError(f"{path} does not end in {suffix}", fix=f"Name it {path}{suffix}.")
-    # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
-    temporary_beside(path, error=AesegError).unlink()
+    if not is_stream(path):
+        # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
+        temporary_beside(path, error=AesegError).unlink()
     return path
 
 

@@ -77,7 +77,10 @@ class JsonSink(Closing):
         try:
             # Unbuffered: each line is one write, and is there for whoever follows the file.
             self._file = path.open("ab" if append else "wb", buffering=0)
+            if append:
+                self._end_line()
         except OSError as problem:
+            self.close()
             raise write_error(path, problem, error=SinkError) from problem
 
     def write(self, frame: Frame, result: Segmentation) -> None:
@@ -121,6 +124,16 @@ class JsonSink(Closing):
     def _length(self) -> int | None:
         assert self._file is not None
         return os.fstat(self._file.fileno()).st_size if self._path.is_file() else None
+
+    def _end_line(self) -> None:
+        """End a line that another run was cut off in: the first one here would be glued to it."""
+        assert self._file is not None
+        if not self._length() or not os.access(self._path, os.R_OK):
+            return
+        with self._path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                self._file.write(b"\n")
 
     def _cut(self, length: int | None) -> None:
         """Remove a part of a line."""

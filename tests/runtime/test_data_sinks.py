@@ -93,6 +93,19 @@ def test_a_file_is_begun_anew_unless_it_is_appended_to(
     assert len((tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()) == lines
 
 
+@pytest.mark.parametrize("there", ['{"cut": 1', '{"whole": 1}\n', ""])
+def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path, there: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(there)
+    with open_sink(f"json:{path}?append=1") as sink:
+        sink.write(*result(quarters()))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(there)
+    *before, last = text.splitlines()
+    assert before == there.splitlines()
+    assert json.loads(last)["index"] == 7
+
+
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     sink = JsonSink(path)

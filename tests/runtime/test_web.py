@@ -527,6 +527,7 @@ def test_a_used_port_is_said_at_once() -> None:
         "http://127.0.0.1:0?fps=0",
         "http://127.0.0.1:0?width=-5",
         "http://no.such.host.invalid:0",
+        "http://a..b:0",
     ],
 )
 def test_an_address_that_cannot_be_served_is_refused(uri: str) -> None:
