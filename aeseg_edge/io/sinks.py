@@ -360,7 +360,10 @@ class VideoSink(Closing):
         cv2 = import_cv2()
         codec = VIDEO_CODECS[self._path.suffix.lower()]
         writer = cv2.VideoWriter(
-            str(self._temporary), cv2.VideoWriter_fourcc(*codec), self._fps, (width, height)
+            str(self._temporary),
+            cv2.VideoWriter_fourcc(*codec),
+            _mpeg4_rate(self._fps) if codec == "mp4v" else self._fps,
+            (width, height),
         )
         if not writer.isOpened():
             self._check_room()
@@ -384,6 +387,22 @@ class VideoSink(Closing):
                 f"{self.name} cannot be written: the disk is full",
                 fix="Free some space, or write to another disk.",
             )
+
+
+def _mpeg4_rate(fps: float) -> float:
+    """Round a rate to what MPEG-4 has room for.
+
+    OpenCV writes a rate as a fraction over 1, 10, 100 or 1000, whichever comes near enough, and
+    MPEG-4 counts time in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution).
+
+    Args:
+        fps: Frames a second.
+
+    Returns:
+        The same with as many of three decimals as leave its digits below 65536.
+    """
+    decimals = next((n for n in (3, 2, 1) if fps * 10**n < 0xFFFF), 0)
+    return round(fps, decimals)
 
 
 def _count_frames(path: Path) -> int:
