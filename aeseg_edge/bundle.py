@@ -85,8 +85,15 @@ class Bundle:
             decoder: What draws pictures from latents, or None.
 
         Raises:
-            BundleError: If an entry names a graph that is not given.
+            BundleError: If an entry names a graph that is not given, or the codebook is for
+                latents of another size.
         """
+        if codebook.latent_dim != manifest.latent_dim:
+            raise BundleError(
+                f"the codebook is for {codebook.latent_dim} latent channels, and the graphs give "
+                f"{manifest.latent_dim}",
+                fix="Calibrate the codebook with these graphs.",
+            )
         members = dict(graphs)
         arrays: dict[str, NDArray[Any]] = {
             "weights": codebook.weights,

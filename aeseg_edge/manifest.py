@@ -11,6 +11,7 @@ from aeseg_edge.backends.base import GraphSpec
 from aeseg_edge.codebook import ClassInfo
 from aeseg_edge.errors import AesegError, BundleError
 from aeseg_edge.geometry import Geometry
+from aeseg_edge.io.names import to_json
 from aeseg_edge.novelty import Spread
 
 FORMAT = "aeseg-bundle"
@@ -178,7 +179,7 @@ class Manifest:
         """Write the manifest as JSON, keys in a fixed order."""
         data: dict[str, Any] = {"format": FORMAT}
         data.update(asdict(self))
-        return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+        return to_json(data, indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:

@@ -27,10 +27,19 @@ def pretrained_path() -> Path:
     Raises:
         BundleError: If the package was installed without it.
     """
-    path = Path(__file__).resolve().parent / "models" / NAME
+    path = _path()
     if not path.is_file():
         raise BundleError(
             f"this installation has no pretrained bundle ({path} is missing)",
             fix="Give a bundle with -b, or install aeseg_edge again.",
         )
     return path
+
+
+def is_pretrained(path: Path) -> bool:
+    """Say whether a path is the pretrained bundle's, under whichever name."""
+    return path.resolve() == _path()
+
+
+def _path() -> Path:
+    return Path(__file__).resolve().parent / "models" / NAME

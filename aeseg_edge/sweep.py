@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from aeseg_edge.device import environment
 from aeseg_edge.distribution import draw_distributions
 from aeseg_edge.errors import AesegError
 from aeseg_edge.io.atomic import write_bytes
+from aeseg_edge.io.names import as_text, to_json
 from aeseg_edge.manifest import BACKENDS, PRECISIONS
 from aeseg_edge.segmenter import Segmenter
 
@@ -156,8 +156,12 @@ class Sweep:
         Raises:
             AesegError: If the folder is missing or read-only, or the disk is full.
         """
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        contents = {".md": self.to_markdown().encode(), ".json": text.encode(), ".png": self.draw()}
+        text = to_json(self.to_json(), indent=1, allow_nan=False) + "\n"
+        contents = {
+            ".md": as_text(self.to_markdown()).encode(),
+            ".json": text.encode(),
+            ".png": self.draw(),
+        }
         written = []
         for suffix, content in contents.items():
             if content is None:

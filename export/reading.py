@@ -31,6 +31,7 @@ from aeseg_edge.io.images import (
     decode_image,
     natural,
 )
+from aeseg_edge.io.names import is_utf8
 
 _log = logging.getLogger(__name__)
 
@@ -263,6 +264,9 @@ class VideoReader:
 
     def _claimed(self) -> int:
         """Return the number of frames that the container states, or count them."""
+        if not is_utf8(self.source):
+            self.notes.skip(self.source, "has a name that is not UTF-8: rename it")
+            return 0
         cv2 = import_cv2()
         capture = self._open()
         try:

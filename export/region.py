@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from aeseg_edge.errors import TrainingError
 from aeseg_edge.geometry import Geometry, fit_region, import_cv2
 from aeseg_edge.io.atomic import write_bytes
+from aeseg_edge.io.images import read_grey
 
 REGION = "region.png"
 
@@ -64,8 +65,7 @@ def load_region(folder: Path) -> NDArray[np.uint8] | None:
     path = folder / REGION
     if not path.exists():
         return None
-    cv2 = import_cv2()
-    region = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    region = read_grey(path)
     if region is None:
         raise TrainingError(f"{path} is damaged", fix="Give the mask again: --roi MASK.")
-    return np.asarray(region, np.uint8)
+    return region

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -159,6 +160,28 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     assert "frames in" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("target", ["/dev/stdout", "/dev/fd/{0}", "fifo"])
+def test_a_report_goes_into_a_pipe(
+    target: str, v1_bundle: Path, tmp_path: Path, repository: Path
+) -> None:
+    read, write = os.pipe()
+    where = target.format(write)
+    if target == "fifo":
+        where = str(tmp_path / "fifo")
+        os.mkfifo(where)
+        os.close(read)
+        read = os.open(where, os.O_RDONLY | os.O_NONBLOCK)
+    out = write if target == "/dev/stdout" else subprocess.DEVNULL
+    command = [sys.executable, "-m", "aeseg_edge.cli", "info", str(v1_bundle), "--json", where]
+    done = subprocess.run(command, cwd=repository, stdout=out, pass_fds=(write,))
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        text = pipe.read()
+    assert done.returncode == 0
+    found, _ = json.JSONDecoder().raw_decode(text, text.index("{\n"))
+    assert found["latent_dim"] == 8
+
+
 # --- info -----------------------------------------------------------------------------------------
 
 
@@ -253,6 +276,14 @@ def test_a_missing_scipy_is_named_before_any_frame_is_read(
     assert "scipy is not importable" in err
     assert "pip install 'aeseg_edge[calibrate]'" in err
     assert "Traceback" not in err
+
+
+def test_flicker_of_what_has_no_end_wants_a_number_of_frames(
+    v1_bundle: Path, capsys: Output
+) -> None:
+    assert main(["flicker", str(v1_bundle), "test://64x48@30"]) == 2
+    assert "test://64x48@30 has no end" in capsys.readouterr().err
+    assert main(["flicker", str(v1_bundle), "test://64x48@30", "--frames", "2"]) == 0
 
 
 def test_flicker_takes_frames_of_several_modalities(
@@ -499,6 +530,113 @@ def test_sources_that_would_share_a_video_are_refused(
     assert main(command) == 1
     assert "{source}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        ("-o", "{folder}/clip.avi"),
+        ("-o", "json:{folder}/clip.avi"),
+        ("-o", "{source}", "--stats", "-"),
+        ("--stats", "{folder}/clip.avi"),
+        ("-o", "json:{folder}/b.aeseg"),
+        ("-o", "{folder}/%d.png", "--roi", "{folder}/0.png"),
+    ],
+)
+def test_run_writes_over_none_of_its_inputs(
+    output: tuple[str, ...],
+    v1_bundle: Path,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.aeseg").write_bytes(v1_bundle.read_bytes())
+    cv2.imwrite("0.png", np.full((8, 8), 255, np.uint8))
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for index in range(3):
+        writer.write(draw_scene(index, 64, 48))
+    writer.release()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    where = [each.replace("{folder}", str(tmp_path)) for each in output]
+    assert main(["run", "clip.avi", "-b", "b.aeseg", "--frames", "2", *where]) == 2
+    assert "would destroy it" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_pictures_are_not_written_over_by_their_own_segmentation(
+    v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    cv2.imwrite(str(tmp_path / "000000.png"), draw_scene(0, 64, 48))
+    before = (tmp_path / "000000.png").read_bytes()
+    command = ["run", str(tmp_path), "-b", str(v1_bundle), "-o"]
+    assert main([*command, str(tmp_path / "%06d.png")]) == 2
+    assert "would destroy it" in capsys.readouterr().err
+    assert (tmp_path / "000000.png").read_bytes() == before
+    assert main([*command, str(tmp_path / "mask_%06d.png")]) == 0
+
+
+def test_a_report_in_the_place_of_what_is_read_is_refused(
+    v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    bundle = tmp_path / "b.aeseg"
+    bundle.write_bytes(v1_bundle.read_bytes())
+    assert main(["info", str(bundle), "--json", str(bundle)]) == 2
+    assert "would destroy it" in capsys.readouterr().err
+    assert bundle.read_bytes() == v1_bundle.read_bytes()
+
+
+def test_sources_that_would_have_one_name_on_the_disk_lose_nothing(
+    v1_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("!", 2), ("?", 1)):
+        (tmp_path / name).mkdir()
+        for index in range(count):
+            cv2.imwrite(f"{name}/{index}.png", draw_scene(index, 64, 48))
+    command = ["run", "!", "?", "-b", str(v1_bundle)]
+    assert main([*command, "-o", "{source}.avi"]) == 0
+    assert [len(frames_of(Path(f"{name}.avi"))) for name in ("source", "source-2")] == [2, 1]
+
+
+@pytest.mark.parametrize("outputs", [("a.mp4", "a.mp4"), ("./a.jpg", "a.jpg?view=mask")])
+def test_two_outputs_of_one_name_are_refused(
+    outputs: tuple[str, str],
+    v1_bundle: Path,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "test://64x48", "-b", str(v1_bundle), "--frames", "1"]
+    assert main([*command, "-o", outputs[0], "-o", outputs[1]]) == 1
+    assert "would be one file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_named_in_utf8_is_read_reported_and_shown(
+    v1_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    bundle, roi, stats = folder / "b.aeseg", folder / "roi.png", folder / "s.json"
+    bundle.write_bytes(v1_bundle.read_bytes())
+    white = cv2.imencode(".png", np.full((8, 8), 255, np.uint8))[1].tobytes()
+    roi.write_bytes(white)
+    (folder / "frame.png").write_bytes(white)
+    command = ["run", str(folder), "-b", str(bundle), "--roi", str(roi), "--frames", "1"]
+    assert main([*command, "--stats", str(stats), "-o", f"json:{folder}/a.jsonl"]) == 0
+    assert json.loads(stats.read_bytes())["source"] == str(folder)
+    shown = subprocess.run(
+        [sys.executable, "-m", "aeseg_edge.cli", "info", str(bundle)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert b"b.aeseg" in shown.stdout
 
 
 @pytest.mark.parametrize("option", ["--duration", "--stall"])

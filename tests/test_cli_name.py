@@ -97,6 +97,10 @@ def test_the_result_is_listed_as_json(street: Path, capsys: Output) -> None:
         (["0=road", "-o", "x.zip"], 2, "does not end in .aeseg"),
         (["0=road", "9=sky"], 1, "no cluster 9"),
         (["--sheet", "x.txt", "test://64x48"], 2, "is no picture"),
+        (["0=road", "--sheet", "s.gif", "test://64x48"], 2, "is no picture"),
+        (["0=road", "--sheet", "gone/s.png", "test://64x48"], 1, "Make the folder first"),
+        (["0=road", "--sheet", "photo.png", "photo.png"], 2, "would destroy it"),
+        (["0=road", "--sheet", "s.png", "no such file.mp4"], 1, "does not exist"),
     ],
 )
 def test_a_mistake_changes_nothing(
@@ -109,6 +113,7 @@ def test_a_mistake_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(b"")
     before = street.read_bytes()
     assert main(["name", str(street), *arguments]) == code
     assert says in capsys.readouterr().err

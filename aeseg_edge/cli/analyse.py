@@ -22,6 +22,7 @@ from aeseg_edge.cli.options import (
 from aeseg_edge.errors import MissingDependency, SinkError, UsageError
 from aeseg_edge.io.address import without_password
 from aeseg_edge.io.atomic import write_bytes
+from aeseg_edge.io.names import as_text
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.cpu_peak import CpuPeaks, CpuShare
@@ -202,7 +203,7 @@ def _report(options: argparse.Namespace) -> int:
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         machine=f"{cpu}, {threads}",
     )
-    write_bytes(output, page.encode(), error=SinkError)
+    write_bytes(output, as_text(page).encode(), error=SinkError)
     if options.json != "-":
         print(f"{output}  ({output.stat().st_size / 1e6:.2f} MB), {found.frames} frames")
         for each in found.figures:

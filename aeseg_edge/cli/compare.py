@@ -20,12 +20,14 @@ from aeseg_edge.cli.options import (
     add_verb,
     all_sources,
     check_output,
+    given_files,
     positive,
     write_json,
 )
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.io.address import without_password
 from aeseg_edge.io.modalities import describe
+from aeseg_edge.io.targets import refuse_inputs
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.comparison import Comparison, LabelCounts
@@ -88,6 +90,7 @@ def _compare(options: argparse.Namespace) -> int:
     if options.sheet is not None:
         if options.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise UsageError(f"{options.sheet} is no picture", fix="Name it sheet.png.")
+        refuse_inputs([options.sheet], given_files(options))
         check_output(options.sheet)
     counts = LabelCounts()
     with (

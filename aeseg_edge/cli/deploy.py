@@ -21,6 +21,7 @@ from aeseg_edge.cli.options import (
     all_sources,
     bundle_or_pretrained,
     entries_table,
+    given_files,
     natural,
     positive,
     read_mask,
@@ -187,6 +188,7 @@ def _run(options: argparse.Namespace) -> int:
     ):
         inputs = _open_inputs(sources, segmenter.manifest, undo, realtime=options.realtime)
         rates = [(each.name, each.source.fps) for each in inputs]
+        _check_sinks(options, [each.name for each in inputs])
         live = _live(segmenter, options)
         sinks: list[Sink | Routed] = []
         for uri in options.output or ["null://"]:
@@ -291,6 +293,16 @@ def _open_inputs(
             name, count = f"{source.name} ({count})", count + 1
         inputs.append(Input(source, name, reopen if source.live else None))
     return inputs
+
+
+def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse sinks that would write over an input, or two of them one file, before any is open."""
+    from aeseg_edge.io.targets import name_each, refuse_inputs, refuse_shared, target_of
+
+    uris = [each for uri in options.output for each in name_each(uri, names)]
+    targets = [target for uri in uris if (target := target_of(uri)) is not None]
+    refuse_inputs(targets, given_files(options))
+    refuse_shared(uris if options.stats in (None, "-") else [*uris, f"json:{options.stats}"])
 
 
 def _print_summary(counters: LoopCounters) -> None:

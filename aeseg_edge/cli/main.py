@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for noisy in ("matplotlib", "onnx_ir", "onnxscript", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on stderr: names of files that are not UTF-8 are shown, and end no run.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _terminable():
             check_reports(options)

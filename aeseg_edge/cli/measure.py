@@ -87,7 +87,9 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         metavar="S",
         help="strength to compare with none (repeatable; default: the bundle's own)",
     )
-    flicker.add_argument("--frames", type=positive, metavar="N", help="stop after N frames")
+    flicker.add_argument(
+        "--frames", type=positive, metavar="N", help="stop after N frames; needed for cameras"
+    )
     add_json(flicker)
 
 
@@ -161,6 +163,7 @@ def _eval(options: argparse.Namespace) -> int:
 def _flicker(options: argparse.Namespace) -> int:
     from itertools import islice
 
+    from aeseg_edge.io.scene import TestSource
     from aeseg_edge.io.sources import open_source
     from aeseg_edge.segmenter import Segmenter
     from aeseg_edge.smoothing import UNCHANGED, FlickerMeter, default_strength
@@ -178,6 +181,10 @@ def _flicker(options: argparse.Namespace) -> int:
         with open_source(
             options.source, channels=manifest.geometry.channels, modalities=manifest.modalities
         ) as source:
+            if options.frames is None and (source.live or isinstance(source, TestSource)):
+                raise UsageError(
+                    f"{options.source} has no end", fix="Give a recording, or --frames N."
+                )
             for frame in islice(source, options.frames):
                 reference = None
                 for stream, (smooth, meter) in enumerate(zip(strengths, meters, strict=True)):

@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aeseg_edge.cli.from_masks import add_from_masks, check_from_masks, format_report, name_from
-from aeseg_edge.cli.options import Verbs, add_json, add_verb, check_output, positive, write_json
+from aeseg_edge.cli.options import (
+    Verbs,
+    add_json,
+    add_verb,
+    check_output,
+    given_files,
+    positive,
+    write_json,
+)
 from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import CodebookError, SinkError, UsageError
+from aeseg_edge.io.targets import refuse_inputs
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
@@ -69,7 +78,10 @@ def _name(options: argparse.Namespace) -> int:
             "there is nothing to do",
             fix="Name clusters (3=road), give --from-masks, or ask for --sheet.",
         )
+    if options.sheet is not None:
+        _check_sheet(options)
     report: dict[str, Any] | None = None
+    target: Path | None = None
     if edits or labelled or options.output is not None:
         target = options.output or options.bundle
         check_output(target, ".aeseg")
@@ -77,9 +89,11 @@ def _name(options: argparse.Namespace) -> int:
             bundle, report = name_from(bundle, options)
         # Afterwards, by hand, what the masks do not say.
         bundle = bundle.with_codebook(edit(bundle.codebook, options))
-        bundle.write(target)
     if options.sheet is not None:
         _write_sheet(bundle, *options.sheet, frames=options.sheet_frames)
+    if target is not None:
+        # Last, so that a mistake changes nothing.
+        bundle.write(target)
     rows = list_classes(bundle.codebook)
     if options.json != "-":
         for line in () if report is None else format_report(report):
@@ -180,6 +194,18 @@ def _find(codebook: Codebook, which: str) -> int:
     return found.id
 
 
+def _check_sheet(options: argparse.Namespace) -> None:
+    """Refuse a sheet that cannot be written, or would write over what is read."""
+    from aeseg_edge.io.sources import files_of
+
+    target, source = options.sheet
+    path = Path(target)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"{target} is no picture", fix="Name it sheet.png.")
+    refuse_inputs([path], [*given_files(options), *files_of(source)])
+    check_output(path)
+
+
 def _write_sheet(bundle: Bundle, target: str, source: str, *, frames: int) -> None:
     from aeseg_edge import sheet
     from aeseg_edge.geometry import import_cv2
@@ -188,9 +214,6 @@ def _write_sheet(bundle: Bundle, target: str, source: str, *, frames: int) -> No
     from aeseg_edge.segmenter import Segmenter
 
     path = Path(target)
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"{target} is no picture", fix="Name it sheet.png.")
-    check_output(path)
     manifest = bundle.manifest
     with (
         Segmenter.load(bundle, backend="onnxruntime") as segmenter,

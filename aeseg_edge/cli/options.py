@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import AesegError, UsageError
-from aeseg_edge.geometry import import_cv2
-from aeseg_edge.io.atomic import temporary_beside, write_bytes
+from aeseg_edge.io.atomic import is_stream, temporary_beside, write_bytes
+from aeseg_edge.io.images import read_grey
 from aeseg_edge.io.modalities import SCHEME, SKIP
+from aeseg_edge.io.names import to_json
+from aeseg_edge.io.targets import refuse_inputs
 
 if TYPE_CHECKING:
     from aeseg_edge.manifest import Manifest
@@ -208,7 +209,7 @@ def write_json(target: str | None, data: Any) -> None:
     """Write results where ``--json`` says; nothing without it."""
     if target is None:
         return
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = to_json(data, indent=1, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
     else:
@@ -219,15 +220,16 @@ def read_mask(path: str | None) -> NDArray[np.uint8] | None:
     """Read a region-of-interest picture: white is inside."""
     if path is None:
         return None
-    cv2 = import_cv2()
-    mask = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+    mask = read_grey(Path(path))
     if mask is None:
         raise UsageError(f"{path} is not a readable image", fix="Give a PNG: white is inside.")
-    return np.asarray(mask, np.uint8)
+    return mask
 
 
 def check_output(path: Path, suffix: str | None = None) -> Path:
     """Refuse an output that cannot be written, before hours of work.
+
+    A device or a pipe (/dev/stdout, the shell's ``>(command)``) is taken on trust.
 
     Raises:
         UsageError: If the name does not end in ``suffix``.
@@ -235,8 +237,9 @@ def check_output(path: Path, suffix: str | None = None) -> Path:
     """
     if suffix is not None and path.suffix != suffix:
         raise UsageError(f"{path} does not end in {suffix}", fix=f"Name it {path}{suffix}.")
-    # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
-    temporary_beside(path, error=AesegError).unlink()
+    if not is_stream(path):
+        # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
+        temporary_beside(path, error=AesegError).unlink()
     return path
 
 
@@ -244,12 +247,31 @@ def check_reports(options: argparse.Namespace) -> None:
     """Refuse a ``--json`` or ``--stats`` file that cannot be written, before any work.
 
     Raises:
+        UsageError: If it is one of the inputs.
         AesegError: If no file can be made there.
     """
     for name in ("json", "stats"):
         target = getattr(options, name, None)
         if target not in (None, "-"):
+            refuse_inputs([Path(target)], given_files(options))
             check_output(Path(target))
+
+
+def given_files(options: argparse.Namespace) -> Iterator[Path]:
+    """List the files that a verb was given to read: bundles, sources, class names, a region."""
+    from aeseg_edge.io.sources import files_of
+
+    sources: list[str] = []
+    for name in ("bundle", "first", "second", "classes", "roi", "source", "sources"):
+        value = getattr(options, name, None)
+        if isinstance(value, Path):
+            yield value
+        elif value is not None:
+            sources += [value] if isinstance(value, str) else value
+    if (pairs := getattr(options, "modalities", None)) is not None:
+        sources.append(f"{SCHEME}{pairs}")
+    for uri in sources:
+        yield from files_of(uri)
 
 
 def entries_table(manifest: Manifest) -> list[str]:

@@ -64,7 +64,7 @@ def temporary_beside(path: Path, *, error: type[AesegError] = SinkError) -> Path
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if _is_stream(path):
+        if is_stream(path):
             # The rename would put a plain file in the device's place, /dev/null included.
             raise error(
                 f"{path} is a device or a pipe, and this file is written beside its target first",
@@ -141,7 +141,7 @@ def write_bytes(path: Path, data: bytes, *, error: type[AesegError] = SinkError)
     Raises:
         AesegError: Of class ``error``, if the file cannot be written.
     """
-    if _is_stream(path):
+    if is_stream(path):
         try:
             # Appending, because /dev/stdout may be a file that holds something already.
             with path.open("ab") as stream:
@@ -153,7 +153,7 @@ def write_bytes(path: Path, data: bytes, *, error: type[AesegError] = SinkError)
         temporary.write_bytes(data)
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
     """Say whether a path is written to and not replaced: a device, a pipe, a socket."""
     if os.path.abspath(path).startswith(_STREAMS):
         return True

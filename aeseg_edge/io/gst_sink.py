@@ -17,6 +17,7 @@ from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.address import without_password
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.gstreamer import INSTALL, LAUNCH, Child, has_launch, opencv_has_gstreamer
+from aeseg_edge.io.names import check_name
 from aeseg_edge.io.sink import Closing
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class GstSink(Closing):
                 "the pipeline of gst:// does not start at appsrc",
                 fix="Write gst://appsrc ! videoconvert ! x264enc ! mp4mux ! filesink ...",
             )
+        check_name(pipeline, error=SinkError)
         self._in_opencv = opencv_has_gstreamer()
         if not self._in_opencv and not has_launch():
             raise SinkError(

@@ -89,6 +89,24 @@ def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
     return np.ascontiguousarray(converted.reshape(*image.shape[:2], channels), np.uint8)
 
 
+def read_grey(path: Path) -> NDArray[np.uint8] | None:
+    """Read a picture as grey values, under whichever name: ``cv2.imread`` takes UTF-8 only.
+
+    Args:
+        path: The file.
+
+    Returns:
+        uint8 [H, W], or None where it cannot be read or is no picture.
+    """
+    cv2 = import_cv2()
+    try:
+        data = path.read_bytes()
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    except (OSError, cv2.error):
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
 def _is_cut_jpeg(data: bytes) -> bool:
     """Say whether a JPEG lost its end: OpenCV 4 fills the missing part with grey.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from aeseg_edge.codebook import VOID
 from aeseg_edge.errors import SinkError
 from aeseg_edge.io.atomic import write_error
 from aeseg_edge.io.frame import Frame
+from aeseg_edge.io.names import to_json
 from aeseg_edge.io.sink import Closing
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ class JsonSink(Closing):
         try:
             # Unbuffered: each line is one write, and is there for whoever follows the file.
             self._file = path.open("ab" if append else "wb", buffering=0)
+            if append:
+                self._end_line()
         except OSError as problem:
+            self.close()
             raise write_error(path, problem, error=SinkError) from problem
 
     def write(self, frame: Frame, result: Segmentation) -> None:
@@ -97,7 +100,7 @@ class JsonSink(Closing):
             line["reconstruction_error"] = None if found is None else round(found, 3)
         if result.drift is not None:
             line["drift"] = round(result.drift, 5)
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        data = to_json(line).encode() + b"\n"
         before = self._length()
         try:
             written = self._file.write(data)
@@ -121,6 +124,16 @@ class JsonSink(Closing):
     def _length(self) -> int | None:
         assert self._file is not None
         return os.fstat(self._file.fileno()).st_size if self._path.is_file() else None
+
+    def _end_line(self) -> None:
+        """End a line that another run was cut off in: the first one here would be glued to it."""
+        assert self._file is not None
+        if not self._length() or not os.access(self._path, os.R_OK):
+            return
+        with self._path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                self._file.write(b"\n")
 
     def _cut(self, length: int | None) -> None:
         """Remove a part of a line."""

@@ -90,6 +90,18 @@ def describe(modalities: Sequence[Modality]) -> str:
     return " and ".join(parts)
 
 
+def pair_folders(uri: str) -> tuple[Folder, ...]:
+    """Read the folders of ``pairs://NAME=DIR,NAME=DIR``; none of them is looked at.
+
+    Args:
+        uri: See ``open_pairs``.
+
+    Raises:
+        SourceError: If it is not written so.
+    """
+    return _parse(uri.removeprefix(SCHEME).removesuffix(SKIP))
+
+
 def open_pairs(uri: str, modalities: Sequence[Modality] = ()) -> Pairs:
     """Find the files of paired folders.
 
@@ -107,7 +119,7 @@ def open_pairs(uri: str, modalities: Sequence[Modality] = ()) -> Pairs:
     text = uri.removeprefix(SCHEME)
     skip = text.endswith(SKIP)
     text = text.removesuffix(SKIP)
-    folders = _parse(text)
+    folders = pair_folders(uri)
     if modalities:
         folders = _in_order(folders, modalities)
     found = {each.name: _list(each) for each in folders}

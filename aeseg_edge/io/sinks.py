@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,9 @@ from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import move_into_place, temporary_beside, write_bytes, write_error
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.images import video_backend
+from aeseg_edge.io.names import check_name
 from aeseg_edge.io.sink import Closing, Sink, WatchesLoop
+from aeseg_edge.io.targets import DATA, IMAGE_TYPES, NUMBER, file_parts
 
 if TYPE_CHECKING:
     from aeseg_edge.delivery import Routed
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DEFAULT_FPS = 25.0
-_NUMBER = re.compile(r"%\d*d")
 _WANTED = (
     "Give a video (out.mp4), an image pattern (out/%06d.png), window, json:FILE, unix:PATH, "
     "gst://appsrc ! PIPELINE, null:// or http://127.0.0.1:8080."
@@ -76,7 +75,7 @@ def open_sink(
         from aeseg_edge.io.gst_sink import GstSink
 
         return GstSink(uri[6:], fps=fps or DEFAULT_FPS, view=view, alpha=alpha, legend=legend)
-    if uri.startswith(_DATA):
+    if uri.startswith(DATA):
         return _open_data(uri, view)
     target, _, query = uri.partition("?")
     options = dict(parse_qsl(query))
@@ -106,9 +105,6 @@ def open_sink(
     if suffix in IMAGE_TYPES:
         return ImageSink(target, view=view, alpha=alpha, legend=legend)
     raise SinkError(f"{uri} is no sink: {suffix or 'no suffix'} is not known", fix=_WANTED)
-
-
-_DATA = ("json:", "unix:")
 
 
 def _open_data(uri: str, view: str) -> Sink:
@@ -162,7 +158,7 @@ def open_sinks(
 
     several = len(sources) > 1
     if several and "{source}" not in uri and uri.partition("?")[0] != "window":
-        if not uri.startswith(("null://", "http://", *_DATA)):
+        if not uri.startswith(("null://", "http://", *DATA)):
             raise SinkError(
                 f"{uri} would mix the pictures of {len(sources)} sources",
                 fix="Put {source} into its name, such as out-{source}.mp4: one for each.",
@@ -170,9 +166,10 @@ def open_sinks(
         return [open_sink(uri, view=view, alpha=alpha, legend=legend, live=live)]
     opened: list[Sink | Routed] = []
     try:
-        for name, fps in sources:
+        parts = file_parts([name for name, _ in sources])
+        for (name, fps), part in zip(sources, parts, strict=True):
             sink = open_sink(
-                uri.replace("{source}", file_part(name)),
+                uri.replace("{source}", part),
                 fps=fps,
                 view=view,
                 alpha=alpha,
@@ -197,11 +194,6 @@ def needs_decoder(uri: str, view: str) -> bool:
     """
     own = dict(parse_qsl(uri.partition("?")[2])).get("view")
     return (view if own is None else own) in DECODED_VIEWS
-
-
-def file_part(name: str) -> str:
-    """Give a source's name as it may stand in a file's: ``csi://0`` becomes ``csi-0``."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "source"
 
 
 class NullSink(Closing):
@@ -229,9 +221,9 @@ class ImageSink(Closing):
     backlog = 16
 
     def __init__(self, pattern: str, *, view: str, alpha: float, legend: bool) -> None:
-        numbers = _NUMBER.findall(pattern)
+        numbers = NUMBER.findall(pattern)
         # One that only makes sense in the folder's name would need a folder a frame.
-        if len(numbers) > 1 or "%" in str(Path(pattern).parent) + _NUMBER.sub("", pattern):
+        if len(numbers) > 1 or "%" in str(Path(pattern).parent) + NUMBER.sub("", pattern):
             raise SinkError(
                 f"{pattern} is not a file name with one number", fix="Use out/%06d.png."
             )
@@ -300,6 +292,8 @@ class VideoSink(Closing):
         self._drawn = (0, 0)
         self._resized = False
         self._frames = 0
+        # What OpenCV is given is the file beside the one that a link points to.
+        check_name(os.path.realpath(path), error=SinkError)
         self._temporary: Path | None = temporary_beside(path)
 
     def write(self, frame: Frame, result: Segmentation) -> None:
@@ -366,7 +360,10 @@ class VideoSink(Closing):
         cv2 = import_cv2()
         codec = VIDEO_CODECS[self._path.suffix.lower()]
         writer = cv2.VideoWriter(
-            str(self._temporary), cv2.VideoWriter_fourcc(*codec), self._fps, (width, height)
+            str(self._temporary),
+            cv2.VideoWriter_fourcc(*codec),
+            _mpeg4_rate(self._fps) if codec == "mp4v" else self._fps,
+            (width, height),
         )
         if not writer.isOpened():
             self._check_room()
@@ -390,6 +387,22 @@ class VideoSink(Closing):
                 f"{self.name} cannot be written: the disk is full",
                 fix="Free some space, or write to another disk.",
             )
+
+
+def _mpeg4_rate(fps: float) -> float:
+    """Round a rate to what MPEG-4 has room for.
+
+    OpenCV writes a rate as a fraction over 1, 10, 100 or 1000, whichever comes near enough, and
+    MPEG-4 counts time in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution).
+
+    Args:
+        fps: Frames a second.
+
+    Returns:
+        The same with as many of three decimals as leave its digits below 65536.
+    """
+    decimals = next((n for n in (3, 2, 1) if fps * 10**n < 0xFFFF), 0)
+    return round(fps, decimals)
 
 
 def _count_frames(path: Path) -> int:

@@ -29,7 +29,14 @@ from aeseg_edge.io.gstreamer import (
 )
 from aeseg_edge.io.images import is_image, natural
 from aeseg_edge.io.mjpeg import MjpegSource, NotMjpeg
-from aeseg_edge.io.modalities import PairSource, check_modalities, is_pairs, open_pairs
+from aeseg_edge.io.modalities import (
+    PairSource,
+    check_modalities,
+    is_pairs,
+    open_pairs,
+    pair_folders,
+)
+from aeseg_edge.io.names import check_name
 from aeseg_edge.io.scene import TestSource, draw_scene
 from aeseg_edge.io.source import Source
 from aeseg_edge.manifest import Modality
@@ -74,6 +81,8 @@ def open_source(
 def _open(uri: str, channels: int) -> Source:
     scheme, _, rest = uri.partition("://")
     if scheme in _SCHEMES and rest:
+        if scheme != "file":
+            check_name(without_password(uri), error=SourceError)
         return _SCHEMES[scheme](rest, channels)
     if not uri.strip():
         # As a path it would be the current folder.
@@ -85,10 +94,39 @@ def _open(uri: str, channels: int) -> Source:
     return _open_path(uri, channels)
 
 
-def _open_file(rest: str, channels: int) -> Source:
-    """Open a file URI (RFC 8089), or ``file://`` before a relative path."""
+def files_of(uri: str) -> list[Path]:
+    """List the files that a source reads, without opening any.
+
+    Args:
+        uri: See the module's text.
+
+    Returns:
+        None of a camera, of a stream, of the test scene, or where there is nothing.
+    """
+    if is_pairs(uri):
+        return [
+            path for each in pair_folders(uri) for path in each.path.rglob("*") if is_image(path)
+        ]
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme != "file":
+        return []
+    text = _file_path(rest) if separator else uri
+    path = Path(text)
+    if path.is_dir():
+        return [each for each in path.iterdir() if is_image(each)]
+    if path.is_file():
+        return [path]
+    return [Path(name) for name in glob.glob(text, recursive=True)] if glob.has_magic(text) else []
+
+
+def _file_path(rest: str) -> str:
+    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path."""
     text = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
-    return _open_path(text if Path(text).exists() else unquote(text), channels)
+    return text if Path(text).exists() else unquote(text)
+
+
+def _open_file(rest: str, channels: int) -> Source:
+    return _open_path(_file_path(rest), channels)
 
 
 def _open_path(text: str, channels: int) -> Source:
@@ -103,6 +141,7 @@ def _open_path(text: str, channels: int) -> Source:
     if path.is_file():
         if is_image(path):
             return ImageSource(text, [path], channels)
+        check_name(path, error=SourceError)
         return VideoSource(path, channels)
     if glob.has_magic(text):
         matches = [Path(name) for name in sorted(glob.glob(text, recursive=True), key=natural)]

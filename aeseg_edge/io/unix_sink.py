@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import socket
@@ -37,6 +36,7 @@ from aeseg_edge.errors import SinkError
 from aeseg_edge.io.atomic import write_error
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.latest import Lane, Mailbox
+from aeseg_edge.io.names import to_json
 from aeseg_edge.io.sink import Closing
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def pack(frame: Frame, result: Segmentation) -> bytes:
             str(item.id): {"name": item.name, "color": list(item.color)} for item in result.classes
         },
     }
-    text = json.dumps(description, ensure_ascii=False).encode()
+    text = to_json(description).encode()
     height, width = result.labels.shape
     labels = np.ascontiguousarray(result.labels).tobytes()
     return HEADER.pack(MAGIC, len(text), height, width) + text + labels

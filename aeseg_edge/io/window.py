@@ -12,6 +12,7 @@ from aeseg_edge.draw import render
 from aeseg_edge.errors import SinkError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.frame import Frame
+from aeseg_edge.io.names import as_text
 from aeseg_edge.io.sink import Closing
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class WindowSink(Closing):
                 f"the display {os.environ['DISPLAY']} does not answer", fix=alternatives
             )
         cv2 = import_cv2()
+        title = as_text(title)
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL)
         except cv2.error as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 import zipfile
 from collections.abc import Sequence
@@ -327,6 +328,17 @@ def test_a_damaged_video_beside_a_good_one_is_named(tmp_path: Path) -> None:
     report = gather([bad, good], size=SIZE).report
     assert report.sources[0].unreadable == (str(bad),)
     assert report.sources[1].kept == 10
+
+
+def test_a_video_whose_name_is_not_utf8_is_named_and_skipped(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "good", [scene(i) for i in range(6)])
+    odd = folder / os.fsdecode(b"caf\xe9.mp4")
+    try:
+        odd.write_bytes(b"OpenCV 5 ends the process at this name")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    report = gather([folder], size=SIZE).report
+    assert [name for each in report.sources for name in each.unreadable] == [str(odd)]
 
 
 def test_a_damaged_entry_of_a_zip_is_skipped(tmp_path: Path) -> None:

@@ -245,6 +245,14 @@ def test_building_with_a_missing_graph_is_refused(v1_bundle: Path) -> None:
         Bundle.build(bundle.manifest, bundle.codebook, graphs)
 
 
+def test_a_codebook_for_other_graphs_is_refused_before_it_is_written(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    book = bundle.codebook
+    fewer = replace(book, weights=np.ascontiguousarray(book.weights[:, 2:]), centres=None)
+    with pytest.raises(BundleError, match=r"is for 7 latent channels, and the graphs give 8\."):
+        bundle.with_codebook(fewer)
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(v1_bundle: Path, tmp_path: Path) -> None:
     target = tmp_path / "street.aeseg"
     target.write_bytes(b"old")

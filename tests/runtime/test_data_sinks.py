@@ -24,7 +24,7 @@ from aeseg_edge.errors import SinkError
 from aeseg_edge.io import gst_sink
 from aeseg_edge.io.frame import Frame
 from aeseg_edge.io.json_sink import JsonSink
-from aeseg_edge.io.sinks import Sink, file_part, open_sink, open_sinks
+from aeseg_edge.io.sinks import Sink, open_sink, open_sinks
 from aeseg_edge.io.unix_sink import UnixSink
 from aeseg_edge.segmenter import Segmentation
 from tests.doubles.loop import wait_for
@@ -92,6 +92,19 @@ def test_a_file_is_begun_anew_unless_it_is_appended_to(
         with open_sink(uri) as sink:
             sink.write(*result(quarters()))
     assert len((tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()) == lines
+
+
+@pytest.mark.parametrize("there", ['{"cut": 1', '{"whole": 1}\n', ""])
+def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path, there: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(there)
+    with open_sink(f"json:{path}?append=1") as sink:
+        sink.write(*result(quarters()))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(there)
+    *before, last = text.splitlines()
+    assert before == there.splitlines()
+    assert json.loads(last)["index"] == 7
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
@@ -390,11 +403,3 @@ def test_one_sink_that_fails_closes_those_before_it(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="out-csi-1"):
         open_sinks(f"{tmp_path}/out-{{source}}.mp4", TWO)
     assert [path.name for path in tmp_path.iterdir()] == ["out-csi-1.mp4"]
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [("csi://0", "csi-0"), ("rtsp://10.0.0.2:554/a", "rtsp-10.0.0.2-554-a"), ("../..", "source")],
-)
-def test_a_name_of_a_source_becomes_a_part_of_a_file_name(name: str, part: str) -> None:
-    assert file_part(name) == part

@@ -81,7 +81,10 @@ def test_a_video_is_read_back_frame_by_frame(tmp_path: Path, suffix: str) -> Non
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
 
 
-@pytest.mark.parametrize("fps", [0.5, 14.985014985, 29.97003, 59.94006, 120, 999])
+@pytest.mark.parametrize(
+    "fps",
+    [0.5, 14.985014985, 29.97003, 59.94006, 65.999, 70.123, 119.987, 120, 239.673, 480.511, 999],
+)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 @pytest.mark.parametrize("count", [1, 30])
 def test_rates_of_all_kinds_are_written_whole(
@@ -90,6 +93,18 @@ def test_rates_of_all_kinds_are_written_whole(
     with open_sink(str(tmp_path / f"out{suffix}"), fps=fps, legend=False) as sink:
         write(sink, count)
     assert len(read_video(tmp_path / f"out{suffix}")) == count
+    capture = cv2.VideoCapture(str(tmp_path / f"out{suffix}"), cv2.CAP_FFMPEG)
+    if count > 1:  # One frame alone leaves some readers guessing.
+        assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(fps, rel=1e-4)
+
+
+@pytest.mark.parametrize(("fps", "written"), [(700.123, 700.1), (9000.4, 9000), (65534.7, 65535)])
+def test_rates_end_where_mpeg4_ends(tmp_path: Path, fps: float, written: float) -> None:
+    with open_sink(str(tmp_path / "out.mp4"), fps=fps, legend=False) as sink:
+        write(sink, 5)
+    assert len(read_video(tmp_path / "out.mp4")) == 5
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"), cv2.CAP_FFMPEG)
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(written, abs=1e-3)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])

@@ -376,6 +376,59 @@ def test_a_slow_viewer_gets_the_newest_frame_and_not_those_between(sink: WebSink
     assert (first["number"], second["number"]) == (1, 31)
 
 
+def put_tall(sink: WebSink) -> None:
+    """Put a result that is larger than any JPEG (65535 rows)."""
+    taken = frame(0, 66_000, 8)
+    sink.write(taken, result(taken))
+
+
+def test_a_frame_that_cannot_be_encoded_is_stepped_over(sink: WebSink) -> None:
+    put(sink)
+    assert packet(ask(sink, "/api/frame?after=0").body)[0]["number"] == 1
+    put_tall(sink)
+    with ThreadPoolExecutor(2) as viewers:
+        waiting = [viewers.submit(ask, sink, "/api/frame?after=1") for _ in range(2)]
+        until(lambda: sink._hubs.encoded >= 2)
+        put(sink)
+        for each in waiting:
+            assert packet(each.result().body)[0]["number"] == 3
+    assert packet(ask(sink, "/api/frame?after=1").body)[0]["number"] == 3
+
+
+def test_frames_that_can_never_be_encoded_are_said_once_and_to_each_who_asks(
+    sink: WebSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aeseg_edge.io.web.app.PATIENCE", 0.05)
+    for _ in range(2):
+        put_tall(sink)
+        for path in ("/api/frame?after=0", "/snapshot.jpg", "/labels.png"):
+            answer = ask(sink, path)
+            assert (answer.status, b"cannot be encoded" in answer.body) == (
+                (200, False) if path == "/labels.png" else (400, True)
+            )
+    said = [each for each in caplog.records if "leaves frames out" in each.message]
+    assert [each.levelname for each in said] == ["WARNING"]
+    put(sink)
+    assert packet(ask(sink, "/api/frame?after=0").body)[0]["number"] == 3
+    assert ask(sink, "/snapshot.jpg").status == 200
+
+
+def test_the_stream_goes_on_after_a_frame_that_cannot_be_encoded(
+    sink: WebSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aeseg_edge.io.web.app.PATIENCE", 0.05)
+    put_tall(sink)
+    with socket.create_connection(("127.0.0.1", sink.port), timeout=10) as wire:
+        wire.sendall(b"GET /stream.mjpg?view=mask HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        until(lambda: sink._hubs.encoded >= 2)
+        put(sink)
+        read = b""
+        while b"Content-Type: image/jpeg" not in read:
+            piece = wire.recv(65536)
+            assert piece
+            read += piece
+
+
 def test_a_fast_source_is_thinned_out_for_viewers() -> None:
     with WebSink("http://127.0.0.1:0?fps=20") as sink:
         stop = threading.Event()
@@ -474,6 +527,7 @@ def test_a_used_port_is_said_at_once() -> None:
         "http://127.0.0.1:0?fps=0",
         "http://127.0.0.1:0?width=-5",
         "http://no.such.host.invalid:0",
+        "http://a..b:0",
     ],
 )
 def test_an_address_that_cannot_be_served_is_refused(uri: str) -> None:

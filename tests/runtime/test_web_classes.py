@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
+from aeseg_edge import pretrained
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import VOID
 from aeseg_edge.errors import BundleError, CodebookError, UsageError
@@ -91,6 +93,72 @@ def test_a_bundle_that_cannot_be_written_keeps_its_edits(
         with pytest.raises(BundleError, match="never a file"):
             LiveClasses(nameless).save()
         assert LiveClasses(nameless).title == "unnamed bundle"
+
+
+def narrower(bundle: Bundle) -> Bundle:
+    """As if trained again with latents of half the size."""
+    book, half = bundle.codebook, bundle.manifest.latent_dim // 2
+    return Bundle.build(
+        replace(bundle.manifest, latent_dim=half),
+        replace(book, weights=np.ascontiguousarray(book.weights[:, : 2 * half]), centres=None),
+        {name: data + b" " for name, data in bundle.graphs.items()},
+    )
+
+
+def calibrated_again(bundle: Bundle) -> Bundle:
+    return bundle.with_codebook(replace(bundle.codebook, bias=bundle.codebook.bias + 1))
+
+
+def named_meanwhile(bundle: Bundle) -> Bundle:
+    return bundle.with_codebook(rename(bundle.codebook, 1, "sky"))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [(narrower, "graphs"), (calibrated_again, "clusters"), (named_meanwhile, "names")],
+)
+def test_a_bundle_that_was_replaced_meanwhile_is_left_alone(
+    segmenter: Segmenter, bundle: Path, change: Callable[[Bundle], Bundle], what: str
+) -> None:
+    classes = LiveClasses(segmenter)
+    classes.apply(partial(rename, class_id=2, name="road"))
+    classes.save()
+    classes.apply(partial(rename, class_id=3, name="tree"))
+    classes.save()  # Its own changes are none of somebody else's.
+    classes.apply(partial(rename, class_id=2, name="path"))
+    change(Bundle.open(bundle)).write(bundle)
+    before = bundle.read_bytes()
+    with pytest.raises(BundleError, match=f"replaced during this run, and has other {what}"):
+        classes.save()
+    assert bundle.read_bytes() == before
+    assert classes.unsaved
+    assert classes.current().classes[2].name == "path"
+
+
+def test_edits_are_saved_into_another_file_as_often_as_wanted(
+    segmenter: Segmenter, bundle: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.aeseg"
+    classes = LiveClasses(segmenter, other)
+    for name in ("road", "path"):
+        classes.apply(partial(rename, class_id=2, name=name))
+        classes.save()
+    assert Bundle.open(other).codebook.classes[2].name == "path"
+    assert Bundle.open(bundle).codebook.classes[2].name == "class 2"
+
+
+def test_the_bundle_of_the_package_is_never_written(
+    segmenter: Segmenter, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "_path", bundle.resolve)
+    (tmp_path / "link.aeseg").symlink_to(bundle)
+    before = bundle.read_bytes()
+    for path in (None, tmp_path / "link.aeseg"):
+        classes = LiveClasses(segmenter, path)
+        classes.apply(partial(rename, class_id=2, name="road"))
+        with pytest.raises(BundleError, match=r"comes with the package.*Copy it"):
+            classes.save()
+    assert bundle.read_bytes() == before
 
 
 def test_the_history_is_bounded(segmenter: Segmenter) -> None:

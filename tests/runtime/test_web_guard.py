@@ -64,6 +64,24 @@ def test_the_token_or_its_cookie_opens(path: str) -> None:
     assert status(guard, "GET", path, {**HERE, "cookie": f"x=y; {cookie(guard)}"}) is None
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        'prefs={{"a": 1}}; {0}',
+        "n=Jos\xe9; {0}",
+        "{0}; a b=c; ===; flag",
+        ";;{0};",
+        "aeseg_8080=of-an-old-run; {0}",
+        "  {0}  ",
+    ],
+)
+def test_cookies_of_other_services_on_the_host_do_no_harm(sent: str) -> None:
+    guard = Guard(TOKEN, port=8080)
+    assert status(guard, "GET", "/metrics", {**HERE, "cookie": sent.format(cookie(guard))}) is None
+    wrong = sent.format("aeseg_8080=of-somebody-else")
+    assert status(guard, "GET", "/metrics", {**HERE, "cookie": wrong}) == 401
+
+
 def test_what_is_open_shows_nothing_of_the_camera() -> None:
     assert {"/", "/page.css", "/page.js", "/healthz", "/api/login"} == OPEN
     assert status(Guard(TOKEN, port=1), "GET", "/", HERE) is None

@@ -22,6 +22,7 @@ from aeseg_edge.codebook import VOID
 from aeseg_edge.draw import VIEWS
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.io.address import without_password
+from aeseg_edge.io.names import as_text, to_json
 from aeseg_edge.io.web import metrics
 from aeseg_edge.io.web.classes import ClassEditor, cluster_at
 from aeseg_edge.io.web.guard import MAX_BODY, SECURITY_HEADERS, Guard
@@ -72,7 +73,7 @@ def answer_json(
     data: object, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """Answer with JSON; values that JSON lacks are written as text."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, default=str)
+    text = to_json(data, allow_nan=False, default=str)
     return Answer(text.encode(), status=status, headers=headers or {})
 
 
@@ -214,7 +215,11 @@ class Pages:
     async def _pictures(self, hub: Hub, view: str) -> AsyncIterator[bytes]:
         number = 0
         while not hub.closed:
-            found = await hub.view(view, number, timeout=PATIENCE)
+            try:
+                found = await hub.view(view, number, timeout=PATIENCE)
+            except AesegError:
+                # The hub has logged it; a later frame may be another.
+                continue
             if found is not None:
                 number, data = found
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}"
@@ -252,7 +257,7 @@ class Pages:
         out.add("aeseg_viewers", "gauge", "Pages that are open.", [({}, viewers)])
         if self._status is not None:
             out.add_status(self._status())
-        return Answer(out.text().encode(), metrics.CONTENT_TYPE)
+        return Answer(as_text(out.text()).encode(), metrics.CONTENT_TYPE)
 
     def _asked(self, request: Request) -> Hub:
         """The source that a request names; the first one where it names none."""

@@ -14,6 +14,7 @@ from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import BundleError, UsageError
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.naming import Edit
+from aeseg_edge.pretrained import is_pretrained
 
 if TYPE_CHECKING:
     from aeseg_edge.segmenter import Segmenter
@@ -48,7 +49,7 @@ class ClassEditor(Protocol):
         """Write the codebook in use into the bundle; the file is whole or as it was before.
 
         Raises:
-            BundleError: If it cannot be written.
+            BundleError: If it cannot be written, or is another bundle by now.
         """
         ...
 
@@ -88,6 +89,7 @@ class LiveClasses:
         self._writing = threading.Lock()
         self._before: list[Codebook] = []
         self._saved = segmenter.codebook
+        self._on_disk = segmenter.bundle.codebook
 
     @property
     def unsaved(self) -> bool:
@@ -144,17 +146,61 @@ class LiveClasses:
         """Write the codebook in use into the bundle's file, atomically.
 
         Raises:
-            BundleError: If the bundle has no file, or it cannot be written.
+            BundleError: If the bundle has no file, the file is another one by now or comes with
+                the package, or it cannot be written. Edits are kept.
         """
         if self._path is None:
             raise BundleError("this bundle was never a file", fix="Write it first: Bundle.write.")
+        if is_pretrained(self._path):
+            raise BundleError(
+                f"{self._path} comes with the package, and is not changed",
+                fix="Copy it, and start again with the copy: aeseg run ... -b COPY.aeseg.",
+            )
         # Two people who save at once: one after the other, the later one last.
         with self._writing:
             codebook, bundle = self._segmenter.codebook, self._segmenter.bundle
-            # From its file: in use it may have another size, which is not for keeps.
-            whole = bundle if bundle.path is None else Bundle.open(bundle.path)
+            whole = bundle
+            if bundle.path is not None:
+                # From its file: in use it may have another size, which is not for keeps.
+                whole = Bundle.open(bundle.path)
+                self._check_unchanged(whole)
             whole.with_codebook(codebook).write(self._path)
             self._saved = codebook
+            if bundle.path is not None and bundle.path.resolve() == self._path.resolve():
+                self._on_disk = codebook
+
+    def _check_unchanged(self, found: Bundle) -> None:
+        """Refuse a file that another program has written since it was read or saved here.
+
+        With other graphs these centres would be wrong without a word; with other names those
+        would be lost.
+
+        Raises:
+            BundleError: If it is not what it was.
+        """
+        if found.graphs != self._segmenter.bundle.graphs:
+            what = "graphs"
+        elif not _same_centres(found.codebook, self._on_disk):
+            what = "clusters"
+        elif not _same_names(found.codebook, self._on_disk):
+            what = "names"
+        else:
+            return
+        raise BundleError(
+            f"{found.path} has been replaced during this run, and has other {what}",
+            fix="Start the run again with the new file, and change its classes there. "
+            "Nothing is written.",
+        )
+
+
+def _same_centres(one: Codebook, other: Codebook) -> bool:
+    """Compare what assigns clusters."""
+    return np.array_equal(one.weights, other.weights) and np.array_equal(one.bias, other.bias)
+
+
+def _same_names(one: Codebook, other: Codebook) -> bool:
+    """Compare what makes classes of clusters."""
+    return np.array_equal(one.remap, other.remap) and one.classes == other.classes
 
 
 def cluster_at(

@@ -15,7 +15,6 @@ import ipaddress
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from aeseg_edge.errors import UsageError
@@ -147,11 +146,11 @@ class Guard:
         return _equal(value.strip(), self._token)
 
     def _has_cookie(self, headers: Mapping[str, str]) -> bool:
-        try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return False
-        return found is not None and _equal(found.value, self._session())
+        # Not http.cookies: it stops at the first cookie it does not like, and those of other
+        # services on this host come along, whatever their port.
+        pairs = (each.partition("=") for each in headers.get("cookie", "").split(";"))
+        values = (value.strip() for name, _, value in pairs if name.strip() == self._cookie)
+        return any(_equal(value, self._session()) for value in values)
 
     @staticmethod
     def _is_same_origin(headers: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ first, and nobody else notices.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -16,13 +17,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from aeseg_edge.errors import UsageError
+from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.io.address import without_password
 from aeseg_edge.io.web.encoding import Scale, Shot, encode_labels, encode_packet, encode_view
 
 if TYPE_CHECKING:
     from aeseg_edge.io.frame import Frame
     from aeseg_edge.segmenter import Segmentation
+
+_log = logging.getLogger(__name__)
 
 HISTORY = 300
 """Results whose times are kept for a page that is opened later."""
@@ -66,6 +69,8 @@ class Hub:
         self._bell: asyncio.Event | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="aeseg-encode")
         self._tasks: dict[str, tuple[Shot, asyncio.Future[bytes]]] = {}
+        self._failed: dict[str, int] = {}
+        self._complained = False
         self._sent: deque[Shot] = deque(maxlen=_KEPT)
         self._due: dict[str, float] = {}
         self._scale = Scale()
@@ -159,18 +164,21 @@ class Hub:
         return found or self.newest
 
     async def packet(self, after: int, *, timeout: float, viewer: str = "") -> bytes | None:
-        """Wait for a result newer than ``after`` and give its packet; None where none comes."""
-        self._count(viewer)
-        shot = await self._newer(after, timeout)
-        self._count(viewer)
-        if shot is None:
-            return None
+        """Wait for a result newer than ``after`` and give its packet; None where none comes.
+
+        Raises:
+            AesegError: If none that came in time can be encoded.
+        """
 
         def encode(taken: Shot) -> bytes:
+            packet = encode_packet(taken, self._scale, width=self._width, quality=self._quality)
             self._sent.append(taken)
-            return encode_packet(taken, self._scale, width=self._width, quality=self._quality)
+            return packet
 
-        return await self._shared("packet", shot, after, encode)
+        self._count(viewer)
+        found = await self._next("packet", after, timeout, encode)
+        self._count(viewer)
+        return None if found is None else found[1]
 
     async def view(
         self, view: str, after: int | None, *, timeout: float
@@ -178,26 +186,30 @@ class Hub:
         """Wait likewise for a picture as the other sinks draw it, and its number.
 
         Without ``after`` the newest result is drawn, the first one waited for.
+
+        Raises:
+            AesegError: If none that came in time can be encoded.
         """
         if after is None:
             newest = self.newest
             after = 0 if newest is None else newest.number - 1
-        shot = await self._newer(after, timeout)
-        if shot is None:
-            return None
 
         def encode(taken: Shot) -> bytes:
             return encode_view(taken, view, width=self._width, quality=self._quality)
 
-        data = await self._shared(view, shot, after, encode)
-        return (self._tasks[view][0].number, data)
+        found = await self._next(view, after, timeout, encode)
+        return None if found is None else (found[0].number, found[1])
 
     async def labels(self) -> bytes | None:
-        """Give the newest label map as a PNG, None before the first result."""
+        """Give the newest label map as a PNG, None before the first result.
+
+        Raises:
+            AesegError: If it cannot be encoded.
+        """
         shot = self.newest
         if shot is None or self._closed:
             return None
-        return await self._shared("labels", shot, shot.number - 1, encode_labels)
+        return (await self._shared("labels", shot, shot.number - 1, encode_labels))[1]
 
     def _count(self, viewer: str) -> None:
         now = self._clock()
@@ -224,9 +236,26 @@ class Hub:
                 return None
         return None
 
+    async def _next(
+        self, kind: str, after: int, timeout: float, encode: Callable[[Shot], bytes]
+    ) -> tuple[Shot, bytes] | None:
+        """Wait for a result after one that can be encoded: one that cannot is stepped over."""
+        until = self._clock() + timeout
+        while True:
+            shot = await self._newer(after, until - self._clock())
+            if shot is None:
+                return None
+            try:
+                return await self._shared(kind, shot, after, encode)
+            except AesegError:
+                after = max(after, self._failed.get(kind, 0))
+                newer = await self._newer(after, until - self._clock())
+                if not self._closed and (newer is None or self._clock() >= until):
+                    raise
+
     async def _shared(
         self, kind: str, shot: Shot, after: int, encode: Callable[[Shot], bytes]
-    ) -> bytes:
+    ) -> tuple[Shot, bytes]:
         """Encode once for all who wait; what is there already, or begun, is good enough."""
         known = self._tasks.get(kind)
         if known is None or known[0].number <= after or known[1].cancelled():
@@ -240,8 +269,20 @@ class Hub:
                 self.encoded += 1
                 loop = asyncio.get_running_loop()
                 known = shot, loop.run_in_executor(self._pool, encode, shot)
+                # Where nobody waits any more, nobody looks at what went wrong.
+                known[1].add_done_callback(lambda done: done.cancelled() or done.exception())
                 self._tasks[kind] = known
-        return await asyncio.shield(known[1])
+        try:
+            return known[0], await asyncio.shield(known[1])
+        except Exception as error:
+            # Out of the way: whoever asks next may get a newer one.
+            if self._tasks.get(kind) is known:
+                del self._tasks[kind]
+                self._failed[kind] = known[0].number
+                level = logging.DEBUG if self._complained else logging.WARNING
+                self._complained = True
+                _log.log(level, "the live page leaves frames out: %s", error)
+            raise
 
     def _wake(self) -> None:
         """Ring the bell: all who wait go on, and a new bell is hung up for the next result."""

@@ -252,8 +252,10 @@ def _bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise SinkError(f"the host {host} is unknown ({error.strerror})", fix=_WANTED) from error
+    except (OSError, UnicodeError) as error:
+        # Of a..b Python says that its encoding failed.
+        why = error.strerror if isinstance(error, OSError) else "it is not a host's name"
+        raise SinkError(f"the host {host} is unknown ({why})", fix=_WANTED) from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
