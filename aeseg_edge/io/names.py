@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aeseg_edge.errors import AesegError
+from aeseg_edge.io.address import without_password
 
 
 def is_utf8(name: str | Path) -> bool:
@@ -34,7 +35,7 @@ def check_name(name: str | Path, *, error: type[AesegError]) -> None:
     """
     if not is_utf8(name):
         raise error(
-            f"{name} is not UTF-8, and OpenCV takes no other names",
+            f"{without_password(str(name))} is not UTF-8, and OpenCV takes no other names",
             fix="Rename the file, or the folder that it is in.",
         )
 
