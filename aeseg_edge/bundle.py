@@ -26,6 +26,7 @@ from aeseg_edge.decoder import DecoderParts
 from aeseg_edge.errors import BundleError, CodebookError, UsageError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import write_bytes
+from aeseg_edge.io.zips import read_member
 from aeseg_edge.manifest import DecoderInfo, FileInfo, Manifest, Modality, validate_member_name
 
 MANIFEST = "manifest.json"
@@ -302,7 +303,7 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             _check_listing(infos)
-            manifest = Manifest.from_json(archive.read(MANIFEST))
+            manifest = Manifest.from_json(read_member(archive, archive.getinfo(MANIFEST)))
             wanted = manifest.files
             listed = {info.filename for info in infos} - {MANIFEST}
             if listed != set(wanted):
@@ -320,7 +321,7 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
                         f"{expected.size}",
                         fix=_DAMAGED,
                     )
-                data = archive.read(info)
+                data = read_member(archive, info)
                 if hashlib.sha256(data).hexdigest() != expected.sha256:
                     raise BundleError(f"{info.filename} does not match its hash", fix=_DAMAGED)
                 members[info.filename] = data

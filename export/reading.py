@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import lzma
 import re
 import zipfile
 import zlib
@@ -31,6 +30,7 @@ from aeseg_edge.io.images import (
     decode_image,
     natural,
 )
+from aeseg_edge.io.zips import read_member
 
 _log = logging.getLogger(__name__)
 
@@ -198,11 +198,12 @@ class ZipReader(ImageReader):
             for name in names:
                 full = f"{self.source}:{name}"
                 try:
-                    if archive.getinfo(name).file_size > MAX_FILE_BYTES:
+                    info = archive.getinfo(name)
+                    if info.file_size > MAX_FILE_BYTES:
                         yield full, f"is larger than {MAX_FILE_BYTES} bytes"
                     else:
-                        yield full, archive.read(name)
-                except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+                        yield full, read_member(archive, info)
+                except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                     yield full, f"is damaged ({error})"
                 except (RuntimeError, NotImplementedError) as error:
                     # zipfile's errors for encrypted entries and unknown methods.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Sequence
@@ -338,6 +339,33 @@ def test_a_damaged_entry_of_a_zip_is_skipped(tmp_path: Path) -> None:
     footage = gather([archive], size=SIZE)
     assert footage.report.sources[0].unreadable == (f"{archive}:2.png",)
     assert every_frame(footage) == [0, 1, 3]
+
+
+def test_an_entry_that_unpacks_to_more_than_it_states_is_skipped(tmp_path: Path) -> None:
+    entries = {f"{i}.png": png(scene(i)) for i in range(3)}
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, data in (entries | {"bomb.png": bytes(64 << 20)}).items():
+            zipped.writestr(name, data)
+    stated = struct.pack("<I", 64 << 20)
+    archive.write_bytes(archive.read_bytes().replace(stated, struct.pack("<I", 1000)))
+    gather([write_folder(tmp_path / "warm", [scene(0), scene(1)])], size=SIZE)
+    tracemalloc.start()
+    footage = gather([archive], size=SIZE)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert footage.report.sources[0].unreadable == (f"{archive}:bomb.png",)
+    assert every_frame(footage) == [0, 1, 2]
+    assert most < 8 << 20
+
+
+def test_entries_packed_with_bzip2_are_named(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", {f"{i}.png": png(scene(i)) for i in range(3)})
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_BZIP2) as zipped:
+        zipped.writestr("3.png", png(scene(3)))
+    footage = gather([archive], size=SIZE)
+    assert footage.report.sources[0].unreadable == (f"{archive}:3.png",)
+    assert every_frame(footage) == [0, 1, 2]
 
 
 def test_entries_that_lead_out_of_a_zip_are_ignored(tmp_path: Path) -> None:

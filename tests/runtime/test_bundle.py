@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import resource
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -162,6 +164,33 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(
         archive.writestr("bomb", bytes(32 << 20))
     assert target.stat().st_size < 1 << 20
     with pytest.raises(BundleError, match="more than 16 MiB"):
+        Bundle.open(target)
+
+
+def test_a_size_that_lies_does_not_let_a_bomb_through(tmp_path: Path) -> None:
+    target = tmp_path / "x.aeseg"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", bytes(64 << 20))
+    data = target.read_bytes()
+    assert data.count(struct.pack("<I", 64 << 20)) == 2
+    target.write_bytes(data.replace(struct.pack("<I", 64 << 20), struct.pack("<I", 1000)))
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="cut short"):
+        Bundle.open(target)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_whose_unpacking_has_no_bound_are_refused(
+    v1_bundle: Path, tmp_path: Path, method: int
+) -> None:
+    target = tmp_path / "x.aeseg"
+    with zipfile.ZipFile(v1_bundle) as old, zipfile.ZipFile(target, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(BundleError, match=rf"packed by method {method}: only stored and deflated"):
         Bundle.open(target)
 
 
