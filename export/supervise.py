@@ -177,12 +177,14 @@ def train_supervised(
     folder = train_folder(output)
     autoencoder, trained, start = _network(options, folder)
     config = autoencoder.config
+    before = None if trained is None else (trained.width, trained.height)
     size = round_size(
-        options.image_size or trained or ARCHITECTURES[config.arch].image_size,
+        options.image_size or before or ARCHITECTURES[config.arch].image_size,
         autoencoder.multiple,
         config.arch,
     )
-    geometry = Geometry(size[0], size[1], config.channels, options.resize or "stretch")
+    resize = options.resize or ("stretch" if trained is None else trained.resize)
+    geometry = Geometry(size[0], size[1], config.channels, resize)
     output_stride = check_output_stride(options.output_stride, autoencoder.stride)
     check_excluded(autoencoder, geometry, options.fit)
     labelled = gather_labelled(
@@ -312,10 +314,8 @@ def export_supervised(
     return Supervised(bundle, agreements, below, (), folder)
 
 
-def _network(
-    options: SuperviseOptions, folder: Path
-) -> tuple[Autoencoder, tuple[int, int] | None, str]:
-    """Give the network, the size that its start was trained at, and which weights those are."""
+def _network(options: SuperviseOptions, folder: Path) -> tuple[Autoencoder, Geometry | None, str]:
+    """Give the network, how its start was trained, and which weights those are."""
     classes = len(options.class_names)
     if options.start is None:
         if options.tune == "head":
@@ -332,13 +332,12 @@ def _network(
             f"{options.start} would be trained over", fix="Give the bundle another name."
         )
     source, meta = load_model(options.start)
-    geometry = meta["geometry"]
     source.hold_back_trunk()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.training.seed)
         network = add_class_head(source, classes, HEAD_CHANNELS)
     weights = json.loads((options.start / MODEL).read_text())["weights_sha256"]
-    return network.train(), (geometry["width"], geometry["height"]), str(weights)
+    return network.train(), Geometry(**meta["geometry"]), str(weights)
 
 
 def _weights_from(options: SuperviseOptions) -> dict[str, Any]:

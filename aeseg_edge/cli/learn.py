@@ -100,7 +100,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "--resize",
         choices=("stretch", "letterbox"),
         default="stretch",
-        help="how frames of another aspect are fitted (default stretch)",
+        help="how frames of another aspect are fitted (default stretch, or that of --from)",
     )
     train.add_argument("--loss", choices=("mse", "bce", "l1"), help="default: the architecture's")
     train.add_argument(
