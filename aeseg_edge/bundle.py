@@ -241,7 +241,8 @@ class Bundle:
             height: Likewise.
 
         Raises:
-            UsageError: If a side is not such a multiple.
+            UsageError: If a side is not such a multiple, or a letterboxed region of interest
+                would need other bars.
         """
         multiple = self.manifest.multiple
         if min(width, height) < multiple or width % multiple or height % multiple:
@@ -249,9 +250,19 @@ class Bundle:
                 f"{width}x{height} does not fit this encoder",
                 fix=f"Give a width and a height that are multiples of {multiple}.",
             )
-        geometry = replace(self.manifest.geometry, width=width, height=height)
+        own = self.manifest.geometry
+        geometry = replace(own, width=width, height=height)
         region = self.region
         if region is not None:
+            # It lies over the input, bars included; these change with the aspect, and how large
+            # the frames are is not known here.
+            if own.resize == "letterbox" and width * own.height != height * own.width:
+                raise UsageError(
+                    f"{width}x{height} has another aspect than {own.width}x{own.height}, and the "
+                    "bundle has a region of interest and letterboxes",
+                    fix="Use a size of the same aspect, or export it at that size: "
+                    f"aeseg export NAME.train SOURCE --imgsz {width}x{height}.",
+                )
             cv2 = import_cv2()
             region = cv2.resize(region, (width, height), interpolation=cv2.INTER_NEAREST)
         manifest = replace(self.manifest, geometry=geometry)

@@ -59,6 +59,7 @@ def export_bundle(
     Raises:
         TrainingError: If the checkpoint is missing or damaged.
         FootageError: If there are no kept frames and no sources.
+        UsageError: If kept frames are letterboxed, and ``image_size`` has another aspect.
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
@@ -91,7 +92,12 @@ def export_bundle(
         provenance["calibration_footage"] = [s.source for s in footage.report.sources]
         kept = False
     else:
-        frames = resize_frames(load_frames(folder), size)
+        frames = resize_frames(
+            load_frames(folder),
+            geometry,
+            fix="Give the footage again: "
+            f"aeseg export {folder} SOURCE --imgsz {size[0]}x{size[1]}.",
+        )
     fit = fit or FitSettings(**remembered_fit(folder))
     autoencoder, dimension = reduced(autoencoder, frames, reduce_to, fit)
     fitted = finish(

@@ -287,6 +287,7 @@ def export_supervised(
 
     Raises:
         TrainingError: If the checkpoint is missing or damaged, or keeps no frames.
+        UsageError: If kept frames are letterboxed, and ``image_size`` has another aspect.
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
@@ -298,11 +299,16 @@ def export_supervised(
     stride = check_output_stride(
         meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
     )
-    frames = resize_frames(load_frames(folder), size)
+    geometry = replace(trained, width=size[0], height=size[1])
+    frames = resize_frames(
+        load_frames(folder),
+        geometry,
+        fix=f"Use the aspect of {trained.width}x{trained.height}, or train again at that size.",
+    )
     bundle, agreements, below = _finish(
         autoencoder,
         frames,
-        replace(trained, width=size[0], height=size[1]),
+        geometry,
         stride,
         meta,
         fit or FitSettings(),

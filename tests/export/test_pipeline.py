@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,15 @@ from aeseg_edge.bundle import Bundle  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
-from aeseg_edge.export.autoencoder import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
+from aeseg_edge.export.checkpoint import load_frames, save_frames, save_model  # noqa: E402
 from aeseg_edge.export.pipeline import TrainOptions, train_bundle  # noqa: E402
 from aeseg_edge.export.reexport import export_bundle  # noqa: E402
 from aeseg_edge.export.region import frame_region  # noqa: E402
 from aeseg_edge.export.settings import TrainSettings  # noqa: E402
-from aeseg_edge.export.sizes import check_output_stride, round_size  # noqa: E402
-from aeseg_edge.geometry import Geometry  # noqa: E402
+from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size  # noqa: E402
+from aeseg_edge.export.supervise import export_supervised  # noqa: E402
+from aeseg_edge.geometry import LETTERBOX_VALUE, Geometry, fit_frame  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402
 
@@ -257,6 +259,33 @@ def test_an_export_keeps_the_trained_size_and_stride_and_tells_every_stage(
     assert manifest.geometry == Geometry(96, 64, 3, "stretch")
     assert manifest.output_stride == 2
     assert manifest.training["epochs"] == 2
+
+
+def boxed_checkpoint(folder: Path, classes: int = 0) -> Path:
+    """A checkpoint of 160x90 footage that was letterboxed to 96x64."""
+    geometry = Geometry(96, 64, 3, "letterbox")
+    config = AutoencoderConfig("shallow", latent_dim=4, classes=classes, head=8 if classes else 0)
+    meta = {"output_stride": 2, "training": {}, "provenance": {}, "class_names": ["a", "b"]}
+    network = build_autoencoder(config, seed=0)
+    save_model(folder, network, {"geometry": asdict(geometry), **meta})
+    frames = [fit_frame(draw_scene(9 * i, 160, 90), geometry) for i in range(8)]
+    save_frames(folder, np.stack(frames))
+    return folder
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_kept_letterboxed_frames_are_not_stretched_to_another_aspect(
+    classes: int, tmp_path: Path
+) -> None:
+    folder = boxed_checkpoint(tmp_path / "boxed.train", classes)
+    export = export_supervised if classes else export_bundle
+    with pytest.raises(UsageError, match=r"96x64.*letterboxed.*96x96") as caught:
+        export(folder, tmp_path / "other.aeseg", image_size=(96, 96), fit=FIT)
+    assert ("SOURCE" in caught.value.fix) is not bool(classes)
+    assert not (tmp_path / "other.aeseg").exists()
+    half = resize_frames(load_frames(folder), Geometry(48, 32, 3, "letterbox"), fix="None.")
+    assert half.shape == (8, 32, 48, 3)
+    assert (abs(half[:, [0, -1]].astype(int) - LETTERBOX_VALUE) < 4).all()
 
 
 def test_an_export_remembers_clusters_and_region(footage: list[Path], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from aeseg_edge import bundle as bundle_module
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook
 from aeseg_edge.errors import BundleError, UsageError
+from aeseg_edge.geometry import fit_labels
 from aeseg_edge.manifest import Manifest
 
 
@@ -330,6 +331,39 @@ def test_a_region_of_interest_is_resized_with_its_bundle(v1_bundle: Path) -> Non
     assert resized.shape == (2 * own.height, 2 * own.width)
     assert (resized[: own.height] == 255).all()
     assert not resized[own.height :].any()
+
+
+def test_a_letterboxed_region_goes_with_sizes_of_its_own_aspect_alone(v1_bundle: Path) -> None:
+    pytest.importorskip("cv2")
+    bundle = Bundle.open(v1_bundle)
+    boxed = replace(bundle.manifest.geometry, resize="letterbox")
+    top, left, rows, columns = boxed.box(90, 160)
+    region = np.zeros((boxed.height, boxed.width), np.uint8)
+    region[top : top + rows, left : left + columns // 2] = 255
+    bounded = Bundle.build(
+        replace(bundle.manifest, geometry=boxed), bundle.codebook, bundle.graphs, region=region
+    )
+    twice = bounded.with_size(2 * boxed.width, 2 * boxed.height)
+    assert twice.region is not None
+    inside = fit_labels(twice.region, twice.manifest.geometry, 90, 160) > 127
+    assert inside[:, :78].all()
+    assert not inside[:, 82:].any()
+    # The bars would lie elsewhere, and nothing says how large the frames are.
+    with pytest.raises(UsageError, match=r"112x64 has another aspect than 96x64.*letterbox"):
+        bounded.with_size(112, 64)
+
+
+@pytest.mark.parametrize(
+    ("resize", "bounded"), [("stretch", True), ("stretch", False), ("letterbox", False)]
+)
+def test_other_bundles_run_at_any_aspect(v1_bundle: Path, resize: str, bounded: bool) -> None:
+    pytest.importorskip("cv2")
+    bundle = Bundle.open(v1_bundle)
+    geometry = replace(bundle.manifest.geometry, resize=resize)
+    region = np.full((geometry.height, geometry.width), 255, np.uint8) if bounded else None
+    manifest = replace(bundle.manifest, geometry=geometry)
+    made = Bundle.build(manifest, bundle.codebook, bundle.graphs, region=region)
+    assert made.with_size(112, 64).manifest.geometry.width == 112
 
 
 @pytest.mark.parametrize("size", [(0, 64), (33, 64), (64, -32)])
