@@ -6,6 +6,7 @@ disk, unpickled or executed, and nothing is used before its size and hash are ve
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -343,6 +344,14 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
         raise BundleError("this is a folder, not a bundle", fix="Give an .aeseg file.") from error
     except zipfile.BadZipFile as error:
         raise BundleError(f"not a bundle, or cut short ({error})", fix=_DAMAGED) from error
+    except OSError as error:
+        # Damaged offsets give these two; all others are of the disk, the path or its rights.
+        if error.errno in (None, errno.EINVAL):
+            raise BundleError(f"the file is damaged ({error})", fix=_DAMAGED) from error
+        raise BundleError(
+            f"the file cannot be read ({error.strerror})",
+            fix="See that it is there and may be read.",
+        ) from error
     except (
         zlib.error,
         struct.error,
@@ -351,7 +360,6 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
         ValueError,
         NotImplementedError,
         RuntimeError,
-        OSError,
     ) as error:
         # zipfile lets all of these out for one damaged byte or another.
         raise BundleError(f"the file is damaged ({error})", fix=_DAMAGED) from error
@@ -410,9 +418,11 @@ def _load_npy(name: str, data: bytes) -> NDArray[Any]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read_header(stream)
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise BundleError(f"{name} is not a numpy array ({error})", fix=_DAMAGED) from error
     body = data[stream.tell() :]
-    if dtype.hasobject or fortran or math.prod(shape) * dtype.itemsize != len(body):
+    # Plain numbers only, and no size of -1, which numpy would work out by itself.
+    odd = dtype.kind not in "biuf" or fortran or min(shape, default=0) < 0
+    if odd or math.prod(shape) * dtype.itemsize != len(body):
         raise BundleError(f"{name} has a header that does not fit its size", fix=_DAMAGED)
     return np.frombuffer(body, dtype).reshape(shape).copy()

@@ -252,6 +252,16 @@ def save_frames(folder: Path, frames: NDArray[np.uint8]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def forget_frames(folder: Path) -> None:
+    """Remove the sample of frames, and what a crash while one was saved may have left.
+
+    Args:
+        folder: NAME.train.
+    """
+    for name in (FRAMES, f"{FRAMES}.new", f"{FRAMES}.old"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def load_frames(folder: Path) -> NDArray[np.uint8]:
     """Read the sample of frames kept beside a checkpoint.
 

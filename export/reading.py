@@ -171,7 +171,8 @@ class ZipReader(ImageReader):
                         continue
                     kinds = names if suffix in IMAGE_SUFFIXES else videos
                     (kinds if _stays_inside(name) else unsafe).append(name)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            # The last two: names that are not the UTF-8 they say, a zip of a later version.
             damage = f"is not a readable zip ({error})"
         super().__init__(str(path), "zip", names)
         if damage:
@@ -203,7 +204,7 @@ class ZipReader(ImageReader):
                         yield full, f"is larger than {MAX_FILE_BYTES} bytes"
                     else:
                         yield full, read_member(archive, info)
-                except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
                     yield full, f"is damaged ({error})"
                 except (RuntimeError, NotImplementedError) as error:
                     # zipfile's errors for encrypted entries and unknown methods.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from aeseg_edge.geometry import Geometry, import_cv2
 from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import Autoencoder
-from .checkpoint import FRAMES, save_frames
+from .checkpoint import forget_frames, save_frames
 from .graph import export_encoder
 from .history import TrainProgress
 
@@ -57,7 +56,7 @@ def keep_frames(folder: Path, frames: NDArray[np.uint8], *, wanted: bool) -> Non
     if wanted:
         save_frames(folder, evenly(frames, KEPT_FRAMES))
     else:
-        shutil.rmtree(folder / FRAMES, ignore_errors=True)
+        forget_frames(folder)
 
 
 def deployed_encoder(

@@ -24,6 +24,7 @@ from aeseg_edge.export.autoencoder import (  # noqa: E402
     build_autoencoder,
 )
 from aeseg_edge.export.checkpoint import State  # noqa: E402
+from aeseg_edge.export.steps import keep_frames  # noqa: E402
 
 META = {"geometry": {"width": 64, "height": 64}, "training": {"epochs": 3}}
 
@@ -233,6 +234,17 @@ def test_a_new_sample_of_frames_replaces_the_old(tmp_path: Path) -> None:
     checkpoint.save_frames(tmp_path, pictures(1, count=2))
     assert checkpoint.load_frames(tmp_path).shape == (2, 48, 64, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["frames"]
+
+
+def test_private_footage_leaves_no_frame_of_an_earlier_crash_either(tmp_path: Path) -> None:
+    # What a crash between two renames leaves.
+    for name in ("frames", "frames.old", "frames.new"):
+        checkpoint.save_frames(tmp_path, pictures(3))
+        (tmp_path / "frames").rename(tmp_path / f"{name}.kept")
+    for name in ("frames", "frames.old", "frames.new"):
+        (tmp_path / f"{name}.kept").rename(tmp_path / name)
+    keep_frames(tmp_path, pictures(3), wanted=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_frames_that_were_there(tmp_path: Path) -> None:

@@ -359,6 +359,23 @@ def test_an_entry_that_unpacks_to_more_than_it_states_is_skipped(tmp_path: Path)
     assert most < 8 << 20
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_name_that_is_not_the_utf_8_it_says_is_a_damaged_zip(tmp_path: Path, first: bool) -> None:
+    entries = {f"{i}é.png": png(scene(i)) for i in range(3)}
+    archive = write_zip(tmp_path / "a.zip", entries)
+    data = archive.read_bytes()
+    name = "2é.png".encode()
+    # Each name is there twice: before its entry, and in the list at the end.
+    assert data.count(name) == 2
+    place = data.index(name) if first else data.rindex(name)
+    archive.write_bytes(data[:place] + b"2\xff\xff.png" + data[place + len(name) :])
+    good = write_folder(tmp_path / "good", [scene(i) for i in range(10, 13)])
+    footage = gather([archive, good], size=SIZE)
+    [unreadable] = footage.report.sources[0].unreadable
+    assert unreadable == (f"{archive}:2é.png" if first else str(archive))
+    assert every_frame(footage) == ([0, 1] if first else []) + [10, 11, 12]
+
+
 def test_entries_packed_with_bzip2_are_named(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", {f"{i}.png": png(scene(i)) for i in range(3)})
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_BZIP2) as zipped:

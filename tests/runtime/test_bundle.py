@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,14 +197,23 @@ def test_members_whose_unpacking_has_no_bound_are_refused(
         Bundle.open(target)
 
 
-@pytest.mark.parametrize("shape", [(1_000_000_000, 16), (5, 15)])
+@pytest.mark.parametrize(
+    ("shape", "descr"),
+    [
+        ((1_000_000_000, 16), "<f4"),
+        ((5, 15), "<f4"),
+        ((-1, -80), "<f4"),
+        ((-5, -16), "<f4"),
+        ((5, 16), ("<f4",)),
+        ((5, 8), ("<f4", (2,))),
+    ],
+)
 def test_an_array_header_that_lies_is_refused(
-    v1_bundle: Path, tmp_path: Path, shape: tuple[int, int]
+    v1_bundle: Path, tmp_path: Path, shape: tuple[int, int], descr: object
 ) -> None:
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "<f4", "fortran_order": False, "shape": shape}
-    )
+    header: Any = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
     manifest = json.loads(zipfile.ZipFile(v1_bundle).read("manifest.json"))
     lie = buffer.getvalue() + bytes(5 * 16 * 4)
     manifest["files"]["codebook/weights.npy"] = {
@@ -216,8 +227,19 @@ def test_an_array_header_that_lies_is_refused(
             "codebook/weights.npy": (name, lie),
         }.get(name, (name, data))
 
-    with pytest.raises(BundleError, match="header that does not fit"):
+    with pytest.raises(BundleError, match=r"header that does not fit|not a numpy array"):
         Bundle.open(rewrite(v1_bundle, tmp_path / "x.aeseg", change))
+
+
+@pytest.mark.parametrize(("shape", "descr"), [((-1, 0), "<f4"), ((3,), "|V0")])
+def test_an_empty_array_with_a_header_that_lies_is_refused(
+    shape: tuple[int, ...], descr: str
+) -> None:
+    buffer = io.BytesIO()
+    header: Any = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    with pytest.raises(BundleError, match="header that does not fit"):
+        bundle_module._load_npy("weights", buffer.getvalue())
 
 
 def test_objects_are_never_unpickled() -> None:
@@ -261,6 +283,26 @@ def test_what_is_no_bundle_says_so(tmp_path: Path) -> None:
         archive.writestr("a.txt", "x")
     with pytest.raises(BundleError, match="no manifest"):
         Bundle.open(empty)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(
+    v1_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = tmp_path / "loop.aeseg"
+    loop.symlink_to(loop)
+    with pytest.raises(BundleError, match=r"Too many levels of symbolic links") as caught:
+        Bundle.open(loop)
+    assert "damaged" not in str(caught.value)
+    assert "may be read" in caught.value.fix
+
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(
+        BundleError, match=r"v1\.aeseg: the file cannot be read \(Permission denied"
+    ):
+        Bundle.open(v1_bundle)
 
 
 def test_an_entry_that_is_not_there_lists_those_that_are(v1_bundle: Path) -> None:
