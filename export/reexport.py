@@ -15,7 +15,7 @@ from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Modality
 
-from .checkpoint import load_frames, load_model
+from .checkpoint import load_frames, load_model, load_sizes
 from .dimension import Wanted
 from .finish import Trained, all_frames, finish, reduced, told
 from .footage import gather
@@ -88,10 +88,11 @@ def export_bundle(
             progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
         )
         tell("footage", 1.0, "")
-        frames = all_frames(footage)
+        frames, sizes = all_frames(footage), footage.sizes
         provenance["calibration_footage"] = [s.source for s in footage.report.sources]
         kept = False
     else:
+        sizes = load_sizes(folder) if geometry.resize == "letterbox" else None
         frames = resize_frames(
             load_frames(folder),
             geometry,
@@ -110,6 +111,7 @@ def export_bundle(
         provenance,
         load_region(folder) if region is None else region,
         tell,
+        sizes=sizes,
         names_from=names_from,
         decoder=decoder,
         modalities=modalities,

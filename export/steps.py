@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,16 +46,24 @@ def check_excluded(autoencoder: Autoencoder, geometry: Geometry, fit: FitSetting
         check_names(encoder, fit.excluded)
 
 
-def keep_frames(folder: Path, frames: NDArray[np.uint8], *, wanted: bool) -> None:
+def keep_frames(
+    folder: Path,
+    frames: NDArray[np.uint8],
+    *,
+    sizes: NDArray[np.int64] | None = None,
+    wanted: bool,
+) -> None:
     """Keep a sample of the frames beside the checkpoint, or forget those of an earlier run.
 
     Args:
         folder: ``NAME.train``.
         frames: uint8 [N, H, W, C].
+        sizes: int64 [N, 2], rows and columns of each at its source; None where not known.
         wanted: False for private footage.
     """
     if wanted:
-        save_frames(folder, evenly(frames, KEPT_FRAMES))
+        kept = None if sizes is None else evenly(sizes, KEPT_FRAMES)
+        save_frames(folder, evenly(frames, KEPT_FRAMES), kept)
     else:
         forget_frames(folder)
 
@@ -121,9 +130,9 @@ def training_note(at: TrainProgress) -> str:
     return f"epoch {at.epoch}{of}, loss {at.loss:.4f}"
 
 
-def evenly(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+def evenly(frames: NDArray[Any], count: int) -> NDArray[Any]:
     """Choose frames that lie evenly over all, at most ``count``."""
     if len(frames) <= count:
         return frames
-    chosen: NDArray[np.uint8] = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    chosen: NDArray[Any] = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
     return chosen

@@ -25,7 +25,7 @@ from aeseg_edge.calibration.entries import (
     with_agreement,
 )
 from aeseg_edge.calibration.frames import split_for_agreement
-from aeseg_edge.calibration.latents import EncoderSession, sample_latents
+from aeseg_edge.calibration.latents import EncoderSession, boxes_of, sample_latents
 from aeseg_edge.calibration.sensitivity import check_names
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import UsageError
@@ -39,7 +39,7 @@ from .autoencoder import (
     add_class_head,
     build_autoencoder,
 )
-from .checkpoint import MODEL, load_frames, load_model, save_model
+from .checkpoint import MODEL, load_frames, load_model, load_sizes, save_model
 from .efficientnet import ORIGIN
 from .history import EpochRecord
 from .region import frame_region, load_region, save_region
@@ -206,7 +206,7 @@ def train_supervised(
         _log.warning("no training frame shows %s: it cannot be learned", ", ".join(absent))
     footage = labelled.footage
     frames = np.concatenate([footage.frames, footage.held_out])
-    keep_frames(folder, frames, wanted=options.keep_frames)
+    keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
     if options.tune == "head":
         freeze_encoder(autoencoder)
     objective = CrossEntropy(
@@ -257,7 +257,15 @@ def train_supervised(
     save_model(folder, autoencoder, meta)
     save_region(folder, options.region)
     bundle, agreements, below = _finish(
-        autoencoder, frames, geometry, output_stride, meta, options.fit, options.region, tell
+        autoencoder,
+        frames,
+        footage.sizes,
+        geometry,
+        output_stride,
+        meta,
+        options.fit,
+        options.region,
+        tell,
     )
     bundle = with_preview(bundle, frames if options.keep_frames else None)
     bundle.write(output)
@@ -308,6 +316,7 @@ def export_supervised(
     bundle, agreements, below = _finish(
         autoencoder,
         frames,
+        load_sizes(folder) if geometry.resize == "letterbox" else None,
         geometry,
         stride,
         meta,
@@ -359,6 +368,7 @@ def _weights_from(options: SuperviseOptions) -> dict[str, Any]:
 def _finish(
     autoencoder: Autoencoder,
     frames: NDArray[np.uint8],
+    sizes: NDArray[np.int64] | None,
     geometry: Geometry,
     output_stride: int,
     meta: Mapping[str, Any],
@@ -374,7 +384,15 @@ def _finish(
         list(frames), fit.calibration_frames, fit.agreement_frames
     )
     session = EncoderSession(encoder, threads=fit.threads)
-    latents = sample_latents(session, list(frames), count=GATE_LATENTS, seed=fit.seed)
+    inside = None if region is None else frame_region(region, geometry)
+    latents = sample_latents(
+        session,
+        list(frames),
+        count=GATE_LATENTS,
+        seed=fit.seed,
+        region=inside,
+        boxes=boxes_of(geometry, sizes),
+    )
     width = smoothing_gate(latents)
     graphs = deployed_graphs(
         encoder,
@@ -409,7 +427,6 @@ def _finish(
         },
         provenance=dict(meta["provenance"]),
     )
-    inside = None if region is None else frame_region(region, geometry)
     draft = chosen_exclusions(
         Bundle.build(manifest, codebook, graphs, region=inside),
         [frames[i] for i in ranges_on],

@@ -406,6 +406,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             bundle,
             list(footage.frames),
             settings,
+            sizes=footage.sizes,
             provenance={"calibration_footage": [each.source for each in footage.report.sources]},
             names_from=names,
             progress=progress.update,

@@ -18,7 +18,7 @@ from aeseg_edge.errors import FootageError, UsageError  # noqa: E402
 from aeseg_edge.export import footage as module  # noqa: E402
 from aeseg_edge.export.footage import Footage, distinct, gather, held_out_blocks, share  # noqa: E402
 from aeseg_edge.export.reading import spread  # noqa: E402
-from aeseg_edge.geometry import LETTERBOX_VALUE  # noqa: E402
+from aeseg_edge.geometry import LETTERBOX_VALUE, Geometry  # noqa: E402
 
 SIZE = (64, 48)
 Image = NDArray[np.uint8]
@@ -287,6 +287,21 @@ def test_the_seed_decides_and_repeats(tmp_path: Path) -> None:
     assert np.array_equal(first.frames, again.frames)
     assert np.array_equal(first.held_out, again.held_out)
     assert not np.array_equal(first.held_out, other.held_out)
+
+
+def test_the_size_that_each_frame_had_is_kept_with_it(tmp_path: Path) -> None:
+    sizes = [(64 + 2 * index, 48) for index in range(8)]
+    pictures = [scene(index, size=size) for index, size in enumerate(sizes)]
+    folder = write_folder(tmp_path / "a", [*pictures[:4], pictures[3], *pictures[4:]])
+    video = write_video(tmp_path / "b.avi", [scene(i, size=(96, 64)) for i in range(20, 30)])
+    footage = gather([folder, video], size=SIZE, holdout=0.3, resize="letterbox")
+    assert footage.sizes is not None
+    assert len(footage.sizes) == len(footage.frames) + len(footage.held_out) == 18
+    frames = np.concatenate([footage.frames, footage.held_out])
+    for frame, (rows, columns) in zip(frames, footage.sizes.tolist(), strict=True):
+        top, left, height, width = Geometry(*SIZE, resize="letterbox").box(rows, columns)
+        index = index_of(frame[top : top + height, left : left + width])
+        assert (columns, rows) == (sizes[index] if index < 20 else (96, 64))
 
 
 # --- damage ---------------------------------------------------------------------------------------

@@ -288,6 +288,62 @@ def test_kept_letterboxed_frames_are_not_stretched_to_another_aspect(
     assert (abs(half[:, [0, -1]].astype(int) - LETTERBOX_VALUE) < 4).all()
 
 
+def test_where_the_bars_are_is_known_from_footage_and_from_kept_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[np.ndarray | None] = []
+
+    def stop(*args: object, sizes: np.ndarray | None, **more: object) -> None:
+        told.append(sizes)
+        raise CalibrationError("enough", fix="Nothing.")
+
+    monkeypatch.setattr("aeseg_edge.export.finish.fit_bundle", stop)
+    monkeypatch.setattr("aeseg_edge.export.finish.deployed_encoder", lambda *args: (None, None))
+    source = grey_footage(tmp_path / "footage", 1)
+    options = replace(
+        OPTIONS,
+        model=AutoencoderConfig("shallow", latent_dim=4, channels=1),
+        image_size=(64, 64),
+        resize="letterbox",
+        training=replace(OPTIONS.training, epochs=1),
+    )
+    folder, output = tmp_path / "a.train", tmp_path / "a.aeseg"
+    for make in (
+        lambda: train_bundle([source], output, options),
+        lambda: export_bundle(folder, output, fit=FIT),
+        lambda: export_bundle(folder, output, sources=[source], image_size=(96, 64), fit=FIT),
+    ):
+        with pytest.raises(CalibrationError, match="enough"):
+            make()
+    save_frames(folder, load_frames(folder))
+    with pytest.raises(CalibrationError, match="enough"):
+        export_bundle(folder, output, fit=FIT)
+    assert told.pop() is None
+    assert [np.unique(sizes, axis=0).tolist() for sizes in told] == [[[60, 120]]] * 3
+    assert {len(sizes) for sizes in told} == {8}
+
+
+def test_the_gate_of_a_training_with_labels_looks_past_bars_and_region(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, object]] = []
+
+    def stop(*args: object, **options: object) -> None:
+        told.append(options)
+        raise CalibrationError("enough", fix="Nothing.")
+
+    monkeypatch.setattr("aeseg_edge.export.supervise.sample_latents", stop)
+    folder = boxed_checkpoint(tmp_path / "boxed.train", classes=2)
+    save_frames(folder, load_frames(folder), np.full((8, 2), (90, 160)))
+    region = np.full((90, 160), 255, np.uint8)
+    for options in ({}, {"region": region}):
+        with pytest.raises(CalibrationError, match="enough"):
+            export_supervised(folder, tmp_path / "a.aeseg", fit=FIT, **options)
+    assert [each["boxes"] for each in told] == [[(5, 0, 54, 96)] * 8] * 2
+    assert told[0]["region"] is None
+    assert np.asarray(told[1]["region"]).sum() == 255 * 54 * 96
+
+
 def test_an_export_remembers_clusters_and_region(footage: list[Path], tmp_path: Path) -> None:
     region = np.zeros((80, 120), np.uint8)
     region[40:] = 255

@@ -273,6 +273,8 @@ def test_frames_and_masks_keep_one_order_and_every_frame_is_kept(
         shutil.copy(masks / "00.png", masks / f"z{index}.png")
     found = gather_labelled(images, masks, NAMES, ignore=IGNORED, geometry=GEOMETRY, holdout=0.25)
     assert (len(found.masks), len(found.held_out_masks)) == (12, 4)
+    assert found.footage.sizes is not None
+    assert found.footage.sizes.tolist() == [[48, 48]] * 16
     frames = np.concatenate([found.footage.frames, found.footage.held_out])
     truth = np.concatenate([found.masks, found.held_out_masks])
     for frame, mask in zip(frames, truth, strict=True):
