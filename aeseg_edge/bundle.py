@@ -6,6 +6,7 @@ disk, unpickled or executed, and nothing is used before its size and hash are ve
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -26,6 +27,7 @@ from aeseg_edge.decoder import DecoderParts
 from aeseg_edge.errors import BundleError, CodebookError, UsageError
 from aeseg_edge.geometry import import_cv2
 from aeseg_edge.io.atomic import write_bytes
+from aeseg_edge.io.zips import read_member
 from aeseg_edge.manifest import DecoderInfo, FileInfo, Manifest, Modality, validate_member_name
 
 MANIFEST = "manifest.json"
@@ -247,7 +249,8 @@ class Bundle:
             height: Likewise.
 
         Raises:
-            UsageError: If a side is not such a multiple.
+            UsageError: If a side is not such a multiple, or a letterboxed region of interest
+                would need other bars.
         """
         multiple = self.manifest.multiple
         if min(width, height) < multiple or width % multiple or height % multiple:
@@ -255,9 +258,19 @@ class Bundle:
                 f"{width}x{height} does not fit this encoder",
                 fix=f"Give a width and a height that are multiples of {multiple}.",
             )
-        geometry = replace(self.manifest.geometry, width=width, height=height)
+        own = self.manifest.geometry
+        geometry = replace(own, width=width, height=height)
         region = self.region
         if region is not None:
+            # It lies over the input, bars included; these change with the aspect, and how large
+            # the frames are is not known here.
+            if own.resize == "letterbox" and width * own.height != height * own.width:
+                raise UsageError(
+                    f"{width}x{height} has another aspect than {own.width}x{own.height}, and the "
+                    "bundle has a region of interest and letterboxes",
+                    fix="Use a size of the same aspect, or export it at that size: "
+                    f"aeseg export NAME.train SOURCE --imgsz {width}x{height}.",
+                )
             cv2 = import_cv2()
             region = cv2.resize(region, (width, height), interpolation=cv2.INTER_NEAREST)
         manifest = replace(self.manifest, geometry=geometry)
@@ -309,7 +322,7 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             _check_listing(infos)
-            manifest = Manifest.from_json(archive.read(MANIFEST))
+            manifest = Manifest.from_json(read_member(archive, archive.getinfo(MANIFEST)))
             wanted = manifest.files
             listed = {info.filename for info in infos} - {MANIFEST}
             if listed != set(wanted):
@@ -327,7 +340,7 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
                         f"{expected.size}",
                         fix=_DAMAGED,
                     )
-                data = archive.read(info)
+                data = read_member(archive, info)
                 if hashlib.sha256(data).hexdigest() != expected.sha256:
                     raise BundleError(f"{info.filename} does not match its hash", fix=_DAMAGED)
                 members[info.filename] = data
@@ -338,6 +351,14 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
         raise BundleError("this is a folder, not a bundle", fix="Give an .aeseg file.") from error
     except zipfile.BadZipFile as error:
         raise BundleError(f"not a bundle, or cut short ({error})", fix=_DAMAGED) from error
+    except OSError as error:
+        # Damaged offsets give these two; all others are of the disk, the path or its rights.
+        if error.errno in (None, errno.EINVAL):
+            raise BundleError(f"the file is damaged ({error})", fix=_DAMAGED) from error
+        raise BundleError(
+            f"the file cannot be read ({error.strerror})",
+            fix="See that it is there and may be read.",
+        ) from error
     except (
         zlib.error,
         struct.error,
@@ -346,7 +367,6 @@ def _read(path: Path) -> tuple[dict[str, bytes], Manifest]:
         ValueError,
         NotImplementedError,
         RuntimeError,
-        OSError,
     ) as error:
         # zipfile lets all of these out for one damaged byte or another.
         raise BundleError(f"the file is damaged ({error})", fix=_DAMAGED) from error
@@ -405,9 +425,11 @@ def _load_npy(name: str, data: bytes) -> NDArray[Any]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read_header(stream)
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise BundleError(f"{name} is not a numpy array ({error})", fix=_DAMAGED) from error
     body = data[stream.tell() :]
-    if dtype.hasobject or fortran or math.prod(shape) * dtype.itemsize != len(body):
+    # Plain numbers only, and no size of -1, which numpy would work out by itself.
+    odd = dtype.kind not in "biuf" or fortran or min(shape, default=0) < 0
+    if odd or math.prod(shape) * dtype.itemsize != len(body):
         raise BundleError(f"{name} has a header that does not fit its size", fix=_DAMAGED)
     return np.frombuffer(body, dtype).reshape(shape).copy()

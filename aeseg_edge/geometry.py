@@ -160,6 +160,10 @@ def resize_picture(picture: NDArray[np.uint8], width: int, height: int) -> NDArr
         rows, columns = rows // 2, columns // 2
         picture = resize_image(picture, columns, rows, cv2.INTER_AREA)
     much = rows > LITTLE * height or columns > LITTLE * width
+    if much and (rows < height or columns < width):
+        # Areas are averaged only where no side grows: the one that shrinks goes first, alone.
+        rows, columns = min(rows, height), min(columns, width)
+        picture, much = resize_image(picture, columns, rows, cv2.INTER_AREA), False
     return resize_image(picture, width, height, cv2.INTER_AREA if much else cv2.INTER_LINEAR)
 
 

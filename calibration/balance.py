@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aeseg_edge.codebook import Codebook
 from aeseg_edge.errors import CalibrationError
 
-from .latents import EncoderSession, Samples, Tick, cells_inside
+from .latents import Boxes, EncoderSession, Samples, Tick, cells_seen
 from .optional import import_scipy
 
 BALANCES = ("none", "regions")
@@ -46,6 +46,7 @@ def collect_regions(
     seed: int,
     mean: NDArray[np.floating] | None = None,
     region: NDArray[np.uint8] | None = None,
+    boxes: Boxes | None = None,
     tick: Tick | None = None,
 ) -> Samples:
     """Average the latents of each connected region of each frame.
@@ -59,6 +60,7 @@ def collect_regions(
         seed: Makes the choice repeatable where there are too many regions.
         mean: float [D], subtracted from latents before ``fine`` sees them.
         region: uint8 [H, W]; only latents whose cell centre lies inside (above 127) count.
+        boxes: Of each frame; bars around them do not count. None where there are no bars.
         tick: Called with the fraction done.
 
     Returns:
@@ -76,8 +78,9 @@ def collect_regions(
         if mean is not None:
             latents = latents - np.asarray(mean, np.float32)[:, None, None]
         clusters = fine.assign(np.moveaxis(latents, 0, -1))
-        if region is not None:
-            clusters[~cells_inside(region, *clusters.shape)] = -1
+        inside = cells_seen(index, frame.shape, clusters.shape, region, boxes)
+        if inside is not None:
+            clusters[~inside] = -1
         means, sizes = average_regions(latents, clusters)
         means = means[sizes >= SMALLEST_REGION]
         if len(means) > share:

@@ -15,7 +15,7 @@ from aeseg_edge.codebook import Codebook
 from .balance import collect_regions, fine_clusters
 from .choose import Choice, choose_clusters
 from .clustering import Clustering, cluster, codebook_from, with_shares
-from .latents import EncoderSession, Samples
+from .latents import Boxes, EncoderSession, Samples
 from .settings import FitSettings
 from .stability import ENOUGH, LOW, Stability, between_halves
 from .starts import MANY
@@ -85,6 +85,7 @@ def find_codebook(
     *,
     mean: NDArray[np.floating],
     region: NDArray[np.uint8] | None = None,
+    boxes: Boxes | None = None,
     progress: Progress | None = None,
 ) -> Found:
     """Cluster, and make a codebook of what is found.
@@ -96,6 +97,7 @@ def find_codebook(
         settings: See ``FitSettings``.
         mean: float [D], subtracted from every latent.
         region: uint8 [H, W] region of interest.
+        boxes: Of each frame's picture between its bars; None where there are no bars.
         progress: Called with a stage and its fraction.
 
     Raises:
@@ -104,7 +106,7 @@ def find_codebook(
     tell = progress or (lambda stage, fraction: None)
     points = samples
     if settings.balance == "regions":
-        points = _regions(session, frames, samples, settings, mean, region, tell)
+        points = _regions(session, frames, samples, settings, mean, region, boxes, tell)
     tell("clusters", 0.0)
     choice = _choose(points, settings, tell)
     count = settings.clusters if choice is None else choice.clusters
@@ -201,6 +203,7 @@ def _regions(
     settings: FitSettings,
     mean: NDArray[np.floating],
     region: NDArray[np.uint8] | None,
+    boxes: Boxes | None,
     tell: Progress,
 ) -> Samples:
     few = samples.pick(20_000 + 100 * settings.most_clusters, settings.seed)
@@ -219,5 +222,6 @@ def _regions(
         seed=settings.seed,
         mean=mean,
         region=region,
+        boxes=boxes,
         tick=lambda fraction: tell("regions", fraction),
     )

@@ -36,7 +36,7 @@ from .entries import (
 )
 from .frames import split_for_agreement
 from .graph import centre_latents
-from .latents import EncoderSession, draw_samples
+from .latents import EncoderSession, boxes_of, cells_seen, draw_samples
 from .matching import Matched, encoder_of, encoder_shift, match_codebooks
 from .sensitivity import check_names
 from .settings import FitSettings as FitSettings
@@ -79,6 +79,7 @@ def fit_bundle(
     training: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     region: NDArray[np.uint8] | None = None,
+    sizes: NDArray[np.int64] | None = None,
     centre: bool = True,
     names_from: Bundle | None = None,
     progress: Progress | None = None,
@@ -95,6 +96,8 @@ def fit_bundle(
         training: For the manifest.
         provenance: For the manifest.
         region: uint8 [H, W] region of interest; latents outside do not count.
+        sizes: int64 [N, 2], rows and columns of each frame before it was brought to the graph's
+            size: latents in the bars of ``letterbox`` do not count. None where not known.
         centre: Subtract the mean latent from the encoder (once, when it is exported).
         names_from: Its names, colours, merges and void go to the clusters near its own; with
             ``centre`` the latents are then centred as its are. None for fresh names.
@@ -114,12 +117,14 @@ def fit_bundle(
     shift = None
     if names_from is not None:
         shift = _shift(names_from, session, frames, centre, settings.threads)
+    boxes = boxes_of(geometry, sizes)
     samples = draw_samples(
         session,
         frames,
         count=settings.samples,
         seed=settings.seed,
         region=region,
+        boxes=boxes,
         tick=lambda fraction: tell("latents", fraction),
     )
     mean = np.zeros(spec.latent_dim)
@@ -130,13 +135,19 @@ def fit_bundle(
         samples = samples.centred(mean)
         offset = mean.astype(np.float32)[:, None, None]
     found = find_codebook(
-        session, frames, samples, settings, mean=mean, region=region, progress=tell
+        session, frames, samples, settings, mean=mean, region=region, boxes=boxes, progress=tell
     )
     clustering, codebook, matched = found.clustering, found.codebook, None
     if names_from is not None:
         matched = match_codebooks(names_from.codebook, codebook)
         clustering, codebook = reordered(clustering, matched.order), matched.codebook
         _log.info("%d of %d clusters keep their names", matched.count, codebook.clusters)
+
+    def seen(index: int) -> NDArray[np.float32]:
+        """Latents of one frame that count when it is segmented, float32 [D, ...]."""
+        latents: NDArray[np.float32] = session(frames[index]) - offset
+        inside = cells_seen(index, frames[index].shape, latents.shape[1:], region, boxes)
+        return latents if inside is None else latents[:, inside]
 
     spec = replace(spec, squares=codebook.squares)
     chosen = [frames[i] for i in ranges_on]
@@ -162,9 +173,7 @@ def fit_bundle(
         entries=fresh_entries(),
         gate=width,
         squares=spec.squares,
-        spread=spread_of(
-            samples.latents, codebook, (session(frames[i]) - offset for i in ranges_on)
-        ),
+        spread=spread_of(samples.latents, codebook, map(seen, ranges_on)),
         training={
             **(training or {}),
             "calibration": {

@@ -11,10 +11,14 @@ import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.geometry import Geometry
 
 from .graph import ENCODED, FRAME
 
 Tick = Callable[[float], None]
+
+Boxes = Sequence[tuple[int, int, int, int]]
+"""Top, left, rows and columns of each frame's picture in the graph's input: no bars."""
 
 
 class EncoderSession:
@@ -92,10 +96,13 @@ def sample_latents(
     count: int,
     seed: int,
     region: NDArray[np.uint8] | None = None,
+    boxes: Boxes | None = None,
     tick: Tick | None = None,
 ) -> NDArray[np.float32]:
     """Draw latents as ``draw_samples`` does, and forget where they are from."""
-    drawn = draw_samples(session, frames, count=count, seed=seed, region=region, tick=tick)
+    drawn = draw_samples(
+        session, frames, count=count, seed=seed, region=region, boxes=boxes, tick=tick
+    )
     return drawn.latents
 
 
@@ -106,6 +113,7 @@ def draw_samples(
     count: int,
     seed: int,
     region: NDArray[np.uint8] | None = None,
+    boxes: Boxes | None = None,
     tick: Tick | None = None,
 ) -> Samples:
     """Draw latents evenly from frames, without replacement within a frame.
@@ -116,14 +124,15 @@ def draw_samples(
         count: Latents wanted in all; every frame gives its equal part.
         seed: Makes the draw repeatable.
         region: uint8 [H, W]; only latents whose cell centre lies inside (above 127) count.
+        boxes: Of each frame; bars around them do not count. None where there are no bars.
         tick: Called with the fraction done.
 
     Returns:
         At most ``count`` (fewer where the frames hold fewer).
 
     Raises:
-        CalibrationError: If there are no frames, the region is empty, or latents are not
-            finite.
+        CalibrationError: If there are no frames, region or pictures hold no latent, or latents
+            are not finite.
     """
     if not len(frames):
         raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
@@ -138,8 +147,9 @@ def draw_samples(
         latents = session(frames[index])
         dim, rows, columns = latents.shape
         flat = latents.reshape(dim, -1)
-        if region is not None:
-            flat = flat[:, cells_inside(region, rows, columns).ravel()]
+        inside = cells_seen(index, frames[index].shape, (rows, columns), region, boxes)
+        if inside is not None:
+            flat = flat[:, inside.ravel()]
         size = flat.shape[1]
         if size > share:
             flat = flat[:, np.sort(generator.choice(size, share, replace=False))]
@@ -154,9 +164,10 @@ def draw_samples(
             tick((done + 1) / len(chosen))
     samples, origins = samples[:filled], origins[:filled]
     if not samples.size:
-        raise CalibrationError(
-            "the region of interest holds no latents", fix="Use a mask with a larger white part."
-        )
+        what, fix = "region of interest holds", "Use a mask with a larger white part."
+        if region is None:
+            what, fix = "pictures between their bars hold", "Use --resize stretch or larger images."
+        raise CalibrationError(f"the {what} no latents", fix=fix)
     if not np.isfinite(samples).all():
         raise CalibrationError(
             "the encoder gives latents that are not finite",
@@ -183,3 +194,48 @@ def cells_inside(region: NDArray[np.uint8], rows: int, columns: int) -> NDArray[
     x = (np.arange(columns) * 2 + 1) * region.shape[1] // (2 * columns)
     inside: NDArray[np.bool_] = region[y][:, x] > 127
     return inside
+
+
+def cells_seen(
+    index: int,
+    shape: Sequence[int],
+    grid: Sequence[int],
+    region: NDArray[np.uint8] | None,
+    boxes: Boxes | None,
+) -> NDArray[np.bool_] | None:
+    """Tell which latents of a frame count: those that count when it is segmented.
+
+    Args:
+        index: Of the frame.
+        shape: Of the frame at the graph's size: H, W, ...
+        grid: Rows and columns of its latents.
+        region: uint8 [H, W], above 127 inside; None for all.
+        boxes: Of each frame; None where there are no bars.
+
+    Returns:
+        bool [rows, columns]: cells whose centre lies in the region and in no bar; None for all.
+    """
+    rows, columns = grid
+    inside = None if region is None else cells_inside(region, rows, columns)
+    if boxes is None or boxes[index] == (0, 0, shape[0], shape[1]):
+        return inside
+    top, left, height, width = boxes[index]
+    y = (np.arange(rows) + 0.5) * shape[0] / rows - top
+    x = (np.arange(columns) + 0.5) * shape[1] / columns - left
+    picture: NDArray[np.bool_] = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+    return picture if inside is None else picture & inside
+
+
+def boxes_of(geometry: Geometry, sizes: NDArray[np.int64] | None) -> Boxes | None:
+    """Give where the picture of each frame lies between its bars.
+
+    Args:
+        geometry: The graph's sizes.
+        sizes: int64 [N, 2], rows and columns of each frame at its source; None where not known.
+
+    Returns:
+        One box a frame; None where there are no bars, or it is not known where.
+    """
+    if sizes is None or geometry.resize == "stretch":
+        return None
+    return [geometry.box(rows, columns) for rows, columns in sizes.tolist()]

@@ -28,6 +28,7 @@ def recalibrate(
     frames: Sequence[NDArray[np.uint8]],
     settings: FitSettings,
     *,
+    sizes: NDArray[np.int64] | None = None,
     provenance: Mapping[str, Any] | None = None,
     names_from: Bundle | None = None,
     progress: Progress | None = None,
@@ -38,6 +39,7 @@ def recalibrate(
         bundle: Its fp32 graph is the encoder; it stays as it is.
         frames: uint8 [H, W, C] each, at the graph's size.
         settings: See ``FitSettings``.
+        sizes: int64 [N, 2], rows and columns of each frame at its source, see ``fit_bundle``.
         provenance: Of the new footage, for the manifest.
         names_from: Whose names to keep, see ``fit_bundle``; may be ``bundle`` itself.
         progress: Called with a stage and its fraction.
@@ -58,6 +60,7 @@ def recalibrate(
         training={k: v for k, v in manifest.training.items() if k != "calibration"},
         provenance={**manifest.provenance, **(provenance or {})},
         region=bundle.region,
+        sizes=sizes,
         centre=False,
         names_from=names_from,
         progress=progress,

@@ -7,7 +7,8 @@
   train again.
 - ``history.json``: one record an epoch.
 - ``teacher.safetensors``: what a teacher saw, so that a resumed training need not ask again.
-- ``frames/``: a sample of the footage, so that a later export needs none.
+- ``frames/``: a sample of the footage, so that a later export needs none, and ``sizes.json``,
+  what size each frame had: where letterboxed frames have bars.
 
 Every file is replaced atomically. Nothing is unpickled: safetensors and JSON only.
 """
@@ -45,6 +46,7 @@ WEIGHTS = "weights.safetensors"
 STATE = "state.safetensors"
 HISTORY = "history.json"
 FRAMES = "frames"
+SIZES = "sizes.json"
 _RECORD = "aeseg_edge.state"
 _KEY = "aeseg_edge.key"
 _AGAIN = "Train again into a fresh folder, or with --fresh into this one."
@@ -209,7 +211,9 @@ def save_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     _write_json(folder / HISTORY, [dict(record) for record in records])
 
 
-def save_frames(folder: Path, frames: NDArray[np.uint8]) -> None:
+def save_frames(
+    folder: Path, frames: NDArray[np.uint8], sizes: NDArray[np.int64] | None = None
+) -> None:
     """Keep a sample of the footage beside the checkpoint, replacing an older one.
 
     Three channels are stored as JPEG of quality 95 without colour subsampling, other numbers
@@ -218,6 +222,8 @@ def save_frames(folder: Path, frames: NDArray[np.uint8]) -> None:
     Args:
         folder: NAME.train, made if needed.
         frames: uint8 [N, H, W, C], BGR.
+        sizes: int64 [N, 2], rows and columns of each at its source: where letterboxed frames
+            have bars. None where not known.
 
     Raises:
         TrainingError: If the disk is full or cannot be written; an older sample stays.
@@ -239,6 +245,8 @@ def save_frames(folder: Path, frames: NDArray[np.uint8]) -> None:
                 name = f"{index:06d}.planes{frame.shape[2]}{suffix}"
                 picture = np.concatenate(list(frame.transpose(2, 0, 1)))
             (fresh / name).write_bytes(cv2.imencode(suffix, picture, options)[1])
+        if sizes is not None:
+            (fresh / SIZES).write_text(json.dumps(sizes.tolist()))
         # A folder cannot be replaced in one step; the old one steps aside first.
         if (folder / FRAMES).exists():
             (folder / FRAMES).rename(old)
@@ -250,6 +258,16 @@ def save_frames(folder: Path, frames: NDArray[np.uint8]) -> None:
             old.rename(folder / FRAMES)
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_frames(folder: Path) -> None:
+    """Remove the sample of frames, and what a crash while one was saved may have left.
+
+    Args:
+        folder: NAME.train.
+    """
+    for name in (FRAMES, f"{FRAMES}.new", f"{FRAMES}.old"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def load_frames(folder: Path) -> NDArray[np.uint8]:
@@ -285,6 +303,35 @@ def load_frames(folder: Path) -> NDArray[np.uint8]:
             )
         frames.append(image)
     return np.stack(frames)
+
+
+def load_sizes(folder: Path) -> NDArray[np.int64] | None:
+    """Read what size the frames kept beside a checkpoint had at their source.
+
+    Args:
+        folder: NAME.train.
+
+    Returns:
+        int64 [N, 2], rows and columns in the order of ``load_frames``; None where they were not
+        kept, as in older folders.
+
+    Raises:
+        TrainingError: If the file is damaged.
+    """
+    path = folder / FRAMES / SIZES
+    if not path.exists():
+        return None
+    damaged = TrainingError(
+        f"{path} is damaged", fix=f"Delete {folder / FRAMES} and give the footage again."
+    )
+    try:
+        sizes = np.array(json.loads(_read(path)), np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise damaged from error
+    count = len(list((folder / FRAMES).glob("[0-9]*.*")))
+    if sizes.shape != (count, 2) or sizes.min(initial=1) < 1:
+        raise damaged
+    return sizes
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> None:

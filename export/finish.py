@@ -60,6 +60,7 @@ def finish(
     region: NDArray[np.uint8] | None,
     tell: Progress,
     *,
+    sizes: NDArray[np.int64] | None = None,
     names_from: Bundle | None = None,
     decoder: bool,
     modalities: tuple[Modality, ...],
@@ -76,6 +77,7 @@ def finish(
         provenance: For the manifest.
         region: Region of interest, uint8 [h, w], or None.
         tell: Called with a stage, its fraction and a note.
+        sizes: int64 [N, 2], rows and columns of each frame at its source, see ``fit_bundle``.
         names_from: An earlier bundle, whose names go to the clusters near its own.
         decoder: Put the decoder into the bundle.
         modalities: Of the channels, where they are of several cameras.
@@ -95,6 +97,7 @@ def finish(
         training=training,
         provenance=provenance,
         region=inside,
+        sizes=sizes,
         names_from=names_from,
         progress=lambda stage, fraction: tell(stage, fraction, ""),
     )

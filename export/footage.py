@@ -32,7 +32,7 @@ from aeseg_edge.geometry import Geometry, import_cv2
 from aeseg_edge.manifest import Modality
 
 from .pairs import open_footage
-from .reading import MIN_SIDE, Reader
+from .reading import MIN_SIDE, Reader, Sizes
 
 Image = NDArray[np.uint8]
 Progress = Callable[[int, int, str], None]
@@ -121,11 +121,14 @@ class Footage:
         frames: uint8 [N, H, W, C], BGR as OpenCV delivers it; by source, then by time.
         held_out: uint8 [M, H, W, C], for validation; likewise ordered.
         report: Where they came from.
+        sizes: int64 [N + M, 2], rows and columns of each before it was brought to the training
+            size, those held out last; None where not known.
     """
 
     frames: Image
     held_out: Image
     report: FootageReport
+    sizes: NDArray[np.int64] | None = None
 
 
 def gather(
@@ -166,7 +169,7 @@ def gather(
     geometry = Geometry(size[0], size[1], channels, resize)
     _check_options(sources, 3 if modalities else channels, max_frames, holdout)
     readers = open_footage(sources, modalities)
-    frames, origin = _read(readers, geometry, max_frames, progress)
+    frames, origin, sizes = _read(readers, geometry, max_frames, progress)
     kept = distinct(thumbnails(frames))
     if kept.sum() < MIN_FRAMES:
         raise _too_few(readers, len(frames))
@@ -178,7 +181,8 @@ def gather(
         frames=int((kept & ~held).sum()),
         held_out=int(held.sum()),
     )
-    return Footage(*_split(frames, kept, held), report)
+    sizes = np.concatenate([sizes[kept & ~held], sizes[held]])
+    return Footage(*_split(frames, kept, held), report, sizes)
 
 
 def thumbnails(images: Image) -> NDArray[np.int16]:
@@ -312,13 +316,14 @@ def _check_options(
 
 def _read(
     readers: Sequence[Reader], geometry: Geometry, max_frames: int, progress: Progress | None
-) -> tuple[Image, NDArray[np.int64]]:
-    """Read the budget of each source; return frames and the source index of each."""
+) -> tuple[Image, NDArray[np.int64], NDArray[np.int64]]:
+    """Read the budget of each source; return frames, and the source index and size of each."""
     budgets = share([reader.found for reader in readers], max_frames)
     total = sum(reader.work(budget) for reader, budget in zip(readers, budgets, strict=True))
     done = 0
     frames = np.empty((sum(budgets), geometry.height, geometry.width, geometry.channels), np.uint8)
     origin: list[int] = []
+    sizes: Sizes = []
     for index, (reader, budget) in enumerate(zip(readers, budgets, strict=True)):
 
         def tick(source: str = reader.source) -> None:
@@ -328,8 +333,10 @@ def _read(
                 progress(min(done, total), total, source)
 
         start = len(origin)
-        origin += [index] * reader.sample(frames[start : start + budget], geometry, tick)
-    return frames[: len(origin)], np.array(origin, np.int64)
+        sizes += reader.sample(frames[start : start + budget], geometry, tick)
+        origin += [index] * (len(sizes) - start)
+    count = len(origin)
+    return frames[:count], np.array(origin, np.int64), np.array(sizes, np.int64).reshape(count, 2)
 
 
 def _split(frames: Image, kept: NDArray[np.bool_], held: NDArray[np.bool_]) -> tuple[Image, Image]:

@@ -13,7 +13,7 @@ from aeseg_edge.geometry import Geometry, fit_frame
 from aeseg_edge.io.modalities import Pairs, check_modalities, is_pairs, open_pairs, read_pair
 from aeseg_edge.manifest import Modality
 
-from .reading import Notes, Reader, open_sources, spread
+from .reading import Notes, Reader, Sizes, open_sources, spread
 
 
 class PairReader:
@@ -38,13 +38,15 @@ class PairReader:
         """Return the number of scenes that will be read."""
         return min(budget, self.found)
 
-    def sample(self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]) -> int:
+    def sample(
+        self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
+    ) -> Sizes:
         """Read scenes, evenly spread, into the room given; see ``Reader``.
 
         Raises:
             SourceError: If the pictures of a pair have different sizes.
         """
-        written = 0
+        written: Sizes = []
         for index in spread(self.found, len(room)):
             files = self._pairs.files[index]
             tick()
@@ -52,8 +54,8 @@ class PairReader:
             if isinstance(image, str):
                 self.notes.skip(str(files[0]), f"is one of a pair of which {image}")
             elif self.notes.large_enough(str(files[0]), image):
-                room[written] = fit_frame(image, geometry)
-                written += 1
+                room[len(written)] = fit_frame(image, geometry)
+                written.append((image.shape[0], image.shape[1]))
         return written
 
 

@@ -203,7 +203,7 @@ def _train(
     frames = all_frames(footage)
     _check_clusters(options.fit.fewest_clusters, frames, autoencoder.stride)
     if team.first:
-        keep_frames(folder, frames, wanted=options.keep_frames)
+        keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
 
     objective: Objective | None = None
     if teacher is not None:
@@ -309,6 +309,7 @@ def _from_model(
         provenance,
         options.region,
         tell,
+        sizes=footage.sizes,
         decoder=options.decoder,
         modalities=modalities,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import lzma
 import re
 import zipfile
 import zlib
@@ -32,6 +31,7 @@ from aeseg_edge.io.images import (
     natural,
 )
 from aeseg_edge.io.names import is_utf8
+from aeseg_edge.io.zips import read_member
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ MIN_SIDE = 32
 """Pixels: a smaller picture holds less than one cell of the deepest stride."""
 MAX_FILE_BYTES = 512 * 2**20
 """Larger image files are not read: the entry of a zip may claim any size."""
+Sizes = list[tuple[int, int]]
+"""Rows and columns of pictures as they came, before they were brought to the training size."""
 _FIX = "Give videos, folders of images, globs, zips of images or single images."
 
 
@@ -88,7 +90,9 @@ class Reader(Protocol):
         """Return how often ``sample`` will call ``tick``, about."""
         ...
 
-    def sample(self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]) -> int:
+    def sample(
+        self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
+    ) -> Sizes:
         """Read frames, evenly spread, in order, into the room given.
 
         Args:
@@ -97,7 +101,7 @@ class Reader(Protocol):
             tick: Called once a unit of work.
 
         Returns:
-            How many frames were written. What could not be read is in ``notes``.
+            Of each frame that was written, its size before. What could not be read is in ``notes``.
         """
         ...
 
@@ -123,17 +127,19 @@ class ImageReader:
         """Return the number of images that will be read."""
         return min(budget, self.found)
 
-    def sample(self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]) -> int:
+    def sample(
+        self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
+    ) -> Sizes:
         """Read images, evenly spread, into the room given; see ``Reader``."""
-        written = 0
+        written: Sizes = []
         for name, data in self._contents([self.files[i] for i in spread(self.found, len(room))]):
             tick()
             image = decode_image(data, geometry.channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
                 self.notes.skip(name, image)
             elif self.notes.large_enough(name, image):
-                room[written] = fit_frame(image, geometry)
-                written += 1
+                room[len(written)] = fit_frame(image, geometry)
+                written.append((image.shape[0], image.shape[1]))
         return written
 
     def _contents(self, names: list[str]) -> Iterator[tuple[str, bytes | str]]:
@@ -172,7 +178,8 @@ class ZipReader(ImageReader):
                         continue
                     kinds = names if suffix in IMAGE_SUFFIXES else videos
                     (kinds if _stays_inside(name) else unsafe).append(name)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            # The last two: names that are not the UTF-8 they say, a zip of a later version.
             damage = f"is not a readable zip ({error})"
         super().__init__(str(path), "zip", names)
         if damage:
@@ -199,11 +206,12 @@ class ZipReader(ImageReader):
             for name in names:
                 full = f"{self.source}:{name}"
                 try:
-                    if archive.getinfo(name).file_size > MAX_FILE_BYTES:
+                    info = archive.getinfo(name)
+                    if info.file_size > MAX_FILE_BYTES:
                         yield full, f"is larger than {MAX_FILE_BYTES} bytes"
                     else:
-                        yield full, archive.read(name)
-                except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+                        yield full, read_member(archive, info)
+                except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
                     yield full, f"is damaged ({error})"
                 except (RuntimeError, NotImplementedError) as error:
                     # zipfile's errors for encrypted entries and unknown methods.
@@ -230,18 +238,20 @@ class VideoReader:
         """Return the number of frames: all are decoded, whatever the budget."""
         return self.found if budget else 0
 
-    def sample(self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]) -> int:
+    def sample(
+        self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
+    ) -> Sizes:
         """Read frames, evenly spread, into the room given; see ``Reader``."""
         claimed, budget = self.found, len(room)
         if not claimed or not budget:
-            return 0
+            return []
         if geometry.channels not in (1, 3):
             self.notes.skip(self.source, f"has 3 channels, {geometry.channels} are wanted")
-            return 0
+            return []
         wanted = spread(claimed, budget)
         written, readable = self._read(wanted, room, geometry, tick)
         if self.notes.too_small:
-            return 0
+            return []
         if readable < 0.98 * claimed - 1:
             self.notes.warn(
                 f"{self.source} says that it has {claimed} frames, and {readable} can be read: "
@@ -293,10 +303,10 @@ class VideoReader:
         room: NDArray[np.uint8],
         geometry: Geometry,
         tick: Callable[[], None],
-    ) -> tuple[int, int]:
-        """Return how many wanted frames were written, and how many frames can be decoded."""
+    ) -> tuple[Sizes, int]:
+        """Return the sizes of the wanted frames written, and how many frames can be decoded."""
         cv2 = import_cv2()
-        written = 0
+        written: Sizes = []
         left = iter(wanted)
         following = next(left, None)
         index = 0
@@ -314,8 +324,8 @@ class VideoReader:
                     else:
                         if geometry.channels == 1:
                             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)[..., None]
-                        room[written] = fit_frame(frame, geometry)
-                        written += 1
+                        room[len(written)] = fit_frame(frame, geometry)
+                        written.append((frame.shape[0], frame.shape[1]))
                 index += 1
         finally:
             capture.release()

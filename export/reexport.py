@@ -15,7 +15,7 @@ from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.geometry import Geometry
 from aeseg_edge.manifest import Modality
 
-from .checkpoint import load_frames, load_model
+from .checkpoint import load_frames, load_model, load_sizes
 from .dimension import Wanted
 from .finish import Trained, all_frames, finish, reduced, told
 from .footage import gather
@@ -59,6 +59,7 @@ def export_bundle(
     Raises:
         TrainingError: If the checkpoint is missing or damaged.
         FootageError: If there are no kept frames and no sources.
+        UsageError: If kept frames are letterboxed, and ``image_size`` has another aspect.
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
@@ -87,11 +88,17 @@ def export_bundle(
             progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
         )
         tell("footage", 1.0, "")
-        frames = all_frames(footage)
+        frames, sizes = all_frames(footage), footage.sizes
         provenance["calibration_footage"] = [s.source for s in footage.report.sources]
         kept = False
     else:
-        frames = resize_frames(load_frames(folder), size)
+        sizes = load_sizes(folder) if geometry.resize == "letterbox" else None
+        frames = resize_frames(
+            load_frames(folder),
+            geometry,
+            fix="Give the footage again: "
+            f"aeseg export {folder} SOURCE --imgsz {size[0]}x{size[1]}.",
+        )
     fit = fit or FitSettings(**remembered_fit(folder))
     autoencoder, dimension = reduced(autoencoder, frames, reduce_to, fit)
     fitted = finish(
@@ -104,6 +111,7 @@ def export_bundle(
         provenance,
         load_region(folder) if region is None else region,
         tell,
+        sizes=sizes,
         names_from=names_from,
         decoder=decoder,
         modalities=modalities,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from aeseg_edge.geometry import Geometry, import_cv2
 from aeseg_edge.segmenter import Segmenter
 
 from .autoencoder import Autoencoder
-from .checkpoint import FRAMES, save_frames
+from .checkpoint import forget_frames, save_frames
 from .graph import export_encoder
 from .history import TrainProgress
 
@@ -46,18 +46,26 @@ def check_excluded(autoencoder: Autoencoder, geometry: Geometry, fit: FitSetting
         check_names(encoder, fit.excluded)
 
 
-def keep_frames(folder: Path, frames: NDArray[np.uint8], *, wanted: bool) -> None:
+def keep_frames(
+    folder: Path,
+    frames: NDArray[np.uint8],
+    *,
+    sizes: NDArray[np.int64] | None = None,
+    wanted: bool,
+) -> None:
     """Keep a sample of the frames beside the checkpoint, or forget those of an earlier run.
 
     Args:
         folder: ``NAME.train``.
         frames: uint8 [N, H, W, C].
+        sizes: int64 [N, 2], rows and columns of each at its source; None where not known.
         wanted: False for private footage.
     """
     if wanted:
-        save_frames(folder, evenly(frames, KEPT_FRAMES))
+        kept = None if sizes is None else evenly(sizes, KEPT_FRAMES)
+        save_frames(folder, evenly(frames, KEPT_FRAMES), kept)
     else:
-        shutil.rmtree(folder / FRAMES, ignore_errors=True)
+        forget_frames(folder)
 
 
 def deployed_encoder(
@@ -122,9 +130,9 @@ def training_note(at: TrainProgress) -> str:
     return f"epoch {at.epoch}{of}, loss {at.loss:.4f}"
 
 
-def evenly(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+def evenly(frames: NDArray[Any], count: int) -> NDArray[Any]:
     """Choose frames that lie evenly over all, at most ``count``."""
     if len(frames) <= count:
         return frames
-    chosen: NDArray[np.uint8] = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    chosen: NDArray[Any] = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
     return chosen

@@ -25,7 +25,7 @@ from aeseg_edge.calibration.entries import (
     with_agreement,
 )
 from aeseg_edge.calibration.frames import split_for_agreement
-from aeseg_edge.calibration.latents import EncoderSession, sample_latents
+from aeseg_edge.calibration.latents import EncoderSession, boxes_of, sample_latents
 from aeseg_edge.calibration.sensitivity import check_names
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import UsageError
@@ -39,7 +39,7 @@ from .autoencoder import (
     add_class_head,
     build_autoencoder,
 )
-from .checkpoint import MODEL, load_frames, load_model, save_model
+from .checkpoint import MODEL, load_frames, load_model, load_sizes, save_model
 from .efficientnet import ORIGIN
 from .history import EpochRecord
 from .region import frame_region, load_region, save_region
@@ -177,12 +177,14 @@ def train_supervised(
     folder = train_folder(output)
     autoencoder, trained, start = _network(options, folder)
     config = autoencoder.config
+    before = None if trained is None else (trained.width, trained.height)
     size = round_size(
-        options.image_size or trained or ARCHITECTURES[config.arch].image_size,
+        options.image_size or before or ARCHITECTURES[config.arch].image_size,
         autoencoder.multiple,
         config.arch,
     )
-    geometry = Geometry(size[0], size[1], config.channels, options.resize or "stretch")
+    resize = options.resize or ("stretch" if trained is None else trained.resize)
+    geometry = Geometry(size[0], size[1], config.channels, resize)
     output_stride = check_output_stride(options.output_stride, autoencoder.stride)
     check_excluded(autoencoder, geometry, options.fit)
     labelled = gather_labelled(
@@ -204,7 +206,7 @@ def train_supervised(
         _log.warning("no training frame shows %s: it cannot be learned", ", ".join(absent))
     footage = labelled.footage
     frames = np.concatenate([footage.frames, footage.held_out])
-    keep_frames(folder, frames, wanted=options.keep_frames)
+    keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
     if options.tune == "head":
         freeze_encoder(autoencoder)
     objective = CrossEntropy(
@@ -255,7 +257,15 @@ def train_supervised(
     save_model(folder, autoencoder, meta)
     save_region(folder, options.region)
     bundle, agreements, below = _finish(
-        autoencoder, frames, geometry, output_stride, meta, options.fit, options.region, tell
+        autoencoder,
+        frames,
+        footage.sizes,
+        geometry,
+        output_stride,
+        meta,
+        options.fit,
+        options.region,
+        tell,
     )
     bundle = with_preview(bundle, frames if options.keep_frames else None)
     bundle.write(output)
@@ -285,6 +295,7 @@ def export_supervised(
 
     Raises:
         TrainingError: If the checkpoint is missing or damaged, or keeps no frames.
+        UsageError: If kept frames are letterboxed, and ``image_size`` has another aspect.
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
@@ -296,11 +307,17 @@ def export_supervised(
     stride = check_output_stride(
         meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
     )
-    frames = resize_frames(load_frames(folder), size)
+    geometry = replace(trained, width=size[0], height=size[1])
+    frames = resize_frames(
+        load_frames(folder),
+        geometry,
+        fix=f"Use the aspect of {trained.width}x{trained.height}, or train again at that size.",
+    )
     bundle, agreements, below = _finish(
         autoencoder,
         frames,
-        replace(trained, width=size[0], height=size[1]),
+        load_sizes(folder) if geometry.resize == "letterbox" else None,
+        geometry,
         stride,
         meta,
         fit or FitSettings(),
@@ -312,10 +329,8 @@ def export_supervised(
     return Supervised(bundle, agreements, below, (), folder)
 
 
-def _network(
-    options: SuperviseOptions, folder: Path
-) -> tuple[Autoencoder, tuple[int, int] | None, str]:
-    """Give the network, the size that its start was trained at, and which weights those are."""
+def _network(options: SuperviseOptions, folder: Path) -> tuple[Autoencoder, Geometry | None, str]:
+    """Give the network, how its start was trained, and which weights those are."""
     classes = len(options.class_names)
     if options.start is None:
         if options.tune == "head":
@@ -332,13 +347,12 @@ def _network(
             f"{options.start} would be trained over", fix="Give the bundle another name."
         )
     source, meta = load_model(options.start)
-    geometry = meta["geometry"]
     source.hold_back_trunk()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.training.seed)
         network = add_class_head(source, classes, HEAD_CHANNELS)
     weights = json.loads((options.start / MODEL).read_text())["weights_sha256"]
-    return network.train(), (geometry["width"], geometry["height"]), str(weights)
+    return network.train(), Geometry(**meta["geometry"]), str(weights)
 
 
 def _weights_from(options: SuperviseOptions) -> dict[str, Any]:
@@ -354,6 +368,7 @@ def _weights_from(options: SuperviseOptions) -> dict[str, Any]:
 def _finish(
     autoencoder: Autoencoder,
     frames: NDArray[np.uint8],
+    sizes: NDArray[np.int64] | None,
     geometry: Geometry,
     output_stride: int,
     meta: Mapping[str, Any],
@@ -369,7 +384,15 @@ def _finish(
         list(frames), fit.calibration_frames, fit.agreement_frames
     )
     session = EncoderSession(encoder, threads=fit.threads)
-    latents = sample_latents(session, list(frames), count=GATE_LATENTS, seed=fit.seed)
+    inside = None if region is None else frame_region(region, geometry)
+    latents = sample_latents(
+        session,
+        list(frames),
+        count=GATE_LATENTS,
+        seed=fit.seed,
+        region=inside,
+        boxes=boxes_of(geometry, sizes),
+    )
     width = smoothing_gate(latents)
     graphs = deployed_graphs(
         encoder,
@@ -404,7 +427,6 @@ def _finish(
         },
         provenance=dict(meta["provenance"]),
     )
-    inside = None if region is None else frame_region(region, geometry)
     draft = chosen_exclusions(
         Bundle.build(manifest, codebook, graphs, region=inside),
         [frames[i] for i in ranges_on],

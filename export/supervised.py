@@ -119,12 +119,14 @@ def gather_labelled(
     size = (geometry.height, geometry.width)
     frames = np.empty((len(pairs), *size, geometry.channels), np.uint8)
     labels = np.empty((len(pairs), *size), np.uint8)
+    sizes = np.empty((len(pairs), 2), np.int64)
     grey = geometry.channels == 1
     found = labelled_frames(
         pairs, class_names, ignore=ignore, read=_read_grey if grey else read_image
     )
     for index, (pair, frame, mask) in enumerate(found):
         frames[index] = fit_frame(frame, geometry)
+        sizes[index] = frame.shape[:2]
         labels[index] = fit_mask(mask, geometry, len(class_names), ignore)
         if progress is not None:
             progress(index + 1, len(pairs), str(pair.image.parent))
@@ -136,7 +138,8 @@ def gather_labelled(
     report = FootageReport(
         (_source(images, pairs),), frames=int((~held).sum()), held_out=int(held.sum())
     )
-    footage = Footage(frames[~held], frames[held], report)
+    sizes = np.concatenate([sizes[~held], sizes[held]])
+    footage = Footage(frames[~held], frames[held], report, sizes)
     return LabelledFootage(footage, labels[~held], labels[held], tuple(class_names))
 
 

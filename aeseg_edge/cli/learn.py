@@ -100,7 +100,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         "--resize",
         choices=("stretch", "letterbox"),
         default="stretch",
-        help="how frames of another aspect are fitted (default stretch)",
+        help="how frames of another aspect are fitted (default stretch, or that of --from)",
     )
     train.add_argument("--loss", choices=("mse", "bce", "l1"), help="default: the architecture's")
     train.add_argument(
@@ -406,6 +406,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             bundle,
             list(footage.frames),
             settings,
+            sizes=footage.sizes,
             provenance={"calibration_footage": [each.source for each in footage.report.sources]},
             names_from=names,
             progress=progress.update,

@@ -49,7 +49,7 @@ def add_supervised(train: argparse.ArgumentParser) -> None:
         dest="start",
         type=Path,
         metavar="NAME.train",
-        help="start from the encoder of an earlier training, with its architecture and size",
+        help="start from the encoder of an earlier training: its architecture, size and --resize",
     )
     group.add_argument(
         "--tune",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -102,11 +104,15 @@ def test_the_same_seed_gives_the_same_balanced_codebook() -> None:
     np.testing.assert_array_equal(first.codebook.weights, again.codebook.weights)
 
 
-def test_regions_outside_the_region_of_interest_do_not_count() -> None:
+@pytest.mark.parametrize("bars", [False, True])
+def test_regions_in_bars_and_outside_the_region_of_interest_do_not_count(bars: bool) -> None:
     fine = Codebook.from_centres(Street().kinds)
-    inside = np.zeros((24, 32), np.uint8)
-    inside[:, 16:] = 255
-    found = collect_regions(Street(), streets(), fine, seed=0, region=inside)  # type: ignore[arg-type]
+    where: dict[str, Any] = {"boxes": [(0, 16, 24, 16)] * 12}
+    if not bars:
+        inside = np.zeros((24, 32), np.uint8)
+        inside[:, 16:] = 255
+        where = {"region": inside}
+    found = collect_regions(Street(), streets(), fine, seed=0, **where)  # type: ignore[arg-type]
     # Right of the middle there is one shade of road and nothing else.
     assert len(found.latents) == 12
     np.testing.assert_allclose(found.latents, np.tile(Street().kinds[1], (12, 1)), atol=0.05)

@@ -20,8 +20,11 @@ pytest.importorskip("sklearn")
 
 from aeseg_edge.bundle import Bundle  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings, Fitted  # noqa: E402
+from aeseg_edge.calibration.frames import split_for_agreement  # noqa: E402
 from aeseg_edge.calibration.recalibrate import recalibrate, settings_of  # noqa: E402
+from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
+from aeseg_edge.geometry import fit_frame  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402
 
@@ -137,6 +140,49 @@ def test_latents_outside_the_region_do_not_count(v1_bundle: Path) -> None:
         labels = segmenter(scenes(1)[0]).labels
     assert (labels[:32] == 255).all()
     assert (labels[32:] != 255).all()
+
+
+@pytest.mark.parametrize("kind", ["plain", "region", "letterbox", "both"])
+def test_what_is_usual_is_what_a_run_over_the_footage_finds(v1_bundle: Path, kind: str) -> None:
+    bundle = Bundle.open(v1_bundle)
+    geometry, region = bundle.manifest.geometry, None
+    size = (160, 90)
+    if kind in ("letterbox", "both"):
+        geometry, size = replace(geometry, resize="letterbox"), (160, 60)
+    if kind in ("region", "both"):
+        region = np.zeros((64, 96), np.uint8)
+        region[32:] = 255
+    held = Bundle.build(
+        replace(bundle.manifest, geometry=geometry), bundle.codebook, bundle.graphs, region=region
+    )
+    pictures = [draw_scene(7 * index, *size) for index in range(12)]
+    fitted = [fit_frame(picture, geometry) for picture in pictures]
+    sizes = np.array([picture.shape[:2] for picture in pictures])
+    found = recalibrate(held, fitted, SETTINGS, sizes=sizes).bundle
+    ranges_on, _ = split_for_agreement(
+        fitted, SETTINGS.calibration_frames, SETTINGS.agreement_frames
+    )
+    with Segmenter.load(found, precision="fp32", backend="onnxruntime", threads=1) as segmenter:
+        results = [segmenter(pictures[i], want=frozenset({"distance"})) for i in ranges_on]
+    assert found.manifest.spread is not None
+    assert found.manifest.spread.usual == pytest.approx(
+        np.percentile([each.unlike for each in results], 90), abs=0.01
+    )
+    assert found.manifest.spread.usual < 0.4
+    # Bars of 14 rows above and below: 9 of the 16 rows of latents, 4 of them in the lower half.
+    rows = {"plain": 16, "region": 8, "letterbox": 9, "both": 4}[kind]
+    drawn = found.manifest.training["calibration"]["latents"]
+    assert drawn == min(SETTINGS.samples, 12 * 24 * rows)
+
+
+def test_stretched_footage_gives_the_same_bytes_whatever_its_size(
+    fitted: Fitted, v1_bundle: Path, tmp_path: Path
+) -> None:
+    fitted.bundle.write(tmp_path / "a.aeseg")
+    sizes = np.full((12, 2), (90, 160))
+    again = recalibrate(Bundle.open(v1_bundle), scenes(), SETTINGS, sizes=sizes)
+    again.bundle.write(tmp_path / "b.aeseg")
+    assert (tmp_path / "a.aeseg").read_bytes() == (tmp_path / "b.aeseg").read_bytes()
 
 
 def test_a_region_without_a_single_latent_is_refused(v1_bundle: Path) -> None:
@@ -288,3 +334,17 @@ def test_calibrate_works_where_torch_is_not_installed(
     assert after.manifest.provenance["calibration_footage"] == [str(footage)]
     assert after.manifest.training["arch"] == "shallow"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["night", "night.aeseg"]
+
+
+def test_calibrate_looks_past_the_bars_of_its_footage(v1_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    geometry = replace(bundle.manifest.geometry, resize="letterbox")
+    bundle.with_manifest(replace(bundle.manifest, geometry=geometry)).write(tmp_path / "a.aeseg")
+    footage = tmp_path / "wide"
+    footage.mkdir()
+    for index in range(8):
+        cv2.imwrite(str(footage / f"{index}.png"), draw_scene(9 * index, 160, 60))
+    more = ["--restarts", "1", "--threads", "1", "-o", str(tmp_path / "b.aeseg")]
+    assert main(["calibrate", str(tmp_path / "a.aeseg"), str(footage), *more]) == 0
+    after = Bundle.open(tmp_path / "b.aeseg").manifest
+    assert after.training["calibration"]["latents"] == 8 * 9 * 24

@@ -24,6 +24,7 @@ from aeseg_edge.export.autoencoder import (  # noqa: E402
     build_autoencoder,
 )
 from aeseg_edge.export.checkpoint import State  # noqa: E402
+from aeseg_edge.export.steps import keep_frames  # noqa: E402
 
 META = {"geometry": {"width": 64, "height": 64}, "training": {"epochs": 3}}
 
@@ -228,11 +229,39 @@ def test_frames_come_back_in_order(tmp_path: Path, channels: int, tolerance: flo
     assert np.abs(loaded.astype(int) - frames).mean() <= tolerance
 
 
+def test_the_sizes_that_frames_had_come_back_with_them(tmp_path: Path) -> None:
+    sizes = np.arange(2, 802).reshape(400, 2)
+    keep_frames(tmp_path, pictures(1, count=400), sizes=sizes, wanted=True)
+    kept = checkpoint.load_sizes(tmp_path)
+    assert kept is not None
+    assert len(kept) == len(checkpoint.load_frames(tmp_path)) == 256
+    np.testing.assert_array_equal(kept, sizes[np.linspace(0, 399, 256).round().astype(int)])
+    # An older folder has none, and one that is damaged is not taken for it.
+    checkpoint.save_frames(tmp_path, pictures(1))
+    assert checkpoint.load_sizes(tmp_path) is None
+    for damaged in ("", "[[48, 64]]", "[[48, 64, 3]]", '{"a": 1}', "[[0, 64]]", "[[1e400, 64]]"):
+        checkpoint.save_frames(tmp_path, pictures(1, count=2 if damaged == "[[48, 64]]" else 1))
+        (tmp_path / "frames" / "sizes.json").write_text(damaged)
+        with pytest.raises(TrainingError, match=r"sizes\.json is damaged"):
+            checkpoint.load_sizes(tmp_path)
+
+
 def test_a_new_sample_of_frames_replaces_the_old(tmp_path: Path) -> None:
     checkpoint.save_frames(tmp_path, pictures(3, count=8))
     checkpoint.save_frames(tmp_path, pictures(1, count=2))
     assert checkpoint.load_frames(tmp_path).shape == (2, 48, 64, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["frames"]
+
+
+def test_private_footage_leaves_no_frame_of_an_earlier_crash_either(tmp_path: Path) -> None:
+    # What a crash between two renames leaves.
+    for name in ("frames", "frames.old", "frames.new"):
+        checkpoint.save_frames(tmp_path, pictures(3))
+        (tmp_path / "frames").rename(tmp_path / f"{name}.kept")
+    for name in ("frames", "frames.old", "frames.new"):
+        (tmp_path / f"{name}.kept").rename(tmp_path / name)
+    keep_frames(tmp_path, pictures(3), wanted=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_frames_that_were_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from aeseg_edge.errors import FootageError, UsageError  # noqa: E402
 from aeseg_edge.export import footage as module  # noqa: E402
 from aeseg_edge.export.footage import Footage, distinct, gather, held_out_blocks, share  # noqa: E402
 from aeseg_edge.export.reading import spread  # noqa: E402
-from aeseg_edge.geometry import LETTERBOX_VALUE  # noqa: E402
+from aeseg_edge.geometry import LETTERBOX_VALUE, Geometry  # noqa: E402
 
 SIZE = (64, 48)
 Image = NDArray[np.uint8]
@@ -289,6 +290,21 @@ def test_the_seed_decides_and_repeats(tmp_path: Path) -> None:
     assert not np.array_equal(first.held_out, other.held_out)
 
 
+def test_the_size_that_each_frame_had_is_kept_with_it(tmp_path: Path) -> None:
+    sizes = [(64 + 2 * index, 48) for index in range(8)]
+    pictures = [scene(index, size=size) for index, size in enumerate(sizes)]
+    folder = write_folder(tmp_path / "a", [*pictures[:4], pictures[3], *pictures[4:]])
+    video = write_video(tmp_path / "b.avi", [scene(i, size=(96, 64)) for i in range(20, 30)])
+    footage = gather([folder, video], size=SIZE, holdout=0.3, resize="letterbox")
+    assert footage.sizes is not None
+    assert len(footage.sizes) == len(footage.frames) + len(footage.held_out) == 18
+    frames = np.concatenate([footage.frames, footage.held_out])
+    for frame, (rows, columns) in zip(frames, footage.sizes.tolist(), strict=True):
+        top, left, height, width = Geometry(*SIZE, resize="letterbox").box(rows, columns)
+        index = index_of(frame[top : top + height, left : left + width])
+        assert (columns, rows) == (sizes[index] if index < 20 else (96, 64))
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
@@ -350,6 +366,50 @@ def test_a_damaged_entry_of_a_zip_is_skipped(tmp_path: Path) -> None:
     footage = gather([archive], size=SIZE)
     assert footage.report.sources[0].unreadable == (f"{archive}:2.png",)
     assert every_frame(footage) == [0, 1, 3]
+
+
+def test_an_entry_that_unpacks_to_more_than_it_states_is_skipped(tmp_path: Path) -> None:
+    entries = {f"{i}.png": png(scene(i)) for i in range(3)}
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, data in (entries | {"bomb.png": bytes(64 << 20)}).items():
+            zipped.writestr(name, data)
+    stated = struct.pack("<I", 64 << 20)
+    archive.write_bytes(archive.read_bytes().replace(stated, struct.pack("<I", 1000)))
+    gather([write_folder(tmp_path / "warm", [scene(0), scene(1)])], size=SIZE)
+    tracemalloc.start()
+    footage = gather([archive], size=SIZE)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert footage.report.sources[0].unreadable == (f"{archive}:bomb.png",)
+    assert every_frame(footage) == [0, 1, 2]
+    assert most < 8 << 20
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_name_that_is_not_the_utf_8_it_says_is_a_damaged_zip(tmp_path: Path, first: bool) -> None:
+    entries = {f"{i}é.png": png(scene(i)) for i in range(3)}
+    archive = write_zip(tmp_path / "a.zip", entries)
+    data = archive.read_bytes()
+    name = "2é.png".encode()
+    # Each name is there twice: before its entry, and in the list at the end.
+    assert data.count(name) == 2
+    place = data.index(name) if first else data.rindex(name)
+    archive.write_bytes(data[:place] + b"2\xff\xff.png" + data[place + len(name) :])
+    good = write_folder(tmp_path / "good", [scene(i) for i in range(10, 13)])
+    footage = gather([archive, good], size=SIZE)
+    [unreadable] = footage.report.sources[0].unreadable
+    assert unreadable == (f"{archive}:2é.png" if first else str(archive))
+    assert every_frame(footage) == ([0, 1] if first else []) + [10, 11, 12]
+
+
+def test_entries_packed_with_bzip2_are_named(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "a.zip", {f"{i}.png": png(scene(i)) for i in range(3)})
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_BZIP2) as zipped:
+        zipped.writestr("3.png", png(scene(3)))
+    footage = gather([archive], size=SIZE)
+    assert footage.report.sources[0].unreadable == (f"{archive}:3.png",)
+    assert every_frame(footage) == [0, 1, 2]
 
 
 def test_entries_that_lead_out_of_a_zip_are_ignored(tmp_path: Path) -> None:

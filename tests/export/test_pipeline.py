@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,15 @@ from aeseg_edge.bundle import Bundle  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
-from aeseg_edge.export.autoencoder import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
+from aeseg_edge.export.checkpoint import load_frames, save_frames, save_model  # noqa: E402
 from aeseg_edge.export.pipeline import TrainOptions, train_bundle  # noqa: E402
 from aeseg_edge.export.reexport import export_bundle  # noqa: E402
 from aeseg_edge.export.region import frame_region  # noqa: E402
 from aeseg_edge.export.settings import TrainSettings  # noqa: E402
-from aeseg_edge.export.sizes import check_output_stride, round_size  # noqa: E402
-from aeseg_edge.geometry import Geometry  # noqa: E402
+from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size  # noqa: E402
+from aeseg_edge.export.supervise import export_supervised  # noqa: E402
+from aeseg_edge.geometry import LETTERBOX_VALUE, Geometry, fit_frame  # noqa: E402
 from aeseg_edge.io.sources import draw_scene  # noqa: E402
 from aeseg_edge.segmenter import Segmenter  # noqa: E402
 
@@ -257,6 +259,89 @@ def test_an_export_keeps_the_trained_size_and_stride_and_tells_every_stage(
     assert manifest.geometry == Geometry(96, 64, 3, "stretch")
     assert manifest.output_stride == 2
     assert manifest.training["epochs"] == 2
+
+
+def boxed_checkpoint(folder: Path, classes: int = 0) -> Path:
+    """A checkpoint of 160x90 footage that was letterboxed to 96x64."""
+    geometry = Geometry(96, 64, 3, "letterbox")
+    config = AutoencoderConfig("shallow", latent_dim=4, classes=classes, head=8 if classes else 0)
+    meta = {"output_stride": 2, "training": {}, "provenance": {}, "class_names": ["a", "b"]}
+    network = build_autoencoder(config, seed=0)
+    save_model(folder, network, {"geometry": asdict(geometry), **meta})
+    frames = [fit_frame(draw_scene(9 * i, 160, 90), geometry) for i in range(8)]
+    save_frames(folder, np.stack(frames))
+    return folder
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_kept_letterboxed_frames_are_not_stretched_to_another_aspect(
+    classes: int, tmp_path: Path
+) -> None:
+    folder = boxed_checkpoint(tmp_path / "boxed.train", classes)
+    export = export_supervised if classes else export_bundle
+    with pytest.raises(UsageError, match=r"96x64.*letterboxed.*96x96") as caught:
+        export(folder, tmp_path / "other.aeseg", image_size=(96, 96), fit=FIT)
+    assert ("SOURCE" in caught.value.fix) is not bool(classes)
+    assert not (tmp_path / "other.aeseg").exists()
+    half = resize_frames(load_frames(folder), Geometry(48, 32, 3, "letterbox"), fix="None.")
+    assert half.shape == (8, 32, 48, 3)
+    assert (abs(half[:, [0, -1]].astype(int) - LETTERBOX_VALUE) < 4).all()
+
+
+def test_where_the_bars_are_is_known_from_footage_and_from_kept_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[np.ndarray | None] = []
+
+    def stop(*args: object, sizes: np.ndarray | None, **more: object) -> None:
+        told.append(sizes)
+        raise CalibrationError("enough", fix="Nothing.")
+
+    monkeypatch.setattr("aeseg_edge.export.finish.fit_bundle", stop)
+    monkeypatch.setattr("aeseg_edge.export.finish.deployed_encoder", lambda *args: (None, None))
+    source = grey_footage(tmp_path / "footage", 1)
+    options = replace(
+        OPTIONS,
+        model=AutoencoderConfig("shallow", latent_dim=4, channels=1),
+        image_size=(64, 64),
+        resize="letterbox",
+        training=replace(OPTIONS.training, epochs=1),
+    )
+    folder, output = tmp_path / "a.train", tmp_path / "a.aeseg"
+    for make in (
+        lambda: train_bundle([source], output, options),
+        lambda: export_bundle(folder, output, fit=FIT),
+        lambda: export_bundle(folder, output, sources=[source], image_size=(96, 64), fit=FIT),
+    ):
+        with pytest.raises(CalibrationError, match="enough"):
+            make()
+    save_frames(folder, load_frames(folder))
+    with pytest.raises(CalibrationError, match="enough"):
+        export_bundle(folder, output, fit=FIT)
+    assert told.pop() is None
+    assert [np.unique(sizes, axis=0).tolist() for sizes in told] == [[[60, 120]]] * 3
+    assert {len(sizes) for sizes in told} == {8}
+
+
+def test_the_gate_of_a_training_with_labels_looks_past_bars_and_region(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, object]] = []
+
+    def stop(*args: object, **options: object) -> None:
+        told.append(options)
+        raise CalibrationError("enough", fix="Nothing.")
+
+    monkeypatch.setattr("aeseg_edge.export.supervise.sample_latents", stop)
+    folder = boxed_checkpoint(tmp_path / "boxed.train", classes=2)
+    save_frames(folder, load_frames(folder), np.full((8, 2), (90, 160)))
+    region = np.full((90, 160), 255, np.uint8)
+    for options in ({}, {"region": region}):
+        with pytest.raises(CalibrationError, match="enough"):
+            export_supervised(folder, tmp_path / "a.aeseg", fit=FIT, **options)
+    assert [each["boxes"] for each in told] == [[(5, 0, 54, 96)] * 8] * 2
+    assert told[0]["region"] is None
+    assert np.asarray(told[1]["region"]).sum() == 255 * 54 * 96
 
 
 def test_an_export_remembers_clusters_and_region(footage: list[Path], tmp_path: Path) -> None:

@@ -273,6 +273,8 @@ def test_frames_and_masks_keep_one_order_and_every_frame_is_kept(
         shutil.copy(masks / "00.png", masks / f"z{index}.png")
     found = gather_labelled(images, masks, NAMES, ignore=IGNORED, geometry=GEOMETRY, holdout=0.25)
     assert (len(found.masks), len(found.held_out_masks)) == (12, 4)
+    assert found.footage.sizes is not None
+    assert found.footage.sizes.tolist() == [[48, 48]] * 16
     frames = np.concatenate([found.footage.frames, found.footage.held_out])
     truth = np.concatenate([found.masks, found.held_out_masks])
     for frame, mask in zip(frames, truth, strict=True):
@@ -403,3 +405,37 @@ def test_the_trunk_of_lite_learns_slowly_also_from_a_checkpoint(tmp_path: Path) 
     found = _network(options, tmp_path / "after.train")[0]
     slow = {id(weight) for weight in found.pretrained_weights()}
     assert slow == {id(weight) for weight in found.trunk.features.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("more", "resize"),
+    [
+        ([], "letterbox"),
+        (["--imgsz", "96x64"], "letterbox"),
+        (["--resize", "stretch"], "stretch"),
+    ],
+)
+def test_frames_are_brought_to_size_as_the_start_was_trained(
+    more: list[str],
+    resize: str,
+    scenes: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = tmp_path / "before.train"
+    before = build_autoencoder(AutoencoderConfig("shallow", 4), seed=0)
+    geometry = {"width": 64, "height": 48, "channels": 3, "resize": "letterbox"}
+    checkpoint.save_model(start, before, {"geometry": geometry})
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    asked: list[Geometry] = []
+
+    def stop(*args: object, geometry: Geometry, **more: object) -> None:
+        asked.append(geometry)
+        raise FootageError("enough", fix="Nothing.")
+
+    monkeypatch.setattr("aeseg_edge.export.supervise.gather_labelled", stop)
+    labels = ["--masks", str(scenes[1]), "--classes", str(tmp_path / "classes.txt")]
+    output = ["-o", str(tmp_path / "after.aeseg"), "--from", str(start)]
+    assert main(["train", str(scenes[0]), *output, *labels, *more]) == 1
+    size = (96, 64) if "--imgsz" in more else (64, 48)
+    assert asked == [Geometry(*size, resize=resize)]

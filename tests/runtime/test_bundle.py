@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import resource
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from aeseg_edge import bundle as bundle_module
 from aeseg_edge.bundle import Bundle
 from aeseg_edge.codebook import ClassInfo, Codebook
 from aeseg_edge.errors import BundleError, UsageError
+from aeseg_edge.geometry import fit_labels
 from aeseg_edge.manifest import Manifest
 
 
@@ -165,14 +170,50 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(
         Bundle.open(target)
 
 
-@pytest.mark.parametrize("shape", [(1_000_000_000, 16), (5, 15)])
+def test_a_size_that_lies_does_not_let_a_bomb_through(tmp_path: Path) -> None:
+    target = tmp_path / "x.aeseg"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", bytes(64 << 20))
+    data = target.read_bytes()
+    assert data.count(struct.pack("<I", 64 << 20)) == 2
+    target.write_bytes(data.replace(struct.pack("<I", 64 << 20), struct.pack("<I", 1000)))
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="cut short"):
+        Bundle.open(target)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_whose_unpacking_has_no_bound_are_refused(
+    v1_bundle: Path, tmp_path: Path, method: int
+) -> None:
+    target = tmp_path / "x.aeseg"
+    with zipfile.ZipFile(v1_bundle) as old, zipfile.ZipFile(target, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(BundleError, match=rf"packed by method {method}: only stored and deflated"):
+        Bundle.open(target)
+
+
+@pytest.mark.parametrize(
+    ("shape", "descr"),
+    [
+        ((1_000_000_000, 16), "<f4"),
+        ((5, 15), "<f4"),
+        ((-1, -80), "<f4"),
+        ((-5, -16), "<f4"),
+        ((5, 16), ("<f4",)),
+        ((5, 8), ("<f4", (2,))),
+    ],
+)
 def test_an_array_header_that_lies_is_refused(
-    v1_bundle: Path, tmp_path: Path, shape: tuple[int, int]
+    v1_bundle: Path, tmp_path: Path, shape: tuple[int, int], descr: object
 ) -> None:
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": "<f4", "fortran_order": False, "shape": shape}
-    )
+    header: Any = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
     manifest = json.loads(zipfile.ZipFile(v1_bundle).read("manifest.json"))
     lie = buffer.getvalue() + bytes(5 * 16 * 4)
     manifest["files"]["codebook/weights.npy"] = {
@@ -186,8 +227,19 @@ def test_an_array_header_that_lies_is_refused(
             "codebook/weights.npy": (name, lie),
         }.get(name, (name, data))
 
-    with pytest.raises(BundleError, match="header that does not fit"):
+    with pytest.raises(BundleError, match=r"header that does not fit|not a numpy array"):
         Bundle.open(rewrite(v1_bundle, tmp_path / "x.aeseg", change))
+
+
+@pytest.mark.parametrize(("shape", "descr"), [((-1, 0), "<f4"), ((3,), "|V0")])
+def test_an_empty_array_with_a_header_that_lies_is_refused(
+    shape: tuple[int, ...], descr: str
+) -> None:
+    buffer = io.BytesIO()
+    header: Any = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    with pytest.raises(BundleError, match="header that does not fit"):
+        bundle_module._load_npy("weights", buffer.getvalue())
 
 
 def test_objects_are_never_unpickled() -> None:
@@ -231,6 +283,26 @@ def test_what_is_no_bundle_says_so(tmp_path: Path) -> None:
         archive.writestr("a.txt", "x")
     with pytest.raises(BundleError, match="no manifest"):
         Bundle.open(empty)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(
+    v1_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = tmp_path / "loop.aeseg"
+    loop.symlink_to(loop)
+    with pytest.raises(BundleError, match=r"Too many levels of symbolic links") as caught:
+        Bundle.open(loop)
+    assert "damaged" not in str(caught.value)
+    assert "may be read" in caught.value.fix
+
+    def refuse(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(
+        BundleError, match=r"v1\.aeseg: the file cannot be read \(Permission denied"
+    ):
+        Bundle.open(v1_bundle)
 
 
 def test_an_entry_that_is_not_there_lists_those_that_are(v1_bundle: Path) -> None:
@@ -309,6 +381,39 @@ def test_a_region_of_interest_is_resized_with_its_bundle(v1_bundle: Path) -> Non
     assert resized.shape == (2 * own.height, 2 * own.width)
     assert (resized[: own.height] == 255).all()
     assert not resized[own.height :].any()
+
+
+def test_a_letterboxed_region_goes_with_sizes_of_its_own_aspect_alone(v1_bundle: Path) -> None:
+    pytest.importorskip("cv2")
+    bundle = Bundle.open(v1_bundle)
+    boxed = replace(bundle.manifest.geometry, resize="letterbox")
+    top, left, rows, columns = boxed.box(90, 160)
+    region = np.zeros((boxed.height, boxed.width), np.uint8)
+    region[top : top + rows, left : left + columns // 2] = 255
+    bounded = Bundle.build(
+        replace(bundle.manifest, geometry=boxed), bundle.codebook, bundle.graphs, region=region
+    )
+    twice = bounded.with_size(2 * boxed.width, 2 * boxed.height)
+    assert twice.region is not None
+    inside = fit_labels(twice.region, twice.manifest.geometry, 90, 160) > 127
+    assert inside[:, :78].all()
+    assert not inside[:, 82:].any()
+    # The bars would lie elsewhere, and nothing says how large the frames are.
+    with pytest.raises(UsageError, match=r"112x64 has another aspect than 96x64.*letterbox"):
+        bounded.with_size(112, 64)
+
+
+@pytest.mark.parametrize(
+    ("resize", "bounded"), [("stretch", True), ("stretch", False), ("letterbox", False)]
+)
+def test_other_bundles_run_at_any_aspect(v1_bundle: Path, resize: str, bounded: bool) -> None:
+    pytest.importorskip("cv2")
+    bundle = Bundle.open(v1_bundle)
+    geometry = replace(bundle.manifest.geometry, resize=resize)
+    region = np.full((geometry.height, geometry.width), 255, np.uint8) if bounded else None
+    manifest = replace(bundle.manifest, geometry=geometry)
+    made = Bundle.build(manifest, bundle.codebook, bundle.graphs, region=region)
+    assert made.with_size(112, 64).manifest.geometry.width == 112
 
 
 @pytest.mark.parametrize("size", [(0, 64), (33, 64), (64, -32)])

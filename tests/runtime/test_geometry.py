@@ -112,6 +112,19 @@ def test_stripes_of_one_pixel_become_grey_however_much_a_picture_shrinks() -> No
     assert np.ptp(odd) <= 30
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_stripes_become_grey_also_where_the_other_side_grows(turned: bool) -> None:
+    stripes = np.zeros((32, 4096, 3), np.uint8)
+    stripes[:, ::8] = 254
+    size = (480, 360)
+    if turned:
+        stripes, size = np.ascontiguousarray(stripes.swapaxes(0, 1)), (360, 480)
+    small = resize_picture(stripes, *size)
+    assert small.shape == (size[1], size[0], 3)
+    assert small.mean() == pytest.approx(stripes.mean(), abs=0.5)
+    assert small.std() < 8
+
+
 def test_every_pixel_counts_when_a_side_shrinks_to_half_or_more() -> None:
     for rows, columns in ((24, 32), (20, 22), (17, 31), (16, 16), (48, 70), (8, 9), (9, 32)):
         for spot in range(32):
