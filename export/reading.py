@@ -30,7 +30,7 @@ from aeseg_edge.io.images import (
     decode_image,
     natural,
 )
-from aeseg_edge.io.names import is_utf8
+from aeseg_edge.io.names import as_text, is_utf8
 from aeseg_edge.io.zips import read_member
 
 _log = logging.getLogger(__name__)
@@ -61,12 +61,12 @@ class Notes:
     def skip(self, name: str, reason: str) -> None:
         """Note a file or entry that cannot be decoded."""
         self.unreadable[name] = reason
-        _log.warning("%s is skipped: it %s", name, reason)
+        _log.warning("%s is skipped: it %s", as_text(name), as_text(reason))
 
     def warn(self, sentence: str) -> None:
         """Note what a person should know."""
         self.warnings.append(sentence)
-        _log.warning("%s", sentence)
+        _log.warning("%s", as_text(sentence))
 
     def large_enough(self, name: str, image: NDArray[np.uint8]) -> bool:
         """Say whether a picture can be footage, and note it if not."""
@@ -74,7 +74,7 @@ class Notes:
         if min(rows, columns) >= MIN_SIDE:
             return True
         self.too_small[name] = f"{columns}x{rows}"
-        _log.warning("%s is skipped: %dx%d pixels is too small", name, columns, rows)
+        _log.warning("%s is skipped: %dx%d pixels is too small", as_text(name), columns, rows)
         return False
 
 
