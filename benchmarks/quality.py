@@ -55,7 +55,6 @@ class Row:
         clustering: Options of every fit of clusters.
         little: Trained and clustered on a tenth of the frames; only the two label-free
             figures are made.
-        mixture: 27 clusters are also fitted as a Gaussian mixture.
     """
 
     title: str
@@ -64,22 +63,18 @@ class Row:
     start: str = ""
     clustering: tuple[str, ...] = ()
     little: bool = False
-    mixture: bool = False
 
 
-MIXTURE = ("--clustering", "gmm", "--covariance", "tied")
 LITTLE = ("--max-frames", "37", "--epochs", "150", "--threads", "1")
 ROWS = {
     "edge": Row("`edge`, from scratch", ("--arch", "edge", "--epochs", "45", "--threads", "1")),
     "lite": Row(
         "`lite`, taught by EfficientNet-Lite0",
         ("--arch", "lite", "--epochs", "40", "--threads", "1"),
-        mixture=True,
     ),
     "edge-taught": Row(
         "`edge`, taught by EfficientNet-Lite0",
         ("--arch", "edge", "--teacher", "efficientnet_lite0", "--epochs", "40", "--threads", "1"),
-        mixture=True,
     ),
     "supervised-lite": Row(
         "`lite`, label-free first, then all of it with labels",
@@ -197,15 +192,14 @@ class Maker:
         """Classes, and what is not scored."""
         return ["--classes", self.data / "classes.txt", "--ignore", "11"]
 
-    def export(self, clusters: int, seed: int, suffix: str, how: Sequence[str] = ()) -> Path:
-        """Fit other clusters on the frames of the training."""
+    def export(self, clusters: int, seed: int, suffix: str) -> Path:
+        """Fit another number of clusters on the frames of the training."""
         made = self.path(suffix)
         words: list[str | Path] = ["export", self.path(".train")]
         if not self.row.little:
             words.append(self.data / "train")
         words += ["-o", made]
-        words += ["--clusters", str(clusters), "--seed", str(seed)]
-        words += how or self.row.clustering
+        words += ["--clusters", str(clusters), "--seed", str(seed), *self.row.clustering]
         self.run(f"export{suffix}", words, made)
         return made
 
@@ -246,9 +240,6 @@ class Maker:
         self.score("27", self.path(".aeseg"), *fit, "--fit-every", "4", emulated=emulated)
         if self.row.little:
             return
-        if self.row.mixture:
-            mixed = self.export(27, self.seed, "-27-tied.aeseg", MIXTURE)
-            self.score("27-tied", mixed, *fit, "--fit-every", "4", emulated=True)
         many = self.export(256, self.seed, "-256.aeseg")
         masks: list[str | Path] = ["--from-masks", self.data / "train", self.data / "trainannot"]
         masks += [*self.labels(), "--frames", str(FEW)]
