@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aeseg_edge.cli.agreement import agreement_json
+from aeseg_edge.cli.fitting import import_calibration
 from aeseg_edge.cli.options import entries_table, positive, share
-from aeseg_edge.errors import MissingDependency, UsageError
+from aeseg_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle import Bundle
@@ -188,13 +189,8 @@ def _linear(
     options: argparse.Namespace,
     progress: Progress,
 ) -> tuple[Bundle, dict[str, Any]]:
-    try:
-        from aeseg_edge.calibration.entries import with_agreement
-    except ImportError as error:
-        raise MissingDependency(
-            f"calibration needs a package that is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+    import_calibration()
+    from aeseg_edge.calibration.entries import with_agreement
     from aeseg_edge.calibration.from_masks import mask_classes
     from aeseg_edge.calibration.labelled import read_image
     from aeseg_edge.calibration.linear import fit_linear, labelled_cells

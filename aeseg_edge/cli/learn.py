@@ -165,13 +165,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         help="keep this many principal components of the latents, without training again "
         "(default: all)",
     )
-    export.add_argument(
-        "--max-frames",
-        type=positive,
-        default=600,
-        metavar="N",
-        help="of SOURCE, sampled evenly (default 600)",
-    )
+    _add_max_frames(export)
     add_fit(export, as_before="as trained")
     _add_names(export, "default: none")
     _add_graph(export, as_before="as trained")
@@ -195,16 +189,20 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
     add_modalities(calibrate)
     calibrate.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
-    calibrate.add_argument(
+    _add_max_frames(calibrate)
+    add_fit(calibrate, as_before="as in the bundle")
+    _add_names(calibrate, "default: those of the bundle itself; none for fresh names")
+    add_json(calibrate)
+
+
+def _add_max_frames(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--max-frames",
         type=positive,
         default=600,
         metavar="N",
         help="of SOURCE, sampled evenly (default 600)",
     )
-    add_fit(calibrate, as_before="as in the bundle")
-    _add_names(calibrate, "default: those of the bundle itself; none for fresh names")
-    add_json(calibrate)
 
 
 def _add_names(parser: argparse.ArgumentParser, default: str) -> None:
