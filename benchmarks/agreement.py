@@ -10,9 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.calibration.entries import compare_entries
-from aeseg_edge.io.sources import open_source
+from aeseg_edge.sources import open_source
 
 
 def main() -> None:

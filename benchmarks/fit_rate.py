@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.clustering import cluster
-from aeseg_edge.calibration.graph import detach_head
-from aeseg_edge.calibration.latents import EncoderSession, draw_samples
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import fit_frame
+from aeseg_edge.calibration.clusters.latents import EncoderSession, draw_samples
+from aeseg_edge.calibration.clusters.methods import cluster
+from aeseg_edge.calibration.graphs.assemble import detach_head
 from aeseg_edge.calibration.settings import FitSettings
-from aeseg_edge.device import environment
-from aeseg_edge.geometry import fit_frame
-from aeseg_edge.io.sources import open_source
+from aeseg_edge.measure.machine import environment
+from aeseg_edge.sources import open_source
 
 Latents = NDArray[np.float32]
 

@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 
 from aeseg_edge.errors import AesegError
-from aeseg_edge.io.feed import Input
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.scene import draw_scene
-from aeseg_edge.io.sinks import open_sink
-from aeseg_edge.io.source import Closing
-from aeseg_edge.loop import CameraLoop
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.sinks import open_sink
+from aeseg_edge.sources.base import Closing, Frame
+from aeseg_edge.sources.scene import draw_scene
 
 SIZE = (480, 360)
 PICTURES = [draw_scene(3 * i, *SIZE) for i in range(60)]

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.io.sources import open_source
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.sources import open_source
 
 WANT = frozenset({"distance"})
 

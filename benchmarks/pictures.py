@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from colour_position import ClusterColours
 
-from aeseg_edge.calibration.evaluation import read_mask
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.calibration.score.evaluation import read_mask
+from aeseg_edge.segment.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (

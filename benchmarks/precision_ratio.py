@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aeseg_edge.bench import alternate, random_codebook, synthetic_frame
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.device import environment
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.measure.bench import alternate, random_codebook, synthetic_frame
+from aeseg_edge.measure.machine import environment
+from aeseg_edge.segment.segmenter import Segmenter
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 NOISE = 5.0

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.calibration.evaluation import find_pairs, read_classes, read_image, read_mask
-from aeseg_edge.calibration.metrics import ConfusionMatrix, Scores, fold, majority_map, score
-from aeseg_edge.codebook import default_classes
-from aeseg_edge.io.sources import open_source
-from aeseg_edge.segmenter import Segmenter
-from aeseg_edge.smoothing import FlickerMeter, default_strength
+from aeseg_edge.bundle.codebook import default_classes
+from aeseg_edge.calibration.score.counts import ConfusionMatrix, Scores, fold, majority_map, score
+from aeseg_edge.calibration.score.evaluation import find_pairs, read_classes, read_image, read_mask
+from aeseg_edge.measure.flicker import FlickerMeter
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.segment.smoothing import default_strength
+from aeseg_edge.sources import open_source
 
 IGNORE = 11
 

@@ -19,8 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from aeseg_edge.geometry import import_cv2
-from aeseg_edge.io.scene import draw_scene
+from aeseg_edge.sources.scene import draw_scene
+from aeseg_edge.support.require import import_cv2
 
 SIZE = (480, 360)
 PICTURES = 120

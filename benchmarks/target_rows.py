@@ -20,17 +20,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from aeseg_edge.against import INFERENCE, WHOLE, inference_of, side_by_side, threads_held
-from aeseg_edge.bench import Comparison, Ratio, alternate, bench, random_codebook
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.cpu_peak import cpu_share
-from aeseg_edge.calibration.restride import with_output_stride
-from aeseg_edge.calibration.split import SMOOTH_SPLIT, SPLIT, split_paths
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import fit_frame
+from aeseg_edge.calibration.graphs.restride import with_output_stride
+from aeseg_edge.calibration.report.cpu import cpu_share
+from aeseg_edge.calibration.report.split import SMOOTH_SPLIT, SPLIT, split_paths
 from aeseg_edge.errors import UsageError
-from aeseg_edge.geometry import fit_frame
-from aeseg_edge.io.scene import draw_scene
-from aeseg_edge.nodes import profile_nodes
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.measure.against import INFERENCE, WHOLE, inference_of, side_by_side, threads_held
+from aeseg_edge.measure.bench import Comparison, Ratio, alternate, bench, random_codebook
+from aeseg_edge.measure.profile import profile_nodes
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.sources.scene import draw_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAME = (480, 360)
@@ -42,8 +42,8 @@ START_SECONDS = 60.0
 MEMORY = """
 import json, sys
 import numpy as np
-from aeseg_edge.device import process_memory
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.measure.machine import process_memory
+from aeseg_edge.segment.segmenter import Segmenter
 
 frame = np.load(sys.argv[2])
 with Segmenter.load(sys.argv[1], precision="int8", backend="onnxruntime", threads=1) as segmenter:

@@ -22,9 +22,9 @@ from typing import Any
 
 from target_rows import MEASURES, ROOT, Found, Run
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.device import environment
+from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.errors import AesegError
+from aeseg_edge.measure.machine import environment
 
 OUT = ROOT / "docs" / "performance" / "targets.json"
 PAGE = ROOT / "docs" / "performance.md"

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.codebook import Codebook
-from aeseg_edge.decoder import Decoder, DecoderParts, Decoding
-from aeseg_edge.geometry import fit_region
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import DecoderParts
+from aeseg_edge.bundle.geometry import fit_region
+from aeseg_edge.segment.decoder import Decoder, Decoding
+from aeseg_edge.segment.segmenter import Segmenter
 
 FRAMES = 64
 """Frames looked at: 169,000 latents at 480x352 and stride 8."""

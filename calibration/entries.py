@@ -12,16 +12,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.base import GraphSpec
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.manifest import Entry, Manifest
-from aeseg_edge.segmenter import Segmenter
-
-from .agreement import Agreement, gate, measure_agreement
-from .graph import Target, attach_head, to_half
-from .ranges import quantize_for_cpu, quantize_for_tensorrt
-from .sensitivity import RECORD, exclude_layers, excluded_of
-from .settings import FitSettings
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.manifest import Entry, Manifest
+from aeseg_edge.calibration.graphs.assemble import Target, attach_head, to_half
+from aeseg_edge.calibration.graphs.int8 import quantize_for_cpu, quantize_for_tensorrt
+from aeseg_edge.calibration.score.agreement import Agreement, gate, measure_agreement
+from aeseg_edge.calibration.score.sensitivity import RECORD, exclude_layers, excluded_of
+from aeseg_edge.calibration.settings import FitSettings
+from aeseg_edge.segment.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 

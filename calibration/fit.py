@@ -14,18 +14,27 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.base import GraphSpec
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.errors import CalibrationError
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.manifest import Manifest
-from aeseg_edge.novelty import spread_of
-
-from .agreement import Agreement
-from .choose import Choice
-from .clustering import Clustering, reordered
-from .codebooks import find_codebook
-from .entries import (
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.drift import spread_of
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.calibration.clusters.count import Choice
+from aeseg_edge.calibration.clusters.latents import (
+    EncoderSession,
+    boxes_of,
+    cells_seen,
+    draw_samples,
+)
+from aeseg_edge.calibration.clusters.match import (
+    Matched,
+    encoder_of,
+    encoder_shift,
+    match_codebooks,
+)
+from aeseg_edge.calibration.clusters.methods import Clustering, reordered
+from aeseg_edge.calibration.clusters.stability import Stability
+from aeseg_edge.calibration.entries import (
     Progress,
     chosen_exclusions,
     deployed_graphs,
@@ -34,13 +43,13 @@ from .entries import (
     smoothing_gate,
     with_agreement,
 )
-from .frames import split_for_agreement
-from .graph import centre_latents
-from .latents import EncoderSession, boxes_of, cells_seen, draw_samples
-from .matching import Matched, encoder_of, encoder_shift, match_codebooks
-from .sensitivity import check_names
-from .settings import FitSettings as FitSettings
-from .stability import Stability
+from aeseg_edge.calibration.frames import split_for_agreement
+from aeseg_edge.calibration.graphs.assemble import centre_latents
+from aeseg_edge.calibration.score.agreement import Agreement
+from aeseg_edge.calibration.score.sensitivity import check_names
+from aeseg_edge.calibration.search import find_codebook
+from aeseg_edge.calibration.settings import FitSettings as FitSettings
+from aeseg_edge.errors import CalibrationError
 
 _log = logging.getLogger(__name__)
 

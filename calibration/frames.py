@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.geometry import resize_image
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.geometry import import_cv2, resize_image
+from aeseg_edge.support.require import import_cv2
 
 _CELLS = 12
 

@@ -10,17 +10,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.manifest import Manifest
-
-from .balance import BALANCES
-from .clustering import METHODS
-from .decoding import attach_decoder
-from .entries import REFERENCE, Progress
-from .fit import Fitted, fit_bundle
-from .graph import detach_head
-from .sensitivity import RECORD
-from .settings import FitSettings
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.calibration.clusters.methods import METHODS
+from aeseg_edge.calibration.clusters.regions import BALANCES
+from aeseg_edge.calibration.decoding import attach_decoder
+from aeseg_edge.calibration.entries import REFERENCE, Progress
+from aeseg_edge.calibration.fit import Fitted, fit_bundle
+from aeseg_edge.calibration.graphs.assemble import detach_head
+from aeseg_edge.calibration.score.sensitivity import RECORD
+from aeseg_edge.calibration.settings import FitSettings
 
 
 def recalibrate(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from aeseg_edge.calibration.clusters.methods import MAX_CLUSTERS, METHODS
+from aeseg_edge.calibration.clusters.mixture import DEFAULT_COVARIANCE, check_covariance
+from aeseg_edge.calibration.clusters.regions import BALANCES
+from aeseg_edge.calibration.clusters.starts import MANY, RESTARTS
 from aeseg_edge.errors import CalibrationError, UsageError
-
-from .balance import BALANCES
-from .clustering import MAX_CLUSTERS, METHODS
-from .mixture import DEFAULT_COVARIANCE, check_covariance
-from .starts import MANY, RESTARTS
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from aeseg_edge.calibration.footage.gather import Footage, FootageReport
 from aeseg_edge.errors import AesegError, FootageError
-from aeseg_edge.export.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
 from aeseg_edge.export.checkpoint import save_model
-from aeseg_edge.export.footage import Footage, FootageReport
-from aeseg_edge.export.history import EpochRecord, TrainProgress
-from aeseg_edge.export.settings import TrainSettings
-from aeseg_edge.export.train import train
-from aeseg_edge.io.atomic import write_bytes
-from aeseg_edge.io.images import decode_image, is_image, natural
+from aeseg_edge.export.network.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+from aeseg_edge.export.training.history import EpochRecord, TrainProgress
+from aeseg_edge.export.training.loop import train
+from aeseg_edge.export.training.settings import TrainSettings
+from aeseg_edge.sources.images import decode_image, is_image, natural
+from aeseg_edge.support.files import write_bytes
 
 Images = NDArray[np.uint8]
 SIDE = 32

@@ -33,10 +33,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aeseg_edge.errors import TrainingError, UsageError
-from aeseg_edge.geometry import import_cv2
-from aeseg_edge.io.atomic import write_bytes, write_error
-
-from .autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+from aeseg_edge.export.network.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+from aeseg_edge.support.files import write_bytes, write_error
+from aeseg_edge.support.require import import_cv2
 
 _log = logging.getLogger(__name__)
 

@@ -11,21 +11,20 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.decoding import attach_decoder
 from aeseg_edge.calibration.entries import REFERENCE
 from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
+from aeseg_edge.calibration.footage.gather import Footage
 from aeseg_edge.errors import FootageError
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.manifest import Modality
-
-from .autoencoder import Autoencoder
-from .decoder_graph import export_decoder, folded_mean
-from .dimension import DimensionChoice, Wanted, reduce_latents
-from .footage import Footage
-from .history import EpochRecord
-from .region import frame_region
-from .steps import Progress, deployed_encoder
+from aeseg_edge.export.network.autoencoder import Autoencoder
+from aeseg_edge.export.network.reduce import DimensionChoice, Wanted, reduce_latents
+from aeseg_edge.export.onnx.decoder import export_decoder, folded_mean
+from aeseg_edge.export.region import frame_region
+from aeseg_edge.export.steps import Progress, deployed_encoder
+from aeseg_edge.export.training.history import EpochRecord
 
 
 @dataclass(frozen=True)

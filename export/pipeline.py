@@ -12,27 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge import __version__
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.fit import FitSettings
+from aeseg_edge.calibration.footage.gather import Footage, gather
+from aeseg_edge.calibration.footage.pairs import find_modalities
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.io.modalities import describe
-from aeseg_edge.manifest import Modality
-
-from .autoencoder import ARCHITECTURES, Autoencoder, AutoencoderConfig, build_autoencoder
-from .checkpoint import save_model
-from .dimension import TRAINED as TRAINED
-from .dimension import Wanted
-from .efficientnet import ORIGIN
-from .finish import Trained, all_frames, finish, reduced, told
-from .footage import Footage, gather
-from .history import TrainResult
-from .invariance import even_latents
-from .losses import Objective, Taught
-from .pairs import find_modalities
-from .region import save_region
-from .settings import TrainSettings
-from .sizes import check_output_stride, round_size
-from .steps import (
+from aeseg_edge.export.checkpoint import save_model
+from aeseg_edge.export.finish import Trained, all_frames, finish, reduced, told
+from aeseg_edge.export.network.autoencoder import (
+    ARCHITECTURES,
+    Autoencoder,
+    AutoencoderConfig,
+    build_autoencoder,
+)
+from aeseg_edge.export.network.efficientnet import ORIGIN
+from aeseg_edge.export.network.reduce import TRAINED as TRAINED
+from aeseg_edge.export.network.reduce import Wanted
+from aeseg_edge.export.region import save_region
+from aeseg_edge.export.sizes import check_output_stride, round_size
+from aeseg_edge.export.steps import (
     Progress,
     check_excluded,
     keep_frames,
@@ -40,9 +39,19 @@ from .steps import (
     training_note,
     with_preview,
 )
-from .teacher import EfficientNetTeacher, Targets, make_targets, open_teacher
-from .team import ALONE, Team
-from .train import train
+from aeseg_edge.export.training.history import TrainResult
+from aeseg_edge.export.training.invariance import even_latents
+from aeseg_edge.export.training.loop import train
+from aeseg_edge.export.training.losses import Objective, Taught
+from aeseg_edge.export.training.settings import TrainSettings
+from aeseg_edge.export.training.teacher import (
+    EfficientNetTeacher,
+    Targets,
+    make_targets,
+    open_teacher,
+)
+from aeseg_edge.export.training.team import ALONE, Team
+from aeseg_edge.sources.pairs import describe
 
 _log = logging.getLogger(__name__)
 

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.fit import FitSettings
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.manifest import Modality
-
-from .checkpoint import load_frames, load_model, load_sizes
-from .dimension import Wanted
-from .finish import Trained, all_frames, finish, reduced, told
-from .footage import gather
-from .region import load_region
-from .sizes import check_output_stride, resize_frames, round_size
-from .steps import Progress, with_preview
+from aeseg_edge.calibration.footage.gather import gather
+from aeseg_edge.export.checkpoint import load_frames, load_model, load_sizes
+from aeseg_edge.export.finish import Trained, all_frames, finish, reduced, told
+from aeseg_edge.export.network.reduce import Wanted
+from aeseg_edge.export.region import load_region
+from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size
+from aeseg_edge.export.steps import Progress, with_preview
 
 
 def export_bundle(

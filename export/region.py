@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.geometry import Geometry, fit_region
 from aeseg_edge.errors import TrainingError
-from aeseg_edge.geometry import Geometry, fit_region, import_cv2
-from aeseg_edge.io.atomic import write_bytes
-from aeseg_edge.io.images import read_grey
+from aeseg_edge.sources.images import read_grey
+from aeseg_edge.support.files import write_bytes
+from aeseg_edge.support.require import import_cv2
 
 REGION = "region.png"
 

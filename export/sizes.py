@@ -7,8 +7,8 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.geometry import Geometry, resize_picture
 from aeseg_edge.errors import UsageError
-from aeseg_edge.geometry import Geometry, resize_picture
 
 _log = logging.getLogger(__name__)
 

@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.base import GraphSpec
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.sensitivity import check_names
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.calibration.score.sensitivity import check_names
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import AesegError
-from aeseg_edge.geometry import Geometry, import_cv2
-from aeseg_edge.segmenter import Segmenter
-
-from .autoencoder import Autoencoder
-from .checkpoint import forget_frames, save_frames
-from .graph import export_encoder
-from .history import TrainProgress
+from aeseg_edge.export.checkpoint import forget_frames, save_frames
+from aeseg_edge.export.network.autoencoder import Autoencoder
+from aeseg_edge.export.onnx.encoder import export_encoder
+from aeseg_edge.export.training.history import TrainProgress
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.require import import_cv2
 
 Progress = Callable[[str, float, str], None]
 """(stage, fraction of that stage, short note)."""

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from aeseg_edge import __version__
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.agreement import Agreement
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.calibration.clusters.latents import EncoderSession, boxes_of, sample_latents
 from aeseg_edge.calibration.entries import (
     chosen_exclusions,
     deployed_graphs,
@@ -25,27 +27,22 @@ from aeseg_edge.calibration.entries import (
     with_agreement,
 )
 from aeseg_edge.calibration.frames import split_for_agreement
-from aeseg_edge.calibration.latents import EncoderSession, boxes_of, sample_latents
-from aeseg_edge.calibration.sensitivity import check_names
+from aeseg_edge.calibration.score.agreement import Agreement
+from aeseg_edge.calibration.score.sensitivity import check_names
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import UsageError
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.manifest import Manifest
-
-from .autoencoder import (
+from aeseg_edge.export.checkpoint import MODEL, load_frames, load_model, load_sizes, save_model
+from aeseg_edge.export.network.autoencoder import (
     ARCHITECTURES,
     Autoencoder,
     AutoencoderConfig,
     add_class_head,
     build_autoencoder,
 )
-from .checkpoint import MODEL, load_frames, load_model, load_sizes, save_model
-from .efficientnet import ORIGIN
-from .history import EpochRecord
-from .region import frame_region, load_region, save_region
-from .settings import TrainSettings
-from .sizes import check_output_stride, resize_frames, round_size
-from .steps import (
+from aeseg_edge.export.network.efficientnet import ORIGIN
+from aeseg_edge.export.region import frame_region, load_region, save_region
+from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size
+from aeseg_edge.export.steps import (
     Progress,
     check_excluded,
     deployed_encoder,
@@ -54,14 +51,16 @@ from .steps import (
     training_note,
     with_preview,
 )
-from .supervised import (
+from aeseg_edge.export.training.history import EpochRecord
+from aeseg_edge.export.training.labels import (
     HEAD_CHANNELS,
     CrossEntropy,
     freeze_encoder,
     gather_labelled,
     head_codebook,
 )
-from .train import train
+from aeseg_edge.export.training.loop import train
+from aeseg_edge.export.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 

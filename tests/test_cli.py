@@ -18,11 +18,11 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
 from aeseg_edge import __version__  # noqa: E402
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.manifest import Modality  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.cli.main import build_parser  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
-from aeseg_edge.manifest import Modality  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 WANTED = {"train", "export", "calibrate", "run", "info", "name", "eval", "bench"}
 
@@ -267,7 +267,7 @@ def test_a_missing_scipy_is_named_before_any_frame_is_read(
         raise AssertionError("a frame was segmented")
 
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    monkeypatch.setattr("aeseg_edge.segmenter.Segmenter.clusters", never)
+    monkeypatch.setattr("aeseg_edge.segment.segmenter.Segmenter.clusters", never)
     if verb == "eval":
         assert evaluate(v1_bundle, street) == 1
     else:
@@ -475,7 +475,7 @@ def test_a_password_is_part_of_no_result(
     monkeypatch: pytest.MonkeyPatch,
     verb: list[str],
 ) -> None:
-    from aeseg_edge.io import sources
+    from aeseg_edge import sources
 
     monkeypatch.chdir(tmp_path)
     real = sources.open_source

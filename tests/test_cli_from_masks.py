@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.cli import main
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
@@ -165,7 +165,7 @@ def test_a_linear_codebook_for_graphs_without_squares_has_none(
     street: Path, capsys: Output
 ) -> None:
     onnx = pytest.importorskip("onnx")
-    from aeseg_edge.calibration.graph import attach_head, detach_head
+    from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head
 
     old = Bundle.open(street)
     spec = replace(old.manifest.spec, squares=False)

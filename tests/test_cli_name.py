@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.cli import main
-from aeseg_edge.codebook import VOID
 
 Output = pytest.CaptureFixture[str]
 

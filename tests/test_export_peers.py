@@ -14,7 +14,7 @@ pytest.importorskip("torchvision")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.session import open_session  # noqa: E402
+from aeseg_edge.backends.session import open_session  # noqa: E402
 
 pytestmark = [pytest.mark.timm, pytest.mark.slow]
 

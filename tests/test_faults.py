@@ -18,9 +18,9 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 TINY = ["--imgsz", "96x64", "--arch", "shallow", "--clusters", "4", "--restarts", "1"]
 TINY += ["--latent-dim", "6", "--threads", "1"]

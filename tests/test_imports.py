@@ -170,7 +170,7 @@ def torch_where_devices_run(root: Path) -> list[str]:
         if found.reaches("torch")
         and (
             part_of(found.importer) in {"calibration", "aeseg_edge"}
-            or found.importer == "aeseg_edge.export.engine"
+            or found.importer == "aeseg_edge.export.engines.compile"
         )
     ]
 
@@ -179,7 +179,7 @@ def pycuda_outside_its_file(root: Path) -> list[str]:
     return [
         str(found)
         for found in package_imports(root)
-        if found.reaches("pycuda") and found.importer != "aeseg_edge.backends._cuda"
+        if found.reaches("pycuda") and found.importer != "aeseg_edge.backends.cuda"
     ]
 
 
@@ -197,7 +197,7 @@ RULES = {
     ),
     "calibration does not import export": calibration_imports_export,
     "the runtime, calibration and export/engine.py import no torch": torch_where_devices_run,
-    "only backends/_cuda.py imports pycuda": pycuda_outside_its_file,
+    "only backends/cuda.py imports pycuda": pycuda_outside_its_file,
     "nobody imports a top-level export or calibration": top_level_export,
 }
 
@@ -260,9 +260,9 @@ PLANTED = {
     ),
     "torch in the engine builder": (
         torch_where_devices_run,
-        "export/engine.py",
+        "export/engines/compile.py",
         "from torch import nn\n",
-        "export/engine.py:1: aeseg_edge.export.engine imports torch.nn",
+        "export/engines/compile.py:1: aeseg_edge.export.engines.compile imports torch.nn",
     ),
     "pycuda": (
         pycuda_outside_its_file,
@@ -303,7 +303,7 @@ def test_imports_that_point_the_right_way_are_let_through(tmp_path: Path) -> Non
         "aeseg_edge/cli/__init__.py": "def main():\n    from ..calibration import metrics\n",
         "aeseg_edge/cli/train.py": "def train():\n    from ..export.pipeline import train\n",
         "aeseg_edge/cli/types.py": "if TYPE_CHECKING:\n    from ..export import pipeline\n",
-        "aeseg_edge/backends/_cuda.py": "def driver():\n    import pycuda.driver\n",
+        "aeseg_edge/backends/cuda.py": "def driver():\n    import pycuda.driver\n",
         "export/train.py": "import torch\nfrom ..calibration import ranges\nfrom . import graph\n",
         "calibration/ranges.py": "from ..codebook import Codebook\nfrom .frames import choose\n",
         "tests/test_train.py": "from aeseg_edge.export import train\n",

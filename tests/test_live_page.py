@@ -18,13 +18,13 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.codebook import VOID  # noqa: E402
-from aeseg_edge.io.frame import Frame  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
-from aeseg_edge.io.web.classes import LiveClasses  # noqa: E402
-from aeseg_edge.io.web.sink import Live, WebSink  # noqa: E402
-from aeseg_edge.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.codebook import VOID  # noqa: E402
+from aeseg_edge.page.classes import LiveClasses  # noqa: E402
+from aeseg_edge.page.sink import Live, WebSink  # noqa: E402
+from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.sources.base import Frame  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 from tests.doubles.chromium import Browser  # noqa: E402
 
 ENTER, ESCAPE, TAB, CONTROL, RIGHT = "\ue007", "\ue00c", "\ue004", "\ue009", "\ue014"

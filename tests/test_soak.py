@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
 
 pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")

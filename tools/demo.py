@@ -20,23 +20,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aeseg_edge.bench import BenchReport, bench
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.cli.progress import Progress
-from aeseg_edge.draw import contact_sheet, overlay
 from aeseg_edge.errors import AesegError, SourceError
-from aeseg_edge.export.autoencoder import AutoencoderConfig
 from aeseg_edge.export.finish import Trained
-from aeseg_edge.export.history import EpochRecord
+from aeseg_edge.export.network.autoencoder import AutoencoderConfig
 from aeseg_edge.export.pipeline import TrainOptions, train_bundle
-from aeseg_edge.export.settings import TrainSettings
-from aeseg_edge.geometry import fit_frame, import_cv2
-from aeseg_edge.io.atomic import write_bytes
-from aeseg_edge.io.sinks import open_sink
-from aeseg_edge.io.sources import open_source
-from aeseg_edge.loop import run_loop
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.export.training.history import EpochRecord
+from aeseg_edge.export.training.settings import TrainSettings
+from aeseg_edge.loop.camera import run_loop
+from aeseg_edge.measure.bench import BenchReport, bench
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.sinks import open_sink
+from aeseg_edge.sources import open_source
+from aeseg_edge.support.files import write_bytes
+from aeseg_edge.support.require import import_cv2
+from aeseg_edge.view.draw import contact_sheet, overlay
 
 WIDTH = 480
 MINUTES = 2.5

@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.pretrained import LICENCE, pretrained_path
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.pretrained import LICENCE, pretrained_path
 
 CLUSTERS = 64
 FRAMES = 20

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.calibration.fit import FitSettings
-from aeseg_edge.export.autoencoder import AutoencoderConfig
+from aeseg_edge.export.network.autoencoder import AutoencoderConfig
 from aeseg_edge.export.pipeline import TrainOptions, train_bundle
-from aeseg_edge.export.settings import TrainSettings
+from aeseg_edge.export.training.settings import TrainSettings
 
 
 def scene(index: int, *, width: int = 96, height: int = 64) -> NDArray[np.uint8]:

@@ -30,19 +30,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import AesegError, SourceError
-from aeseg_edge.geometry import import_cv2
-from aeseg_edge.io.feed import Input
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.scene import draw_scene
-from aeseg_edge.io.sink import Closing as SinkBase
-from aeseg_edge.io.sinks import open_sink
-from aeseg_edge.io.source import Closing as SourceBase
-from aeseg_edge.io.sources import open_source
-from aeseg_edge.loop import CameraLoop
-from aeseg_edge.watchdog import Patience
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
+from aeseg_edge.loop.watchdog import Patience
+from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.base import Closing as SinkBase
+from aeseg_edge.sources import open_source
+from aeseg_edge.sources.base import Closing as SourceBase
+from aeseg_edge.sources.base import Frame
+from aeseg_edge.sources.scene import draw_scene
+from aeseg_edge.support.require import import_cv2
 
 if TYPE_CHECKING:
-    from aeseg_edge.segmenter import Segmentation, Segmenter
+    from aeseg_edge.segment.result import Segmentation
+    from aeseg_edge.segment.segmenter import Segmenter
 
 CLIP = 60
 SIZES = ((480, 360), (320, 240), (640, 480))
@@ -392,7 +393,7 @@ def main() -> int:
     parser.add_argument("--slope", type=float, default=32.0, help="KiB of growth in 1,000 frames")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args()
-    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.segment.segmenter import Segmenter
 
     try:
         with Segmenter.load(

@@ -9,46 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.codebook import Codebook
-
-
-@dataclass(frozen=True)
-class GraphSpec:
-    """Sizes that a deployed graph was exported with.
-
-    Attributes:
-        height: Frame rows, H.
-        width: Frame columns, W.
-        channels: Frame channels, C.
-        latent_dim: Latent channels, D.
-        stride: Encoder stride r; latents are [D, H/r, W/r].
-        output_stride: Label stride s; labels are [H/s, W/s].
-        squares: Whether scores are ``W [z, z^2] + b`` with weights [K, 2D]; without them they
-            are ``W z + b`` with [K, D].
-    """
-
-    height: int
-    width: int
-    channels: int
-    latent_dim: int
-    stride: int
-    output_stride: int
-    squares: bool = True
-
-    @property
-    def features(self) -> int:
-        """Columns of the codebook's weights: 2D with squares, D without."""
-        return 2 * self.latent_dim if self.squares else self.latent_dim
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Shape of one frame's latents: (D, H/r, W/r)."""
-        return self.latent_dim, self.height // self.stride, self.width // self.stride
-
-    @property
-    def label_shape(self) -> tuple[int, int]:
-        """Shape of one frame's labels: (H/s, W/s)."""
-        return self.height // self.output_stride, self.width // self.output_stride
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import GraphSpec
 
 
 @dataclass(frozen=True)

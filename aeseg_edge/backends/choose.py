@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aeseg_edge.backends.base import Backend
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.manifest import Entry, Manifest
 from aeseg_edge.errors import AesegError, BackendError, EngineNotBuilt, MissingDependency
-from aeseg_edge.manifest import Entry, Manifest
 
 _log = logging.getLogger(__name__)
 

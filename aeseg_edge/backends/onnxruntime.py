@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.base import WANTABLE, GraphSpec, Outputs, Ticket
-from aeseg_edge.codebook import Codebook
+from aeseg_edge.backends.base import WANTABLE, Outputs, Ticket
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.errors import BackendError, CodebookError, FrameError, MissingDependency
 
 

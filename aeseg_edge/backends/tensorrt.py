@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.backends._cuda import Buffer, Device
-from aeseg_edge.backends._trt import (
+from aeseg_edge.backends.base import WANTABLE, Outputs, Ticket
+from aeseg_edge.backends.cache import EngineCache, EngineKey, padded_clusters
+from aeseg_edge.backends.cuda import Buffer, Device
+from aeseg_edge.backends.trt import (
     TensorSpec,
     engine_inputs,
     engine_outputs,
@@ -36,16 +38,15 @@ from aeseg_edge.backends._trt import (
     reason,
     shared_journal,
 )
-from aeseg_edge.backends.base import WANTABLE, GraphSpec, Outputs, Ticket
-from aeseg_edge.codebook import Codebook
-from aeseg_edge.engines import EngineCache, EngineKey, padded_clusters
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.errors import BackendError, CodebookError, EngineError, FrameError
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-    from aeseg_edge.bundle import Bundle
-    from aeseg_edge.manifest import Entry
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.bundle.manifest import Entry
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aeseg_edge.calibration.agreement import Agreement
+    from aeseg_edge.calibration.score.agreement import Agreement
 
 Agreements = Mapping[tuple[str, str], "Agreement"]
 """By (precision, backend), against fp32."""

@@ -20,13 +20,12 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import MissingDependency, SinkError, UsageError
-from aeseg_edge.io.address import without_password
-from aeseg_edge.io.atomic import write_bytes
-from aeseg_edge.io.names import as_text
+from aeseg_edge.support.files import write_bytes
+from aeseg_edge.support.text import as_text, without_password
 
 if TYPE_CHECKING:
-    from aeseg_edge.calibration.cpu_peak import CpuPeaks, CpuShare
-    from aeseg_edge.calibration.roofline import Roofline
+    from aeseg_edge.calibration.report.cpu import CpuPeaks, CpuShare
+    from aeseg_edge.calibration.report.roofline import Roofline
 
 CPU = "cpu"
 DEVICES = ("orin-nano", "orin-nano-super", "agx-orin", CPU)
@@ -95,14 +94,14 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 def _roofline(options: argparse.Namespace) -> int:
     try:
-        from aeseg_edge.calibration import cpu_peak
-        from aeseg_edge.calibration import roofline as bounds
+        from aeseg_edge.calibration.report import cpu as cpu_peak
+        from aeseg_edge.calibration.report import roofline as bounds
     except ImportError as error:
         raise MissingDependency(
             f"bounds are found with a package that is not importable ({error})",
             fix="Install it: pip install 'aeseg_edge[calibrate]'.",
         ) from error
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.cli.progress import Progress
 
     bundle = Bundle.open(options.bundle)
@@ -159,17 +158,17 @@ def _roofline(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     try:
-        from aeseg_edge.calibration.precision import compare_precisions
-        from aeseg_edge.calibration.report_page import render_page
+        from aeseg_edge.calibration.report.page import render_page
+        from aeseg_edge.calibration.score.precisions import compare_precisions
     except ImportError as error:
         raise MissingDependency(
             f"the report is made with a package that is not importable ({error})",
             fix="Install it: pip install 'aeseg_edge[calibrate]'.",
         ) from error
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.device import environment
-    from aeseg_edge.io.sources import open_source
+    from aeseg_edge.measure.machine import environment
+    from aeseg_edge.sources import open_source
 
     (uri,) = all_sources([] if options.source is None else [options.source], options)
     output = check_output(options.output, ".html")

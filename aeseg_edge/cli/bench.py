@@ -25,8 +25,8 @@ from aeseg_edge.cli.options import (
 from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
-    from aeseg_edge.against import Candidate
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.measure.against import Candidate
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -138,8 +138,8 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _loop(options: argparse.Namespace) -> int:
-    from aeseg_edge import bench, openloop
-    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.measure import bench, openloop
+    from aeseg_edge.segment.segmenter import Segmenter
 
     with Segmenter.load(
         options.bundle,
@@ -167,8 +167,8 @@ def _loop(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from aeseg_edge.manifest import BACKENDS, PRECISIONS
-    from aeseg_edge.sweep import sweep
+    from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS
+    from aeseg_edge.measure.sweep import sweep
 
     if options.threads is not None:
         raise UsageError("--threads does not go with --sweep", fix="Use --sweep-threads 1,2.")
@@ -195,7 +195,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _side_by_side(options: argparse.Namespace) -> int:
-    from aeseg_edge.against import format_table, side_by_side
+    from aeseg_edge.measure.against import format_table, side_by_side
 
     if options.backend == "tensorrt":
         raise UsageError(
@@ -206,7 +206,7 @@ def _side_by_side(options: argparse.Namespace) -> int:
     more: dict[str, Candidate] = {}
     if options.split:
         try:
-            from aeseg_edge.calibration.split import split_paths
+            from aeseg_edge.calibration.report.split import split_paths
         except ImportError as error:
             raise MissingDependency(
                 f"--split is not available here ({error})",
@@ -229,10 +229,10 @@ def _side_by_side(options: argparse.Namespace) -> int:
 
 
 def _nodes(options: argparse.Namespace) -> int:
-    from aeseg_edge.bench import hold
-    from aeseg_edge.device import environment
-    from aeseg_edge.geometry import fit_frame
-    from aeseg_edge.nodes import format_table, profile_nodes
+    from aeseg_edge.bundle.geometry import fit_frame
+    from aeseg_edge.measure.bench import hold
+    from aeseg_edge.measure.machine import environment
+    from aeseg_edge.measure.profile import format_table, profile_nodes
 
     if options.backend == "tensorrt":
         raise UsageError("--nodes runs on ONNX Runtime", fix="Leave --backend tensorrt out.")
@@ -258,7 +258,7 @@ def _nodes(options: argparse.Namespace) -> int:
 
 
 def _open(options: argparse.Namespace) -> Bundle:
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
 
     bundle = Bundle.open(options.bundle)
     return bundle if options.imgsz is None else bundle.with_size(*options.imgsz)
@@ -266,8 +266,8 @@ def _open(options: argparse.Namespace) -> Bundle:
 
 def _frames(bundle: Bundle, source: str | None) -> list[NDArray[np.uint8]] | None:
     """Decode what a benchmark cycles; None without a source."""
-    from aeseg_edge.bench import hold
-    from aeseg_edge.io.sources import open_source
+    from aeseg_edge.measure.bench import hold
+    from aeseg_edge.sources import open_source
 
     if source is None:
         return None
@@ -285,7 +285,7 @@ def _show(options: argparse.Namespace, table: str, data: Any) -> None:
 
 
 def _default_threads() -> list[int]:
-    from aeseg_edge.device import environment
+    from aeseg_edge.measure.machine import environment
 
     cpu = environment()["cpu"]
     return sorted({1, int(cpu["usable"] or cpu["cores"] or 1)})

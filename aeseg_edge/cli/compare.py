@@ -25,14 +25,15 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import SinkError, UsageError
-from aeseg_edge.io.address import without_password
-from aeseg_edge.io.modalities import describe
-from aeseg_edge.io.targets import refuse_inputs
+from aeseg_edge.sinks.targets import refuse_inputs
+from aeseg_edge.sources.pairs import describe
+from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
-    from aeseg_edge.calibration.comparison import Comparison, LabelCounts
-    from aeseg_edge.manifest import Manifest, Modality
-    from aeseg_edge.segmenter import Segmentation, Segmenter
+    from aeseg_edge.bundle.manifest import Manifest, Modality
+    from aeseg_edge.calibration.score.difference import Comparison, LabelCounts
+    from aeseg_edge.segment.result import Segmentation
+    from aeseg_edge.segment.segmenter import Segmenter
 
 Picture = NDArray[np.uint8]
 
@@ -80,10 +81,10 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from aeseg_edge.calibration.comparison import LabelCounts
-    from aeseg_edge.calibration.optional import import_scipy
+    from aeseg_edge.calibration.score.difference import LabelCounts
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.support.require import import_scipy
 
     (uri,) = all_sources([] if options.source is None else [options.source], options)
     import_scipy("optimize")  # Needed at the end, so asked for before the frames.
@@ -220,7 +221,7 @@ def _picked(manifest: Manifest, modalities: Sequence[Modality]) -> list[int]:
 def _frames(
     uri: str, modalities: Sequence[Modality], manifest: Manifest, most: int | None
 ) -> Iterator[Picture]:
-    from aeseg_edge.io.sources import open_source
+    from aeseg_edge.sources import open_source
 
     channels = sum(each.channels for each in modalities) or manifest.geometry.channels
     with open_source(uri, channels=channels, modalities=modalities) as source:
@@ -241,9 +242,9 @@ def _write_sheet(
     counts: LabelCounts,
     names: tuple[str, str],
 ) -> None:
-    from aeseg_edge.draw import as_bgr, contact_sheet, fit, mask
-    from aeseg_edge.geometry import import_cv2
-    from aeseg_edge.io.atomic import write_bytes
+    from aeseg_edge.support.files import write_bytes
+    from aeseg_edge.support.require import import_cv2
+    from aeseg_edge.view.draw import as_bgr, contact_sheet, fit, mask
 
     matched = counts.matching()
     rows: list[list[Picture]] = []

@@ -32,17 +32,17 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import BackendError
-from aeseg_edge.io.address import without_password
-from aeseg_edge.io.modalities import describe
+from aeseg_edge.sources.pairs import describe
+from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle import Bundle
-    from aeseg_edge.counters import LoopCounters
-    from aeseg_edge.io.feed import Input
-    from aeseg_edge.io.sink import Sink
-    from aeseg_edge.io.web.sink import Live
-    from aeseg_edge.manifest import Manifest
-    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.bundle.manifest import Manifest
+    from aeseg_edge.loop.feed import Input
+    from aeseg_edge.page.sink import Live
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.sinks.base import Sink
+    from aeseg_edge.sinks.counters import LoopCounters
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -156,13 +156,13 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from aeseg_edge.bundle import Bundle
-    from aeseg_edge.delivery import Routed
-    from aeseg_edge.io.sinks import needs_decoder, open_sinks
-    from aeseg_edge.loop import CameraLoop
-    from aeseg_edge.segmenter import Segmenter
-    from aeseg_edge.signals import stop_on_signals
-    from aeseg_edge.watchdog import Patience
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.loop.camera import CameraLoop
+    from aeseg_edge.loop.watchdog import Patience
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.sinks import needs_decoder, open_sinks
+    from aeseg_edge.sinks.base import Routed
+    from aeseg_edge.support.signals import stop_on_signals
 
     sources = all_sources(options.source, options)
     roi = read_mask(options.roi)
@@ -256,8 +256,8 @@ def _words(value: object) -> str:
 
 def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
     """What a live page among the sinks may see and change."""
-    from aeseg_edge.io.web.classes import LiveClasses
-    from aeseg_edge.io.web.sink import Live
+    from aeseg_edge.page.classes import LiveClasses
+    from aeseg_edge.page.sink import Live
 
     def want(outputs: frozenset[str]) -> None:
         segmenter.always = outputs
@@ -274,8 +274,8 @@ def _open_inputs(
     sources: Sequence[str], manifest: Manifest, undo: ExitStack, *, realtime: bool
 ) -> list[Input]:
     """Open every source, under names unlike each other."""
-    from aeseg_edge.io.feed import Input
-    from aeseg_edge.io.sources import open_source
+    from aeseg_edge.loop.feed import Input
+    from aeseg_edge.sources import open_source
 
     inputs: list[Input] = []
     for uri in sources:
@@ -297,7 +297,7 @@ def _open_inputs(
 
 def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse sinks that would write over an input, or two of them one file, before any is open."""
-    from aeseg_edge.io.targets import name_each, refuse_inputs, refuse_shared, target_of
+    from aeseg_edge.sinks.targets import name_each, refuse_inputs, refuse_shared, target_of
 
     uris = [each for uri in options.output for each in name_each(uri, names)]
     targets = [target for uri in uris if (target := target_of(uri)) is not None]
@@ -350,8 +350,8 @@ def _build_if_missing(bundle: Bundle, options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from aeseg_edge.bundle import Bundle
-    from aeseg_edge.smoothing import default_strength
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.segment.smoothing import default_strength
 
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest

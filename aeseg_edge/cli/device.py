@@ -20,8 +20,8 @@ from aeseg_edge.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle import Bundle
-    from aeseg_edge.export.build import BuiltEngine
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.export.engines.build import BuiltEngine
 
 SELFTEST_FRAMES = 16
 
@@ -112,8 +112,8 @@ def build_engines(
 ) -> list[BuiltEngine]:
     """Build with progress; shared with ``aeseg run``, which builds on first use."""
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.build import build_bundle
-    from aeseg_edge.export.engine import BuildOptions
+    from aeseg_edge.export.engines.build import build_bundle
+    from aeseg_edge.export.engines.compile import BuildOptions
 
     options = BuildOptions() if workspace is None else BuildOptions(workspace=workspace << 20)
     with Progress() as progress:
@@ -130,7 +130,7 @@ def build_engines(
 
 
 def _build(options: argparse.Namespace) -> int:
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
 
     precisions = ("fp16", "int8") if options.precision == "both" else (options.precision,)
     built = build_engines(
@@ -155,7 +155,7 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from aeseg_edge.doctor import diagnose, healthy
+    from aeseg_edge.measure.doctor import diagnose, healthy
 
     checks = diagnose(options.backend, cache_dir=options.cache_dir)
     if options.json != "-":
@@ -169,10 +169,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.io.sources import open_source
-    from aeseg_edge.selftest import run_selftest
+    from aeseg_edge.measure.selftest import run_selftest
+    from aeseg_edge.sources import open_source
 
     bundle = Bundle.open(bundle_or_pretrained(options.bundle))
     frames = []

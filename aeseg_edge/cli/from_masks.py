@@ -15,9 +15,9 @@ from aeseg_edge.cli.options import entries_table, positive, share
 from aeseg_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle import Bundle
-    from aeseg_edge.calibration.from_masks import Unseen
-    from aeseg_edge.calibration.labelled import Pair
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.calibration.footage.masks import Pair
+    from aeseg_edge.calibration.labels.naming import Unseen
     from aeseg_edge.cli.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def name_from(bundle: Bundle, options: argparse.Namespace) -> tuple[Bundle, dict
         CalibrationError: The labelled frames cannot support a linear codebook.
         MissingDependency: A package of the extra ``calibrate`` is not installed.
     """
-    from aeseg_edge.calibration.labelled import evenly_spaced, find_pairs, read_classes
+    from aeseg_edge.calibration.footage.masks import evenly_spaced, find_pairs, read_classes
     from aeseg_edge.cli.progress import Progress
 
     names = read_classes(options.classes)
@@ -142,7 +142,7 @@ def _by_majority(
     options: argparse.Namespace,
     progress: Progress,
 ) -> tuple[Bundle, dict[str, Any]]:
-    from aeseg_edge.calibration.from_masks import count_pixels, name_by_majority
+    from aeseg_edge.calibration.labels.naming import count_pixels, name_by_majority
 
     counts = count_pixels(
         bundle,
@@ -191,9 +191,9 @@ def _linear(
 ) -> tuple[Bundle, dict[str, Any]]:
     import_calibration()
     from aeseg_edge.calibration.entries import with_agreement
-    from aeseg_edge.calibration.from_masks import mask_classes
-    from aeseg_edge.calibration.labelled import read_image
-    from aeseg_edge.calibration.linear import fit_linear, labelled_cells
+    from aeseg_edge.calibration.footage.masks import read_image
+    from aeseg_edge.calibration.labels.linear import fit_linear, labelled_cells
+    from aeseg_edge.calibration.labels.naming import mask_classes
 
     cells = labelled_cells(
         bundle,

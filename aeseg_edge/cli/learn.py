@@ -33,9 +33,9 @@ from aeseg_edge.cli.supervise import (
 from aeseg_edge.errors import MissingDependency, UsageError
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.calibration.fit import Fitted
-    from aeseg_edge.export.dimension import DimensionChoice
+    from aeseg_edge.export.network.reduce import DimensionChoice
 
 _log = logging.getLogger(__name__)
 
@@ -257,8 +257,8 @@ def _import_pipeline() -> Any:
 def _train(options: argparse.Namespace) -> int:
     pipeline = _import_pipeline()
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.autoencoder import AutoencoderConfig
-    from aeseg_edge.export.settings import TrainSettings
+    from aeseg_edge.export.network.autoencoder import AutoencoderConfig
+    from aeseg_edge.export.training.settings import TrainSettings
 
     sources = all_sources(options.sources, options)
     if options.channels is not None and options.modalities is not None:
@@ -318,7 +318,7 @@ def _train(options: argparse.Namespace) -> int:
         decoder=options.with_decoder,
         provenance=provenance,
     )
-    from aeseg_edge.export.team import join_team
+    from aeseg_edge.export.training.team import join_team
 
     with join_team() as team:
         if not team.first:
@@ -370,9 +370,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.calibration.footage.gather import gather
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.footage import gather
 
     sources = all_sources(options.sources, options)
     output = check_output(options.output, ".aeseg")
@@ -416,7 +416,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 def _names(options: argparse.Namespace, own: Bundle | None) -> Bundle | None:
     """Open the bundle whose names are to be kept; None for fresh names."""
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
 
     if options.names_from == "none":
         return None
@@ -453,7 +453,7 @@ def _report(
     dimension: DimensionChoice | None = None,
 ) -> None:
     """Say what was made; loudly where a precision does not reach the gate."""
-    from aeseg_edge.calibration.curves import write_curve
+    from aeseg_edge.calibration.clusters.curves import write_curve
 
     manifest = fitted.bundle.manifest
     drawn = [item.curve() for item in (fitted.choice, dimension) if item is not None]

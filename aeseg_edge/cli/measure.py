@@ -17,7 +17,7 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import UsageError
-from aeseg_edge.io.address import without_password
+from aeseg_edge.support.text import without_password
 
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
@@ -94,14 +94,14 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from aeseg_edge.calibration.evaluation import (
+    from aeseg_edge.calibration.score.evaluation import (
         evaluate,
         find_pairs,
         format_table,
         read_classes,
     )
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.segment.segmenter import Segmenter
 
     if (options.fit_images is None) != (options.fit_masks is None):
         raise UsageError("--fit-images and --fit-masks go together", fix="Give both or neither.")
@@ -112,8 +112,8 @@ def _eval(options: argparse.Namespace) -> int:
             raise UsageError("no frames are given", fix="Give --images DIR or --modalities.")
         pairs = find_pairs(options.images, options.masks)
     else:
-        from aeseg_edge.bundle import Bundle
-        from aeseg_edge.calibration.scenes import LabelledScenes
+        from aeseg_edge.bundle.archive import Bundle
+        from aeseg_edge.calibration.footage.scenes import LabelledScenes
 
         if options.images or options.fit_images:
             raise UsageError(
@@ -163,10 +163,11 @@ def _eval(options: argparse.Namespace) -> int:
 def _flicker(options: argparse.Namespace) -> int:
     from itertools import islice
 
-    from aeseg_edge.io.scene import TestSource
-    from aeseg_edge.io.sources import open_source
-    from aeseg_edge.segmenter import Segmenter
-    from aeseg_edge.smoothing import UNCHANGED, FlickerMeter, default_strength
+    from aeseg_edge.measure.flicker import UNCHANGED, FlickerMeter
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.segment.smoothing import default_strength
+    from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.scene import TestSource
 
     with Segmenter.load(
         options.bundle,

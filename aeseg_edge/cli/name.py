@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.bundle.codebook import VOID, Codebook
 from aeseg_edge.cli.from_masks import add_from_masks, check_from_masks, format_report, name_from
 from aeseg_edge.cli.options import (
     Verbs,
@@ -17,12 +18,11 @@ from aeseg_edge.cli.options import (
     positive,
     write_json,
 )
-from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import CodebookError, SinkError, UsageError
-from aeseg_edge.io.targets import refuse_inputs
+from aeseg_edge.sinks.targets import refuse_inputs
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
 
 SHEET_FRAMES = 60
 
@@ -67,7 +67,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _name(options: argparse.Namespace) -> int:
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
 
     check_from_masks(options)
     bundle = Bundle.open(options.bundle)
@@ -111,7 +111,7 @@ def edit(codebook: Codebook, options: argparse.Namespace) -> Codebook:
         UsageError: If an option is not written as it should be.
         CodebookError: If it names a cluster or class that is not there.
     """
-    from aeseg_edge import naming
+    from aeseg_edge.bundle import classes as naming
 
     for text in options.split:
         codebook = naming.split(codebook, _number(text))
@@ -138,7 +138,7 @@ def edit(codebook: Codebook, options: argparse.Namespace) -> Codebook:
 
 def list_classes(codebook: Codebook) -> list[dict[str, object]]:
     """Give id, name, colour and clusters of each class, and of void where it has clusters."""
-    from aeseg_edge.naming import clusters_of
+    from aeseg_edge.bundle.classes import clusters_of
 
     rows = [(c.id, c.name, "#{:02x}{:02x}{:02x}".format(*c.color)) for c in codebook.classes]
     if (codebook.remap == VOID).any():
@@ -177,7 +177,7 @@ def _class_of(codebook: Codebook, cluster: int) -> int:
 
 def _find(codebook: Codebook, which: str) -> int:
     """Give the id of the class that a cluster belongs to, or that has a name."""
-    from aeseg_edge.naming import find_class
+    from aeseg_edge.bundle.classes import find_class
 
     if which.isdecimal():
         class_id = _class_of(codebook, int(which))
@@ -196,7 +196,7 @@ def _find(codebook: Codebook, which: str) -> int:
 
 def _check_sheet(options: argparse.Namespace) -> None:
     """Refuse a sheet that cannot be written, or would write over what is read."""
-    from aeseg_edge.io.sources import files_of
+    from aeseg_edge.sources.paths import files_of
 
     target, source = options.sheet
     path = Path(target)
@@ -207,11 +207,11 @@ def _check_sheet(options: argparse.Namespace) -> None:
 
 
 def _write_sheet(bundle: Bundle, target: str, source: str, *, frames: int) -> None:
-    from aeseg_edge import sheet
-    from aeseg_edge.geometry import import_cv2
-    from aeseg_edge.io.atomic import write_bytes
-    from aeseg_edge.io.sources import open_source
-    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.sources import open_source
+    from aeseg_edge.support.files import write_bytes
+    from aeseg_edge.support.require import import_cv2
+    from aeseg_edge.view import sheet
 
     path = Path(target)
     manifest = bundle.manifest

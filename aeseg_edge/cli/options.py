@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import AesegError, UsageError
-from aeseg_edge.io.atomic import is_stream, temporary_beside, write_bytes
-from aeseg_edge.io.images import read_grey
-from aeseg_edge.io.modalities import SCHEME, SKIP
-from aeseg_edge.io.names import to_json
-from aeseg_edge.io.targets import refuse_inputs
+from aeseg_edge.sinks.targets import refuse_inputs
+from aeseg_edge.sources.images import read_grey
+from aeseg_edge.sources.pairs import SCHEME, SKIP
+from aeseg_edge.support.files import is_stream, temporary_beside, write_bytes
+from aeseg_edge.support.text import to_json
 
 if TYPE_CHECKING:
-    from aeseg_edge.manifest import Manifest
+    from aeseg_edge.bundle.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def strength(text: str) -> float:
 
 def smooth_for(manifest: Manifest, given: float) -> float:
     """Turn what ``--smooth`` gave into a strength."""
-    from aeseg_edge.smoothing import default_strength
+    from aeseg_edge.segment.smoothing import default_strength
 
     return default_strength(manifest) if given == DEFAULT_SMOOTH else given
 
@@ -259,7 +259,7 @@ def check_reports(options: argparse.Namespace) -> None:
 
 def given_files(options: argparse.Namespace) -> Iterator[Path]:
     """List the files that a verb was given to read: bundles, sources, class names, a region."""
-    from aeseg_edge.io.sources import files_of
+    from aeseg_edge.sources.paths import files_of
 
     sources: list[str] = []
     for name in ("bundle", "first", "second", "classes", "roi", "source", "sources"):
@@ -302,7 +302,7 @@ def bundle_or_pretrained(path: Path | None) -> Path:
     """
     if path is not None:
         return path
-    from aeseg_edge.pretrained import NOTICE, pretrained_path
+    from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
 
     found = pretrained_path()
     _log.warning(NOTICE)

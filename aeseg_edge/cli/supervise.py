@@ -12,8 +12,8 @@ from aeseg_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.fit import FitSettings
-    from aeseg_edge.export.settings import TrainSettings
     from aeseg_edge.export.supervise import Supervised
+    from aeseg_edge.export.training.settings import TrainSettings
 
 # What the label-free training takes where nothing is said. The parser's own defaults are
 # None, so that what was said can be told from what was not.
@@ -123,8 +123,8 @@ def train_with_labels(
         fit: Ranges and gate.
         pretrained: Start the trunk of ``lite`` from ImageNet's weights.
     """
-    from aeseg_edge.calibration.labelled import read_classes
-    from aeseg_edge.export.team import started_together
+    from aeseg_edge.calibration.footage.masks import read_classes
+    from aeseg_edge.export.training.team import started_together
 
     if started_together():
         raise UsageError(
@@ -132,7 +132,7 @@ def train_with_labels(
             fix="Start it without torchrun; --threads uses all cores.",
         )
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.autoencoder import AutoencoderConfig
+    from aeseg_edge.export.network.autoencoder import AutoencoderConfig
     from aeseg_edge.export.supervise import SuperviseOptions, train_supervised
 
     model = AutoencoderConfig(

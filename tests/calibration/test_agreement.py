@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from aeseg_edge.calibration.agreement import gate, measure_agreement
+from aeseg_edge.calibration.score.agreement import gate, measure_agreement
 from aeseg_edge.errors import CalibrationError
 
 INT8 = ("int8", "onnxruntime")

@@ -10,12 +10,12 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
 
-from aeseg_edge.calibration import balance
-from aeseg_edge.calibration.balance import average_regions, collect_regions
-from aeseg_edge.calibration.codebooks import Found, find_codebook
-from aeseg_edge.calibration.latents import Samples, draw_samples
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.calibration.clusters import regions as balance
+from aeseg_edge.calibration.clusters.latents import Samples, draw_samples
+from aeseg_edge.calibration.clusters.regions import average_regions, collect_regions
+from aeseg_edge.calibration.search import Found, find_codebook
 from aeseg_edge.calibration.settings import FitSettings
-from aeseg_edge.codebook import Codebook
 from aeseg_edge.errors import CalibrationError
 
 DIM = 4

@@ -13,17 +13,11 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("sklearn")
 
-from aeseg_edge.calibration import choose  # noqa: E402
-from aeseg_edge.calibration.choose import (  # noqa: E402
-    Candidate,
-    Choice,
-    choose_clusters,
-    decide,
-    grid,
-)
-from aeseg_edge.calibration.clustering import Clustering, cluster  # noqa: E402
-from aeseg_edge.calibration.curves import draw_curve, write_curve  # noqa: E402
-from aeseg_edge.calibration.latents import Samples  # noqa: E402
+from aeseg_edge.calibration.clusters import count as choose  # noqa: E402
+from aeseg_edge.calibration.clusters.count import Candidate, Choice, choose_clusters, decide, grid  # noqa: E402
+from aeseg_edge.calibration.clusters.curves import draw_curve, write_curve  # noqa: E402
+from aeseg_edge.calibration.clusters.latents import Samples  # noqa: E402
+from aeseg_edge.calibration.clusters.methods import Clustering, cluster  # noqa: E402
 from aeseg_edge.errors import CalibrationError  # noqa: E402
 
 

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from aeseg_edge.calibration.clustering import cluster, codebook_from, unit
-from aeseg_edge.codebook import MAX_CLASSES
+from aeseg_edge.bundle.codebook import MAX_CLASSES
+from aeseg_edge.calibration.clusters.methods import cluster, codebook_from, unit
 from aeseg_edge.errors import CalibrationError
 
 

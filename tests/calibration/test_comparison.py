@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("scipy")
 metrics = pytest.importorskip("sklearn.metrics")
 
-from aeseg_edge.calibration.comparison import LabelCounts, adjusted_rand  # noqa: E402
-from aeseg_edge.codebook import VOID, default_classes  # noqa: E402
+from aeseg_edge.bundle.codebook import VOID, default_classes  # noqa: E402
+from aeseg_edge.calibration.score.difference import LabelCounts, adjusted_rand  # noqa: E402
 from aeseg_edge.errors import EvaluationError  # noqa: E402
 
 CLASSES = default_classes(4)

@@ -13,13 +13,13 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
 
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.calibration.decoding import attach_decoder
 from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.calibration.recalibrate import recalibrate
-from aeseg_edge.codebook import Codebook
-from aeseg_edge.io.sources import draw_scene
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.sources.scene import draw_scene
 from tests.doubles import decoder as double
 
 GRAPH = double.decoder(8, 4)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from aeseg_edge.calibration.evaluation import (
+from aeseg_edge.calibration.score.evaluation import (
     EvaluationReport,
     Pair,
     evaluate,

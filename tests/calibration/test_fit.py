@@ -18,15 +18,15 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.geometry import fit_frame  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings, Fitted  # noqa: E402
 from aeseg_edge.calibration.frames import split_for_agreement  # noqa: E402
 from aeseg_edge.calibration.recalibrate import recalibrate, settings_of  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
-from aeseg_edge.geometry import fit_frame  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
-from aeseg_edge.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 SETTINGS = FitSettings(clusters=4, restarts=2, samples=2000, threads=1)
 KEYS = {("fp16", "tensorrt"), ("int8", "onnxruntime"), ("int8", "tensorrt")}

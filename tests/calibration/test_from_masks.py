@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aeseg_edge import naming
-from aeseg_edge.calibration.from_masks import class_weights, mask_classes, name_by_majority
-from aeseg_edge.calibration.labelled import Pair, evenly_spaced
-from aeseg_edge.codebook import VOID, Codebook
+from aeseg_edge.bundle import classes as naming
+from aeseg_edge.bundle.codebook import VOID, Codebook
+from aeseg_edge.calibration.footage.masks import Pair, evenly_spaced
+from aeseg_edge.calibration.labels.naming import class_weights, mask_classes, name_by_majority
 from aeseg_edge.errors import CodebookError, EvaluationError
 
 NAMES = ("sky", "road", "car")

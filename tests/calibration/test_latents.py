@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("onnx")
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.latents import (
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.calibration.clusters.latents import (
     Boxes,
     EncoderSession,
     Samples,
@@ -24,7 +24,7 @@ from aeseg_edge.calibration.latents import (
     draw_samples,
 )
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
 
 DIM, ROWS, COLUMNS = 16, 24, 32
 

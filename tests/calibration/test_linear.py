@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aeseg_edge.calibration import linear
-from aeseg_edge.calibration.from_masks import mask_classes
-from aeseg_edge.calibration.labelled import fit_mask
-from aeseg_edge.calibration.linear import Cells, class_shares, fit_linear
-from aeseg_edge.codebook import VOID
+from aeseg_edge.bundle.codebook import VOID
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.calibration.footage.masks import fit_mask
+from aeseg_edge.calibration.labels import linear
+from aeseg_edge.calibration.labels.linear import Cells, class_shares, fit_linear
+from aeseg_edge.calibration.labels.naming import mask_classes
 from aeseg_edge.errors import CalibrationError, MissingDependency
-from aeseg_edge.geometry import Geometry
 
 CLASSES = mask_classes(("sky", "road", "car"))
 

@@ -14,21 +14,21 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
 
-from aeseg_edge import naming
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.calibration.fit import FitSettings
-from aeseg_edge.calibration.graph import centre_latents
-from aeseg_edge.calibration.latents import EncoderSession
-from aeseg_edge.calibration.matching import (
+from aeseg_edge.bundle import classes as naming
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import VOID, Codebook
+from aeseg_edge.calibration.clusters.latents import EncoderSession
+from aeseg_edge.calibration.clusters.match import (
     encoder_of,
     encoder_shift,
     match_centres,
     match_codebooks,
 )
+from aeseg_edge.calibration.fit import FitSettings
+from aeseg_edge.calibration.graphs.assemble import centre_latents
 from aeseg_edge.calibration.recalibrate import recalibrate
-from aeseg_edge.codebook import VOID, Codebook
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.io.sources import draw_scene
+from aeseg_edge.sources.scene import draw_scene
 
 SETTINGS = FitSettings(clusters=5, restarts=4, samples=2000, threads=1)
 

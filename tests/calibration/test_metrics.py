@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
-from aeseg_edge.calibration.metrics import (
+from aeseg_edge.calibration.score.counts import (
     UNMATCHED,
     ConfusionMatrix,
     class_iou,

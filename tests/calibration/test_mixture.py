@@ -9,9 +9,14 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from aeseg_edge.calibration import mixture
-from aeseg_edge.calibration.clustering import cluster, codebook_from
-from aeseg_edge.calibration.mixture import COVARIANCES, affine_scores, check_covariance, fit_mixture
+from aeseg_edge.calibration.clusters import mixture
+from aeseg_edge.calibration.clusters.methods import cluster, codebook_from
+from aeseg_edge.calibration.clusters.mixture import (
+    COVARIANCES,
+    affine_scores,
+    check_covariance,
+    fit_mixture,
+)
 from aeseg_edge.errors import CalibrationError
 
 

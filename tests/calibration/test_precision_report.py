@@ -17,18 +17,14 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.calibration.precision import (  # noqa: E402
-    BINS,
-    PrecisionReport,
-    compare_precisions,
-)
-from aeseg_edge.calibration.report_page import render_page  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.codebook import ClassInfo  # noqa: E402
+from aeseg_edge.calibration.report.page import render_page  # noqa: E402
+from aeseg_edge.calibration.score.precisions import BINS, PrecisionReport, compare_precisions  # noqa: E402
 from aeseg_edge.cli.main import main  # noqa: E402
-from aeseg_edge.codebook import ClassInfo  # noqa: E402
 from aeseg_edge.errors import CalibrationError  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
-from aeseg_edge.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 UNSAFE = '<script>alert("x")</script>'
 
@@ -217,7 +213,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_any_work(
 def test_an_interrupted_report_leaves_nothing(
     v1_bundle: Path, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aeseg_edge.calibration import report_page
+    from aeseg_edge.calibration.report import page as report_page
 
     def interrupted(*given: object, **more: object) -> str:
         raise KeyboardInterrupt

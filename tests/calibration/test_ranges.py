@@ -12,10 +12,10 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx import numpy_helper  # noqa: E402
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.calibration.graph import attach_head, detach_head  # noqa: E402
-from aeseg_edge.calibration.latents import EncoderSession, sample_latents  # noqa: E402
-from aeseg_edge.calibration.ranges import (  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.calibration.clusters.latents import EncoderSession, sample_latents  # noqa: E402
+from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head  # noqa: E402
+from aeseg_edge.calibration.graphs.int8 import (  # noqa: E402
     float_convolutions,
     quantize_for_cpu,
     quantize_for_tensorrt,
@@ -62,8 +62,8 @@ def test_a_clipped_activation_becomes_the_range_of_its_convolution(
 ) -> None:
     """The range before a ReLU6 is ten times too wide: 77 % of labels instead of 96 %."""
     pytest.importorskip("torch")
-    from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
-    from aeseg_edge.export.graph import export_encoder
+    from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.onnx.encoder import export_encoder
 
     network = build_autoencoder(AutoencoderConfig("lite", 4), seed=0).eval()
     exported = export_encoder(network, height=64, width=96)

@@ -13,18 +13,12 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.calibration import cpu_peak  # noqa: E402
-from aeseg_edge.calibration.graph import attach_head  # noqa: E402
-from aeseg_edge.calibration.ranges import quantize_for_tensorrt  # noqa: E402
-from aeseg_edge.calibration.roofline import (  # noqa: E402
-    DEVICES,
-    Device,
-    Layer,
-    layers_of,
-    roofline,
-    rooflines,
-)
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.calibration.graphs.assemble import attach_head  # noqa: E402
+from aeseg_edge.calibration.graphs.int8 import quantize_for_tensorrt  # noqa: E402
+from aeseg_edge.calibration.graphs.layers import Layer, layers_of  # noqa: E402
+from aeseg_edge.calibration.report import cpu as cpu_peak  # noqa: E402
+from aeseg_edge.calibration.report.roofline import DEVICES, Device, roofline, rooflines  # noqa: E402
 from aeseg_edge.cli import analyse  # noqa: E402
 from aeseg_edge.cli.main import main  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402

@@ -15,26 +15,23 @@ pytest.importorskip("sklearn")
 
 from onnx import numpy_helper  # noqa: E402
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.calibration import sensitivity  # noqa: E402
-from aeseg_edge.calibration.exclusion import (  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.calibration.clusters.latents import EncoderSession  # noqa: E402
+from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
+from aeseg_edge.calibration.graphs.assemble import detach_head  # noqa: E402
+from aeseg_edge.calibration.graphs.exclude import (  # noqa: E402
     float_convolutions,
     quantised_convolutions,
     restored,
 )
-from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
-from aeseg_edge.calibration.graph import detach_head  # noqa: E402
-from aeseg_edge.calibration.latents import EncoderSession  # noqa: E402
-from aeseg_edge.calibration.ranges import quantize_for_cpu, quantize_for_tensorrt  # noqa: E402
+from aeseg_edge.calibration.graphs.int8 import quantize_for_cpu, quantize_for_tensorrt  # noqa: E402
 from aeseg_edge.calibration.recalibrate import recalibrate, settings_of  # noqa: E402
-from aeseg_edge.calibration.sensitivity import (  # noqa: E402
-    choose_exclusion,
-    measure_sensitivity,
-)
+from aeseg_edge.calibration.score import sensitivity  # noqa: E402
+from aeseg_edge.calibration.score.sensitivity import choose_exclusion, measure_sensitivity  # noqa: E402
 from aeseg_edge.cli.fitting import fit_settings  # noqa: E402
 from aeseg_edge.cli.main import build_parser, main  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 SETTINGS = FitSettings(clusters=4, restarts=2, samples=2000, threads=1)
 INT8 = {"onnxruntime": quantize_for_cpu, "tensorrt": quantize_for_tensorrt}
@@ -114,8 +111,8 @@ def test_with_all_put_back_nothing_is_quantised_and_relus_are_there_again(
 def test_every_shape_of_the_network_can_be_put_back(backend: str) -> None:
     """`lite` has ReLU6, depthwise convolutions and sums; `edge` sums and resizes."""
     pytest.importorskip("torch")
-    from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
-    from aeseg_edge.export.graph import export_encoder
+    from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.onnx.encoder import export_encoder
 
     network = build_autoencoder(AutoencoderConfig("lite", 4), seed=0).eval()
     exported = export_encoder(network, height=64, width=96)

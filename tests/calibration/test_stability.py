@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from aeseg_edge.calibration import starts
-from aeseg_edge.calibration.clustering import Clustering, cluster
-from aeseg_edge.calibration.codebooks import Found, find_codebook
-from aeseg_edge.calibration.latents import Samples
+from aeseg_edge.calibration.clusters import starts
+from aeseg_edge.calibration.clusters.latents import Samples
+from aeseg_edge.calibration.clusters.methods import Clustering, cluster
+from aeseg_edge.calibration.clusters.stability import Stability, between_halves, split_frames
+from aeseg_edge.calibration.clusters.starts import best_start, rand_index
+from aeseg_edge.calibration.search import Found, find_codebook
 from aeseg_edge.calibration.settings import FitSettings
-from aeseg_edge.calibration.stability import Stability, between_halves, split_frames
-from aeseg_edge.calibration.starts import best_start, rand_index
 
 FRAMES = 20
 

@@ -7,8 +7,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from aeseg_edge.calibration.graph import OPSET, finish
-from aeseg_edge.decoder import INPUT, OUTPUT
+from aeseg_edge.bundle.contract import INPUT, OUTPUT
+from aeseg_edge.calibration.graphs.assemble import OPSET, finish
 
 
 def affine(latent_dim: int, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

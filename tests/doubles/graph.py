@@ -6,9 +6,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from aeseg_edge.backends.base import GraphSpec
-from aeseg_edge.calibration.graph import ENCODED, FRAME, NORMALISED, OPSET, attach_head, finish
-from aeseg_edge.codebook import Codebook
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.calibration.graphs.assemble import (
+    ENCODED,
+    FRAME,
+    NORMALISED,
+    OPSET,
+    attach_head,
+    finish,
+)
 
 SPEC = GraphSpec(height=32, width=48, channels=3, latent_dim=4, stride=4, output_stride=2)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from aeseg_edge.codebook import default_classes, palette
+from aeseg_edge.bundle.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError, SourceError
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.sources.base import Frame
 
 LOST, HANG, END = "lost", "hang", "end"
 

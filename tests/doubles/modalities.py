@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from aeseg_edge.io.sources import draw_scene
+from aeseg_edge.sources.scene import draw_scene
 
 
 def write_pairs(root: Path, count: int = 10) -> tuple[str, Path, Path]:

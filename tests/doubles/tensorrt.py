@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aeseg_edge.backends._trt import engine_inputs, engine_outputs
-from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.backends.trt import engine_inputs, engine_outputs
+from aeseg_edge.bundle.contract import GraphSpec
 
 if TYPE_CHECKING:
     from tests.doubles.cuda import Gpu

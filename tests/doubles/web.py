@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from aeseg_edge.codebook import ClassInfo, Codebook, palette
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.web.sink import WebSink
-from aeseg_edge.naming import Edit
-from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.bundle.classes import Edit
+from aeseg_edge.bundle.codebook import ClassInfo, Codebook, palette
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.page.sink import WebSink
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.sources.base import Frame
 
 CLASSES = (ClassInfo(0, "sky", (80, 160, 240)), ClassInfo(1, "grass", (30, 140, 40)))
 

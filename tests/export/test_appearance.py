@@ -7,12 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aeseg_edge.export.appearance import (  # noqa: E402
-    AppearanceHead,
-    describe,
-    descriptor_count,
-)
-from aeseg_edge.export.augment import Windows  # noqa: E402
+from aeseg_edge.export.network.appearance import AppearanceHead, describe, descriptor_count  # noqa: E402
+from aeseg_edge.export.network.windows import Windows  # noqa: E402
 
 
 def stripes(phase: int, *, period: int = 8, vertical: bool = True) -> torch.Tensor:

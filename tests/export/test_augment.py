@@ -10,13 +10,8 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from aeseg_edge.export.augment import (  # noqa: E402
-    LUMA_BGR,
-    Augmentation,
-    Windows,
-    disturb,
-    draw_windows,
-)
+from aeseg_edge.export.network.windows import Windows  # noqa: E402
+from aeseg_edge.export.training.augment import LUMA_BGR, Augmentation, disturb, draw_windows  # noqa: E402
 
 STILL = Augmentation(
     flip=0, zoom=(1, 1), gain=0, contrast=0, saturation=0, channel_gain=0, gamma=0, noise=0

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import fx, nn  # noqa: E402
 
 from aeseg_edge.errors import UsageError  # noqa: E402
-from aeseg_edge.export.autoencoder import (  # noqa: E402
+from aeseg_edge.export.network.autoencoder import (  # noqa: E402
     ARCHITECTURES,
     Autoencoder,
     AutoencoderConfig,

@@ -14,23 +14,19 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("sklearn")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import UsageError  # noqa: E402
-from aeseg_edge.export.autoencoder import (  # noqa: E402
+from aeseg_edge.export.checkpoint import load_model, save_frames, save_model  # noqa: E402
+from aeseg_edge.export.network.autoencoder import (  # noqa: E402
     ARCHITECTURES,
     Autoencoder,
     AutoencoderConfig,
     build_autoencoder,
 )
-from aeseg_edge.export.checkpoint import load_model, save_frames, save_model  # noqa: E402
-from aeseg_edge.export.dimension import (  # noqa: E402
-    fold,
-    principal_axes,
-    reduce_latents,
-)
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
+from aeseg_edge.export.network.reduce import fold, principal_axes, reduce_latents  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 FIT = FitSettings(clusters=4, clustering="kmeans", restarts=3, samples=2000, threads=1)
 

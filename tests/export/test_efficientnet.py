@@ -11,14 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aeseg_edge.errors import MissingDependency, TrainingError  # noqa: E402
-from aeseg_edge.export import efficientnet  # noqa: E402
-from aeseg_edge.export.autoencoder import (  # noqa: E402
-    MEAN,
-    STD,
-    AutoencoderConfig,
-    build_autoencoder,
-)
-from aeseg_edge.export.efficientnet import (  # noqa: E402
+from aeseg_edge.export.network import efficientnet  # noqa: E402
+from aeseg_edge.export.network.autoencoder import MEAN, STD, AutoencoderConfig, build_autoencoder  # noqa: E402
+from aeseg_edge.export.network.efficientnet import (  # noqa: E402
     CENTRED,
     Classifier,
     Features,

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.errors import EngineError, MissingDependency
-from aeseg_edge.export import engine, engine_child
-from aeseg_edge.export.engine import (
+from aeseg_edge.export.engines import child as engine_child
+from aeseg_edge.export.engines import compile as engine
+from aeseg_edge.export.engines.child import build_engine
+from aeseg_edge.export.engines.compile import (
     BUILDER_NEEDS,
     MEBIBYTE,
     BuildOptions,
@@ -26,9 +28,8 @@ from aeseg_edge.export.engine import (
     check_memory,
     compile_plan,
 )
-from aeseg_edge.export.engine_child import build_engine
-from aeseg_edge.export.layers import ConvolutionReport, explain, parse_kernels
-from aeseg_edge.export.rtx_target import aim
+from aeseg_edge.export.engines.log import ConvolutionReport, explain, parse_kernels
+from aeseg_edge.export.engines.rtx import aim
 
 SPEC = GraphSpec(height=32, width=48, channels=3, latent_dim=4, stride=4, output_stride=2)
 

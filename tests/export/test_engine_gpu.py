@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.backends.base import GraphSpec
+from aeseg_edge.backends.cache import EngineCache
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.backends.tensorrt import TensorRTBackend, engine_key
-from aeseg_edge.calibration.graph import attach_head, to_half
-from aeseg_edge.engines import EngineCache
-from aeseg_edge.export.engine_child import build_engine
+from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.calibration.graphs.assemble import attach_head, to_half
+from aeseg_edge.export.engines.child import build_engine
 from tests.doubles.graph import SPEC, codebook, deployed, encoder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]

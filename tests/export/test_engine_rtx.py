@@ -21,21 +21,17 @@ import pytest
 onnx = pytest.importorskip("onnx")
 quantization = pytest.importorskip("onnxruntime.quantization")
 
-from aeseg_edge.backends._trt import load_tensorrt, shared_journal  # noqa: E402
-from aeseg_edge.backends.base import GraphSpec  # noqa: E402
-from aeseg_edge.calibration.graph import attach_head, to_half  # noqa: E402
-from aeseg_edge.calibration.ranges import quantize_for_tensorrt  # noqa: E402
-from aeseg_edge.engines import BUILDER_OPTIONS, EngineCache, EngineKey  # noqa: E402
+from aeseg_edge.backends.cache import BUILDER_OPTIONS, EngineCache, EngineKey  # noqa: E402
+from aeseg_edge.backends.trt import load_tensorrt, shared_journal  # noqa: E402
+from aeseg_edge.bundle.contract import GraphSpec  # noqa: E402
+from aeseg_edge.calibration.graphs.assemble import attach_head, to_half  # noqa: E402
+from aeseg_edge.calibration.graphs.int8 import quantize_for_tensorrt  # noqa: E402
 from aeseg_edge.errors import EngineError  # noqa: E402
-from aeseg_edge.export import build, engine_child  # noqa: E402
-from aeseg_edge.export.engine import (  # noqa: E402
-    BuildOptions,
-    CompiledPlan,
-    compile_plan,
-    configure,
-)
-from aeseg_edge.export.engine_child import build_engine  # noqa: E402
-from aeseg_edge.export.layers import explain  # noqa: E402
+from aeseg_edge.export.engines import build  # noqa: E402
+from aeseg_edge.export.engines import child as engine_child  # noqa: E402
+from aeseg_edge.export.engines.child import build_engine  # noqa: E402
+from aeseg_edge.export.engines.compile import BuildOptions, CompiledPlan, compile_plan, configure  # noqa: E402
+from aeseg_edge.export.engines.log import explain  # noqa: E402
 from tests.doubles.graph import SPEC, codebook, deployed, encoder  # noqa: E402
 
 pytestmark = [
@@ -58,8 +54,8 @@ def graphs(request: pytest.FixtureRequest) -> tuple[str, GraphSpec, dict[str, by
     """Every graph for TensorRT of one architecture, with random weights."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
-    from aeseg_edge.export.graph import export_encoder
+    from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.onnx.encoder import export_encoder
 
     model = build_autoencoder(AutoencoderConfig(request.param, latent_dim=DIM), seed=0)
     exported = export_encoder(model.eval(), height=HEIGHT, width=WIDTH)
@@ -112,8 +108,8 @@ def test_the_fp16_engine_of_edge_as_it_is_deployed_has_few_kernels() -> None:
     """With 64 latent channels, labels at half the encoder's stride, and a nearest-centre
     codebook, the defaults."""
     pytest.importorskip("onnxscript")
-    from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
-    from aeseg_edge.export.graph import export_encoder
+    from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.onnx.encoder import export_encoder
 
     model = build_autoencoder(AutoencoderConfig("edge", latent_dim=64), seed=0)
     encoder = to_half(export_encoder(model.eval(), height=HEIGHT, width=WIDTH))

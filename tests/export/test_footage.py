@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 cv2 = pytest.importorskip("cv2")
 
+from aeseg_edge.bundle.geometry import LETTERBOX_VALUE, Geometry  # noqa: E402
+from aeseg_edge.calibration.footage import gather as module  # noqa: E402
+from aeseg_edge.calibration.footage.gather import Footage, distinct, gather, held_out_blocks, share  # noqa: E402
+from aeseg_edge.calibration.footage.readers import spread  # noqa: E402
 from aeseg_edge.errors import FootageError, UsageError  # noqa: E402
-from aeseg_edge.export import footage as module  # noqa: E402
-from aeseg_edge.export.footage import Footage, distinct, gather, held_out_blocks, share  # noqa: E402
-from aeseg_edge.export.reading import spread  # noqa: E402
-from aeseg_edge.geometry import LETTERBOX_VALUE, Geometry  # noqa: E402
 
 SIZE = (64, 48)
 Image = NDArray[np.uint8]

@@ -7,18 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aeseg_edge.export.augment import disturb  # noqa: E402
-from aeseg_edge.export.autoencoder import (  # noqa: E402
-    Autoencoder,
-    AutoencoderConfig,
-    build_autoencoder,
-)
-from aeseg_edge.export.invariance import (  # noqa: E402
-    PLACES,
-    even_latents,
-    evened,
-    view_covariance,
-)
+from aeseg_edge.export.network.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder  # noqa: E402
+from aeseg_edge.export.training.augment import disturb  # noqa: E402
+from aeseg_edge.export.training.invariance import PLACES, even_latents, evened, view_covariance  # noqa: E402
 
 
 def frames(count: int = 6) -> np.ndarray:

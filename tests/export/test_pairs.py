@@ -13,13 +13,13 @@ cv2 = pytest.importorskip("cv2")
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.manifest import Modality  # noqa: E402
+from aeseg_edge.calibration.footage.gather import gather  # noqa: E402
+from aeseg_edge.calibration.footage.pairs import find_modalities  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import SourceError, UsageError  # noqa: E402
 from aeseg_edge.export.checkpoint import load_frames, save_frames  # noqa: E402
-from aeseg_edge.export.footage import gather  # noqa: E402
-from aeseg_edge.export.pairs import find_modalities  # noqa: E402
-from aeseg_edge.manifest import Modality  # noqa: E402
 from tests.doubles.modalities import write_pairs  # noqa: E402
 
 RGBT = (Modality("visible", 3), Modality("thermal", 1))

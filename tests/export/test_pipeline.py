@@ -14,22 +14,22 @@ cv2 = pytest.importorskip("cv2")
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from aeseg_edge import naming  # noqa: E402
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle import classes as naming  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.geometry import LETTERBOX_VALUE, Geometry, fit_frame  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
-from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
 from aeseg_edge.export.checkpoint import load_frames, save_frames, save_model  # noqa: E402
+from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
 from aeseg_edge.export.pipeline import TrainOptions, train_bundle  # noqa: E402
 from aeseg_edge.export.reexport import export_bundle  # noqa: E402
 from aeseg_edge.export.region import frame_region  # noqa: E402
-from aeseg_edge.export.settings import TrainSettings  # noqa: E402
 from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size  # noqa: E402
 from aeseg_edge.export.supervise import export_supervised  # noqa: E402
-from aeseg_edge.geometry import LETTERBOX_VALUE, Geometry, fit_frame  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
-from aeseg_edge.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.export.training.settings import TrainSettings  # noqa: E402
+from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 FIT = FitSettings(clusters=4, restarts=1, samples=2000, threads=1)
 OPTIONS = TrainOptions(

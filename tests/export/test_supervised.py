@@ -14,20 +14,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.codebook import VOID  # noqa: E402
+from aeseg_edge.bundle.geometry import Geometry  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
-from aeseg_edge.codebook import VOID  # noqa: E402
 from aeseg_edge.errors import EvaluationError, FootageError, UsageError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
-from aeseg_edge.export.augment import Windows  # noqa: E402
-from aeseg_edge.export.autoencoder import (  # noqa: E402
+from aeseg_edge.export.network.autoencoder import (  # noqa: E402
     AutoencoderConfig,
     add_class_head,
     build_autoencoder,
 )
-from aeseg_edge.export.losses import Batch, LabelledObjective  # noqa: E402
-from aeseg_edge.export.settings import TrainSettings  # noqa: E402
-from aeseg_edge.export.supervised import (  # noqa: E402
+from aeseg_edge.export.network.windows import Windows  # noqa: E402
+from aeseg_edge.export.training.labels import (  # noqa: E402
     CrossEntropy,
     LabelledFootage,
     freeze_encoder,
@@ -35,9 +34,10 @@ from aeseg_edge.export.supervised import (  # noqa: E402
     head_codebook,
     loss_weights,
 )
-from aeseg_edge.export.train import train  # noqa: E402
-from aeseg_edge.geometry import Geometry  # noqa: E402
-from aeseg_edge.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.export.training.loop import train  # noqa: E402
+from aeseg_edge.export.training.losses import Batch, LabelledObjective  # noqa: E402
+from aeseg_edge.export.training.settings import TrainSettings  # noqa: E402
+from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
 
 pytestmark = pytest.mark.host
 

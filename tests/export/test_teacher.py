@@ -11,16 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aeseg_edge.errors import MissingDependency, UsageError  # noqa: E402
-from aeseg_edge.export.augment import Windows  # noqa: E402
-from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
 from aeseg_edge.export.checkpoint import save_model  # noqa: E402
-from aeseg_edge.export.losses import Batch, Taught  # noqa: E402
-from aeseg_edge.export.teacher import (  # noqa: E402
-    FeatureMap,
-    Targets,
-    make_targets,
-    open_teacher,
-)
+from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
+from aeseg_edge.export.network.windows import Windows  # noqa: E402
+from aeseg_edge.export.training.losses import Batch, Taught  # noqa: E402
+from aeseg_edge.export.training.teacher import FeatureMap, Targets, make_targets, open_teacher  # noqa: E402
 
 
 class Looking:

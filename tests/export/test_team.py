@@ -16,15 +16,15 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from aeseg_edge.calibration.footage.gather import Footage, FootageReport  # noqa: E402
 from aeseg_edge.cli.main import main  # noqa: E402
 from aeseg_edge.errors import TrainingError  # noqa: E402
-from aeseg_edge.export import team as module  # noqa: E402
-from aeseg_edge.export.augment import Augmentation, disturb  # noqa: E402
-from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
-from aeseg_edge.export.footage import Footage, FootageReport  # noqa: E402
-from aeseg_edge.export.team import ALONE, Team, join_team, talking  # noqa: E402
-from aeseg_edge.export.train import TrainSettings, train  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
+from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
+from aeseg_edge.export.training import team as module  # noqa: E402
+from aeseg_edge.export.training.augment import Augmentation, disturb  # noqa: E402
+from aeseg_edge.export.training.loop import TrainSettings, train  # noqa: E402
+from aeseg_edge.export.training.team import ALONE, Team, join_team, talking  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -36,11 +36,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from aeseg_edge.errors import AesegError
-from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
-from aeseg_edge.export.footage import Footage, FootageReport
-from aeseg_edge.export.team import join_team
-from aeseg_edge.export.train import TrainSettings, train
-from aeseg_edge.io.sources import draw_scene
+from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+from aeseg_edge.calibration.footage.gather import Footage, FootageReport
+from aeseg_edge.export.training.team import join_team
+from aeseg_edge.export.training.loop import TrainSettings, train
+from aeseg_edge.sources.scene import draw_scene
 
 torch.set_num_threads(1)
 here, fails = Path(sys.argv[1]), sys.argv[2:] == ["fails"]
@@ -168,7 +168,7 @@ def test_the_command_trains_on_two_processes_and_writes_one_bundle(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("two.aeseg") == 1
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
 
     training = Bundle.open(tmp_path / "two.aeseg").manifest.training
     assert training["processes"] == 2

@@ -12,10 +12,10 @@ from tests.tensorrt_names import RECORDS, check, load_records
 
 ROOT = Path(__file__).resolve().parents[2]
 WALKED = (
-    "aeseg_edge/backends/_trt.py",
+    "aeseg_edge/backends/trt.py",
     "aeseg_edge/backends/tensorrt.py",
-    "aeseg_edge/doctor.py",
-    "export/engine.py",
+    "aeseg_edge/measure/doctor.py",
+    "export/engines/compile.py",
 )
 VERSIONS = {"10.3.0", "10.16.1.11", "11.4.0.106"}
 

@@ -9,7 +9,7 @@ timm = pytest.importorskip("timm", reason="timm is not installed: make test-timm
 torch = pytest.importorskip("torch")
 
 from aeseg_edge.errors import UsageError  # noqa: E402
-from aeseg_edge.export.teacher import TimmTeacher, make_targets  # noqa: E402
+from aeseg_edge.export.training.teacher import TimmTeacher, make_targets  # noqa: E402
 
 pytestmark = pytest.mark.timm
 

@@ -17,18 +17,14 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 
+from aeseg_edge.calibration.footage.gather import Footage, FootageReport  # noqa: E402
 from aeseg_edge.errors import TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
-from aeseg_edge.export import train as module  # noqa: E402
-from aeseg_edge.export.autoencoder import (  # noqa: E402
-    Autoencoder,
-    AutoencoderConfig,
-    build_autoencoder,
-)
-from aeseg_edge.export.footage import Footage, FootageReport  # noqa: E402
-from aeseg_edge.export.losses import Batch, Reconstruction  # noqa: E402
-from aeseg_edge.export.settings import one_cycle  # noqa: E402
-from aeseg_edge.export.train import TrainProgress, TrainSettings, train  # noqa: E402
+from aeseg_edge.export.network.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder  # noqa: E402
+from aeseg_edge.export.training import loop as module  # noqa: E402
+from aeseg_edge.export.training.loop import TrainProgress, TrainSettings, train  # noqa: E402
+from aeseg_edge.export.training.losses import Batch, Reconstruction  # noqa: E402
+from aeseg_edge.export.training.settings import one_cycle  # noqa: E402
 
 SETTINGS = TrainSettings(batch=4, epochs=3, learning_rate=2e-3, crop=(32, 32))
 

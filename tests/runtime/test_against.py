@@ -14,16 +14,11 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import helper  # noqa: E402
 
-from aeseg_edge.against import (  # noqa: E402
-    format_table,
-    inference_of,
-    side_by_side,
-    threads_held,
-)
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.errors import BackendError, UsageError  # noqa: E402
-from aeseg_edge.io.scene import draw_scene  # noqa: E402
-from aeseg_edge.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.measure.against import format_table, inference_of, side_by_side, threads_held  # noqa: E402
+from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -99,7 +94,7 @@ def test_other_candidates_join_in_turn(bundle: Bundle) -> None:
 def test_inference_alone_gives_the_graphs_labels_and_resizes_each_frame_once(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aeseg_edge import against
+    from aeseg_edge.measure import against
 
     fitted = []
     fit = against.fit_frame

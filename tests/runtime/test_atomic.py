@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aeseg_edge.errors import BundleError, SinkError
-from aeseg_edge.io.atomic import replacing, temporary_beside, write_bytes
+from aeseg_edge.support.files import replacing, temporary_beside, write_bytes
 
 
 def names(folder: Path) -> list[str]:
@@ -112,7 +112,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from aeseg_edge.errors import SinkError
-from aeseg_edge.io.atomic import write_bytes
+from aeseg_edge.support.files import write_bytes
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -157,7 +157,7 @@ def test_standard_output_that_goes_to_a_file_keeps_what_it_holds(
     tmp_path: Path, repository: Path
 ) -> None:
     script = (
-        "from pathlib import Path; from aeseg_edge.io.atomic import write_bytes\n"
+        "from pathlib import Path; from aeseg_edge.support.files import write_bytes\n"
         "print('before', flush=True)\n"
         "write_bytes(Path('/dev/stdout'), b'result\\n')\n"
         "print('after')"

@@ -12,9 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from aeseg_edge.bench import alternate, bench, format_table, random_codebook, synthetic_frame
 from aeseg_edge.errors import SourceError, UsageError
-from aeseg_edge.power import PowerRecorder
+from aeseg_edge.measure.bench import (
+    alternate,
+    bench,
+    format_table,
+    random_codebook,
+    synthetic_frame,
+)
+from aeseg_edge.measure.power import PowerRecorder
 
 MILLISECOND = 1_000_000
 

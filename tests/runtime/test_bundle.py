@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aeseg_edge import bundle as bundle_module
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.codebook import ClassInfo, Codebook
+from aeseg_edge.bundle import archive as bundle_module
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import ClassInfo, Codebook
+from aeseg_edge.bundle.geometry import fit_labels
+from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.errors import BundleError, UsageError
-from aeseg_edge.geometry import fit_labels
-from aeseg_edge.manifest import Manifest
 
 
 def contents(bundle: Bundle) -> tuple[object, ...]:
@@ -329,7 +329,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(v1_bundle: Path, tmp_pa
     target = tmp_path / "street.aeseg"
     target.write_bytes(b"old")
     script = (
-        "import sys; from aeseg_edge.bundle import Bundle\n"
+        "import sys; from aeseg_edge.bundle.archive import Bundle\n"
         "from aeseg_edge.errors import BundleError\n"
         "bundle = Bundle.open(sys.argv[1])\n"
         "try: bundle.write(sys.argv[2])\n"

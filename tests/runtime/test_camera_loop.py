@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from aeseg_edge import loop as loop_module
-from aeseg_edge.counters import LoopCounters
-from aeseg_edge.delivery import Routed
 from aeseg_edge.errors import SinkError, SourceError, UsageError
-from aeseg_edge.io.feed import Input
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.sinks import Sink
-from aeseg_edge.loop import CameraLoop
-from aeseg_edge.timing import RunTotals
-from aeseg_edge.watchdog import Patience
+from aeseg_edge.loop import camera as loop_module
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
+from aeseg_edge.loop.rate import RunTotals
+from aeseg_edge.loop.watchdog import Patience
+from aeseg_edge.sinks.base import Routed, Sink
+from aeseg_edge.sinks.counters import LoopCounters
+from aeseg_edge.sources.base import Frame
 from tests.doubles.loop import (
     END,
     LOST,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aeseg_edge.codebook import (
+from aeseg_edge.bundle.codebook import (
     MAX_CLASSES,
     VOID,
     ClassInfo,

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aeseg_edge.codebook import VOID, ClassInfo, palette
-from aeseg_edge.delivery import Routed
+from aeseg_edge.bundle.codebook import VOID, ClassInfo, palette
 from aeseg_edge.errors import SinkError
-from aeseg_edge.io import gst_sink
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.json_sink import JsonSink
-from aeseg_edge.io.sinks import Sink, open_sink, open_sinks
-from aeseg_edge.io.unix_sink import UnixSink
-from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.sinks import gstreamer as gst_sink
+from aeseg_edge.sinks import open_sink, open_sinks
+from aeseg_edge.sinks.base import Routed, Sink
+from aeseg_edge.sinks.json import JsonSink
+from aeseg_edge.sinks.unix import UnixSink
+from aeseg_edge.sources.base import Frame
 from tests.doubles.loop import wait_for
 
 CLASSES = (

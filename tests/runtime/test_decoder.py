@@ -13,17 +13,18 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge import naming  # noqa: E402
-from aeseg_edge.bundle import Bundle  # noqa: E402
+from aeseg_edge.bundle import classes as naming  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.codebook import VOID, Codebook  # noqa: E402
+from aeseg_edge.bundle.contract import DecoderParts  # noqa: E402
+from aeseg_edge.bundle.geometry import Geometry  # noqa: E402
+from aeseg_edge.bundle.manifest import Manifest  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
-from aeseg_edge.codebook import VOID, Codebook  # noqa: E402
-from aeseg_edge.decoder import DecoderParts  # noqa: E402
-from aeseg_edge.draw import render  # noqa: E402
 from aeseg_edge.errors import BackendError, BundleError, UsageError  # noqa: E402
-from aeseg_edge.geometry import Geometry  # noqa: E402
-from aeseg_edge.io.sources import draw_scene  # noqa: E402
-from aeseg_edge.manifest import Manifest  # noqa: E402
-from aeseg_edge.segmenter import Segmentation, Segmenter  # noqa: E402
+from aeseg_edge.segment.result import Segmentation  # noqa: E402
+from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
+from aeseg_edge.view.draw import render  # noqa: E402
 from tests.doubles import decoder as double  # noqa: E402
 
 MEANS = np.random.default_rng(3).normal(0, 2, (5, 8)).astype(np.float32)

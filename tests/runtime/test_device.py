@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from aeseg_edge.device import (
+from aeseg_edge.measure.machine import (
     environment,
     packages,
     power,
@@ -168,7 +168,7 @@ def test_throttle_events_of_all_cores_are_added_up(tmp_path: Path) -> None:
 def test_tensorrt_is_found_as_a_debian_package_where_python_has_no_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aeseg_edge.device._version", lambda name: None)
+    monkeypatch.setattr("aeseg_edge.measure.machine._version", lambda name: None)
     found = environment(tree(tmp_path, JETSON), no_commands)
     assert found["tensorrt"] == "10.3.0.30-1+cuda12.5"
     assert found["packages"]["numpy"] is None
@@ -177,7 +177,7 @@ def test_tensorrt_is_found_as_a_debian_package_where_python_has_no_metadata(
 def test_an_opencv_without_metadata_has_a_version_once_it_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aeseg_edge.device._version", lambda name: None)
+    monkeypatch.setattr("aeseg_edge.measure.machine._version", lambda name: None)
     monkeypatch.delitem(sys.modules, "cv2", raising=False)
     assert packages()["opencv"] is None
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="4.10.0"))
@@ -258,7 +258,7 @@ def test_this_machine_is_described_in_json_with_real_versions() -> None:
 
 def test_reading_versions_imports_none_of_the_packages() -> None:
     code = (
-        "import sys; from aeseg_edge.device import environment; environment(); "
+        "import sys; from aeseg_edge.measure.machine import environment; environment(); "
         "print([m for m in ('cv2', 'torch', 'onnxruntime', 'onnx', 'sklearn', 'scipy', "
         "'tensorrt', 'pycuda') if m in sys.modules])"
     )
@@ -272,5 +272,5 @@ def test_a_command_gives_its_output_or_none(monkeypatch: pytest.MonkeyPatch) -> 
     assert run_command([python, "-c", "print('hello')"]) == "hello\n"
     assert run_command([python, "-c", "raise SystemExit(3)"]) is None
     assert run_command(["no-such-command-anywhere"]) is None
-    monkeypatch.setattr("aeseg_edge.device._COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr("aeseg_edge.measure.machine._COMMAND_SECONDS", 0.2)
     assert run_command([python, "-c", "import time; time.sleep(60)"]) is None

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from aeseg_edge import doctor
-from aeseg_edge.doctor import Check, camera_formats, diagnose, healthy
 from aeseg_edge.errors import UsageError
+from aeseg_edge.measure import doctor
+from aeseg_edge.measure.doctor import Check, camera_formats, diagnose, healthy
 from tests.doubles import cuda
 from tests.doubles.tensorrt import make_module
 

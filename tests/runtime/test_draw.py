@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aeseg_edge.codebook import VOID, ClassInfo, default_classes, palette
-from aeseg_edge.draw import as_bgr, contact_sheet, legend_panel, mask, overlay, render
+from aeseg_edge.bundle.codebook import VOID, ClassInfo, default_classes, palette
 from aeseg_edge.errors import UsageError
-from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.view.draw import as_bgr, contact_sheet, legend_panel, mask, overlay, render
 
 cv2 = pytest.importorskip("cv2")
 

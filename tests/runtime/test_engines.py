@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from aeseg_edge import engines
-from aeseg_edge.engines import EngineCache, EngineKey, default_cache_dir, padded_clusters
+from aeseg_edge.backends import cache as engines
+from aeseg_edge.backends.cache import EngineCache, EngineKey, default_cache_dir, padded_clusters
 from aeseg_edge.errors import EngineError, EngineNotBuilt, UsageError
-from aeseg_edge.io.atomic import temporary_beside
+from aeseg_edge.support.files import temporary_beside
 
 KEY = EngineKey(
     onnx_sha256="ab" * 32,

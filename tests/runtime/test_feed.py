@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.io.feed import Captured, Feed, Input
-from aeseg_edge.watchdog import Patience
+from aeseg_edge.loop.feed import Captured, Feed, Input
+from aeseg_edge.loop.watchdog import Patience
 from tests.doubles.loop import END, HANG, LOST, Camera, Clock, wait_for
 
 PATIENCE = Patience(stall=5, opening=15, backoff=1, most=8, jitter=0, settled=10)

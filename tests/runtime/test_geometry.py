@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aeseg_edge.codebook import VOID
-from aeseg_edge.errors import FrameError, UsageError
-from aeseg_edge.geometry import (
+from aeseg_edge.bundle.codebook import VOID
+from aeseg_edge.bundle.geometry import (
     LETTERBOX_VALUE,
     Geometry,
     apply_region,
@@ -17,6 +16,7 @@ from aeseg_edge.geometry import (
     fit_region,
     resize_picture,
 )
+from aeseg_edge.errors import FrameError, UsageError
 
 cv2 = pytest.importorskip("cv2")
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from aeseg_edge.io.latest import Lane, Mailbox
+from aeseg_edge.support.threads import Lane, Mailbox
 from tests.doubles.loop import wait_for
 
 QUEUE = Lane(room=2, newest=False)

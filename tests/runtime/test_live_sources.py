@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aeseg_edge import sources
 from aeseg_edge.errors import SourceError
-from aeseg_edge.io import gst_sink, gstreamer, sources
-from aeseg_edge.io.address import without_password
-from aeseg_edge.io.files import RealTime
-from aeseg_edge.io.gstreamer import LaunchedSource, i420_to_bgr, open_pipeline
-from aeseg_edge.io.mjpeg import MjpegSource
-from aeseg_edge.io.sources import Source, csi_pipeline, open_source, rtsp_pipeline
+from aeseg_edge.sinks import gstreamer as gst_sink
+from aeseg_edge.sources import csi_pipeline, gstreamer, open_source, rtsp_pipeline
+from aeseg_edge.sources.base import Source
+from aeseg_edge.sources.gstreamer import LaunchedSource, i420_to_bgr, open_pipeline
+from aeseg_edge.sources.mjpeg import MjpegSource
+from aeseg_edge.sources.recorded import RealTime
+from aeseg_edge.support.text import without_password
 
 cv2 = pytest.importorskip("cv2")
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aeseg_edge import loop
-from aeseg_edge.codebook import default_classes, palette
+from aeseg_edge.bundle.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError, SourceError
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.sources import open_source
-from aeseg_edge.loop import run_loop
-from aeseg_edge.segmenter import Segmentation
-from aeseg_edge.segmenter import Segmenter as RealSegmenter
-from aeseg_edge.signals import stop_on_signals
+from aeseg_edge.loop import camera as loop
+from aeseg_edge.loop.camera import run_loop
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.segment.segmenter import Segmenter as RealSegmenter
+from aeseg_edge.sources import open_source
+from aeseg_edge.sources.base import Frame
+from aeseg_edge.support.signals import stop_on_signals
 
 
 class Source:
@@ -249,11 +249,11 @@ def test_other_threads_get_an_event_that_stays_unset() -> None:
 
 RUN = """
 import sys, time
-from aeseg_edge.io.sinks import open_sink
-from aeseg_edge.io.sources import open_source
-from aeseg_edge.loop import run_loop
-from aeseg_edge.segmenter import Segmenter
-from aeseg_edge.signals import stop_on_signals
+from aeseg_edge.sinks import open_sink
+from aeseg_edge.sources import open_source
+from aeseg_edge.loop.camera import run_loop
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.signals import stop_on_signals
 
 bundle, video, images = sys.argv[1:]
 with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=1) as segmenter:

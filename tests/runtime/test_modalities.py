@@ -13,13 +13,14 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnx")
 
-from aeseg_edge.bundle import Bundle  # noqa: E402
-from aeseg_edge.draw import as_bgr  # noqa: E402
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
+from aeseg_edge.bundle.geometry import Geometry, fit_frame  # noqa: E402
+from aeseg_edge.bundle.manifest import Manifest, Modality  # noqa: E402
 from aeseg_edge.errors import BundleError, SourceError  # noqa: E402
-from aeseg_edge.geometry import Geometry, fit_frame  # noqa: E402
-from aeseg_edge.io.modalities import describe, open_pairs, read_pair  # noqa: E402
-from aeseg_edge.io.sources import draw_scene, open_source  # noqa: E402
-from aeseg_edge.manifest import Manifest, Modality  # noqa: E402
+from aeseg_edge.sources import open_source  # noqa: E402
+from aeseg_edge.sources.pairs import describe, open_pairs, read_pair  # noqa: E402
+from aeseg_edge.sources.scene import draw_scene  # noqa: E402
+from aeseg_edge.view.draw import as_bgr  # noqa: E402
 from tests.doubles.modalities import write_pairs  # noqa: E402
 
 RGBT = (Modality("visible", 3), Modality("thermal", 1))

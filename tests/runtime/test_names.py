@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aeseg_edge.codebook import ClassInfo, palette
+from aeseg_edge.bundle.codebook import ClassInfo, palette
 from aeseg_edge.errors import SinkError, SourceError
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.names import as_text, check_name, is_utf8, to_json
-from aeseg_edge.io.sinks import open_sink
-from aeseg_edge.io.sources import open_source
-from aeseg_edge.io.unix_sink import HEADER, pack
-from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.unix import HEADER, pack
+from aeseg_edge.sources import open_source
+from aeseg_edge.sources.base import Frame
+from aeseg_edge.support.text import as_text, check_name, is_utf8, to_json
 
 cv2 = pytest.importorskip("cv2")
 

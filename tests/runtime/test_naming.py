@@ -7,9 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from aeseg_edge.codebook import VOID, Codebook
-from aeseg_edge.errors import AesegError, CodebookError, UsageError
-from aeseg_edge.naming import (
+from aeseg_edge.bundle.classes import (
     MAX_NAME,
     check_name,
     clusters_of,
@@ -22,6 +20,8 @@ from aeseg_edge.naming import (
     rename,
     split,
 )
+from aeseg_edge.bundle.codebook import VOID, Codebook
+from aeseg_edge.errors import AesegError, CodebookError, UsageError
 
 
 @pytest.fixture

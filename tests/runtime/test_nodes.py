@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from aeseg_edge.bench import synthetic_frame
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.backends.session import label_feed
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.pretrained import pretrained_path
 from aeseg_edge.errors import BackendError
-from aeseg_edge.nodes import (
+from aeseg_edge.measure.bench import synthetic_frame
+from aeseg_edge.measure.profile import (
     format_table,
     head_nodes,
     inner_nodes,
     profile_nodes,
     summarise_profile,
 )
-from aeseg_edge.pretrained import pretrained_path
-from aeseg_edge.session import label_feed
 
 
 def node(name: str, inputs: str, outputs: str) -> SimpleNamespace:
@@ -112,7 +112,7 @@ def test_what_runs_inside_a_branch_is_counted_with_the_branch_alone(
 ) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from aeseg_edge.calibration.graph import attach_head
+    from aeseg_edge.calibration.graphs.assemble import attach_head
     from tests.doubles import graph as double
 
     made = attach_head(double.encoder(), double.SPEC, gate=0.5, target="cpu")
@@ -129,7 +129,7 @@ def test_what_runs_inside_a_branch_is_counted_with_the_branch_alone(
         fed.append(bool(feed["extras"][0]))
         return feed
 
-    monkeypatch.setattr("aeseg_edge.nodes.label_feed", noted)
+    monkeypatch.setattr("aeseg_edge.measure.profile.label_feed", noted)
     for everything in (False, True):
         found = profile_nodes(
             bundle, frame, precision="int8", frames=2, warmup=1, everything=everything

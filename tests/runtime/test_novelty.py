@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.codebook import Codebook
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.drift import LEVELS, Drift, Spread, distances, spread_of
+from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.errors import BundleError
-from aeseg_edge.io.scene import draw_scene
-from aeseg_edge.manifest import Manifest
-from aeseg_edge.novelty import LEVELS, Drift, Spread, distances, spread_of
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.sources.scene import draw_scene
 
 WANT = frozenset({"distance"})
 CHANCE = np.random.default_rng(0)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError, UsageError
-from aeseg_edge.openloop import OpenLoopReport, format_table, open_loop
-from aeseg_edge.power import PowerRecorder
+from aeseg_edge.measure.openloop import OpenLoopReport, format_table, open_loop
+from aeseg_edge.measure.power import PowerRecorder
 
 MILLISECOND = 1_000_000
 

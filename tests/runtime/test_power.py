@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aeseg_edge.power import PowerRecord, PowerRecorder
+from aeseg_edge.measure.power import PowerRecord, PowerRecorder
 
 MONITOR = "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon1"
 ORIN_NANO = {

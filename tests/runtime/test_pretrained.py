@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from aeseg_edge import pretrained
-from aeseg_edge.bundle import Bundle
+from aeseg_edge.bundle import pretrained
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.pretrained import LICENCE, pretrained_path
 from aeseg_edge.errors import BundleError
-from aeseg_edge.pretrained import LICENCE, pretrained_path
 
 
 def test_it_states_its_licence_and_shows_no_picture() -> None:
@@ -27,8 +27,8 @@ def test_it_is_small_and_its_clusters_have_names() -> None:
 def test_it_segments_a_frame() -> None:
     pytest.importorskip("cv2")
     pytest.importorskip("onnxruntime")
-    from aeseg_edge.io.scene import draw_scene
-    from aeseg_edge.segmenter import Segmenter
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.sources.scene import draw_scene
 
     with Segmenter.load(pretrained_path(), backend="onnxruntime") as segmenter:
         result = segmenter(draw_scene(0, 320, 240))

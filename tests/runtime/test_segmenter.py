@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from aeseg_edge.backends.base import Backend, Outputs
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.codebook import VOID, ClassInfo, Codebook
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import VOID, ClassInfo, Codebook
+from aeseg_edge.bundle.manifest import Entry
 from aeseg_edge.errors import (
     AesegError,
     BackendError,
@@ -24,8 +25,7 @@ from aeseg_edge.errors import (
     MissingDependency,
     UsageError,
 )
-from aeseg_edge.manifest import Entry
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.segment.segmenter import Segmenter
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")

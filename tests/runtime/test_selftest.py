@@ -15,14 +15,14 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("cv2")
 
+from aeseg_edge.backends.cache import EngineCache
 from aeseg_edge.backends.tensorrt import engine_key
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.codebook import Codebook
-from aeseg_edge.engines import EngineCache
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.manifest import Entry, Manifest
 from aeseg_edge.errors import EngineError, FrameError, UsageError
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.manifest import Entry, Manifest
-from aeseg_edge.selftest import LEAK, run_selftest
+from aeseg_edge.measure.selftest import LEAK, run_selftest
 from tests.doubles import cuda
 from tests.doubles.graph import SPEC, deployed
 from tests.doubles.tensorrt import make_module, make_plan

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aeseg_edge.backends.session import TensorInfo, inputs_of, open_session, synthesise
 from aeseg_edge.errors import BackendError, UsageError
-from aeseg_edge.session import TensorInfo, inputs_of, open_session, synthesise
 
 FLOAT = "tensor(float)"
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.segmenter import Segmenter
-from aeseg_edge.sheet import collect, draw
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.view.sheet import collect, draw
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from aeseg_edge.errors import SinkError, UsageError
-from aeseg_edge.io.sources import files_of
-from aeseg_edge.io.targets import (
+from aeseg_edge.sinks.targets import (
     file_part,
     file_parts,
     name_each,
@@ -17,6 +16,7 @@ from aeseg_edge.io.targets import (
     refuse_shared,
     target_of,
 )
+from aeseg_edge.sources.paths import files_of
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from aeseg_edge.codebook import VOID, ClassInfo, palette
-from aeseg_edge.draw import render
+from aeseg_edge.bundle.codebook import VOID, ClassInfo, palette
 from aeseg_edge.errors import SinkError
-from aeseg_edge.io import sinks, window
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.sinks import Sink, open_sink
-from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.sinks import open_sink, video, window
+from aeseg_edge.sinks.base import Sink
+from aeseg_edge.sources.base import Frame
+from aeseg_edge.view.draw import render
 
 cv2 = pytest.importorskip("cv2")
 
@@ -196,7 +196,7 @@ def test_ctrl_c_while_a_video_is_finished_leaves_nothing(
 
     sink = open_sink(str(tmp_path / "out.avi"))
     write(sink, 2)
-    monkeypatch.setattr(sinks, "_count_frames", interrupt)
+    monkeypatch.setattr(video, "_count_frames", interrupt)
     with pytest.raises(KeyboardInterrupt):
         sink.close()
     assert names(tmp_path) == []
@@ -205,7 +205,7 @@ def test_ctrl_c_while_a_video_is_finished_leaves_nothing(
 def test_a_disk_that_fills_up_is_noticed_during_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sinks.os, "statvfs", lambda _: SimpleNamespace(f_bavail=3, f_frsize=4096))
+    monkeypatch.setattr(video.os, "statvfs", lambda _: SimpleNamespace(f_bavail=3, f_frsize=4096))
 
     def run() -> None:
         with open_sink(str(tmp_path / "out.avi"), legend=False) as sink:
@@ -219,11 +219,11 @@ def test_a_disk_that_fills_up_is_noticed_during_the_run(
 FULL_DISK = """
 import resource, signal, sys
 import numpy as np
-from aeseg_edge.codebook import default_classes, palette
+from aeseg_edge.bundle.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError
-from aeseg_edge.io.frame import Frame
-from aeseg_edge.io.sinks import open_sink
-from aeseg_edge.segmenter import Segmentation
+from aeseg_edge.sources.base import Frame
+from aeseg_edge.sinks import open_sink
+from aeseg_edge.segment.result import Segmentation
 
 target, limit = sys.argv[1], int(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("cv2")
 
 from aeseg_edge.errors import FrameError, UsageError
-from aeseg_edge.smoothing import FlickerMeter, check_strength, default_strength
+from aeseg_edge.measure.flicker import FlickerMeter
+from aeseg_edge.segment.smoothing import check_strength, default_strength
 
 GREY = np.full((20, 30, 3), 100, np.uint8)
 CLASS_0 = np.zeros((20, 30), np.uint8)
@@ -56,7 +57,7 @@ def test_void_and_a_new_size_are_not_compared() -> None:
 
 
 def test_strengths_have_a_range_and_a_default_by_bundle(v1_bundle) -> None:  # type: ignore[no-untyped-def]
-    from aeseg_edge.bundle import Bundle
+    from aeseg_edge.bundle.archive import Bundle
 
     old = Bundle.open(v1_bundle).manifest
     assert old.gate is None

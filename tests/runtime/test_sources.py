@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.io.sources import ImageSource, VideoSource, open_source
+from aeseg_edge.sources import open_source
+from aeseg_edge.sources.capture import VideoSource
+from aeseg_edge.sources.recorded import ImageSource
 
 cv2 = pytest.importorskip("cv2")
 

@@ -14,11 +14,10 @@ import pytest
 pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.distribution import draw_distributions
+from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.errors import BackendError, SourceError, UsageError
-from aeseg_edge.power import PowerRecord
-from aeseg_edge.sweep import COLUMNS, Sweep, sweep
+from aeseg_edge.measure.power import PowerRecord
+from aeseg_edge.measure.sweep import COLUMNS, Sweep, draw_distributions, sweep
 
 
 @pytest.fixture(scope="module")

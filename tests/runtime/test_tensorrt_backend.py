@@ -23,11 +23,12 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from aeseg_edge.backends import tensorrt as production
-from aeseg_edge.backends.base import GraphSpec, Outputs
+from aeseg_edge.backends.base import Outputs
+from aeseg_edge.backends.cache import EngineCache, padded_clusters
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
-from aeseg_edge.calibration.graph import attach_head
-from aeseg_edge.codebook import Codebook
-from aeseg_edge.engines import EngineCache, padded_clusters
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.calibration.graphs.assemble import attach_head
 from aeseg_edge.errors import (
     AesegError,
     BackendError,
@@ -162,8 +163,8 @@ def edge() -> tuple[bytes, GraphSpec]:
     """The default architecture's graph; made before stand-ins hide what torch looks for."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from aeseg_edge.export.autoencoder import AutoencoderConfig, build_autoencoder
-    from aeseg_edge.export.graph import export_encoder
+    from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.onnx.encoder import export_encoder
 
     model = build_autoencoder(AutoencoderConfig("edge", latent_dim=8), seed=0).eval()
     spec = GraphSpec(64, 96, 3, 8, model.stride, 2)
@@ -612,7 +613,7 @@ def test_an_engine_comes_from_the_cache_and_a_missing_one_names_the_command(
 # Planted faults --------------------------------------------------------------------------------
 
 BACKEND = Path(production.__file__)
-CUDA = BACKEND.with_name("_cuda.py")
+CUDA = BACKEND.with_name("cuda.py")
 
 FAULTS: dict[str, tuple[str, str]] = {
     "labels are read before they have arrived": ("slot.finished.synchronize()", "pass"),

@@ -1,4 +1,4 @@
-"""Stage times, percentiles and the line a second, with clocks that the tests turn."""
+"""Percentiles and the line a second, with clocks that the tests turn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from aeseg_edge.errors import BackendError, UsageError
-from aeseg_edge.timing import LatencySketch, RateReporter, Stopwatch, summarise
+from aeseg_edge.errors import UsageError
+from aeseg_edge.loop.rate import RateReporter
+from aeseg_edge.support.stats import LatencySketch, summarise
 
 
 class Clock:
@@ -21,31 +22,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.START + self.now
-
-
-def test_a_stopwatch_adds_up_stages_and_counts_the_time_between_them_in_total() -> None:
-    clock = Clock()
-    watch = Stopwatch(clock)
-    for nanoseconds in (2_000_000, 500_000):
-        with watch.stage("preprocess"):
-            clock.now += nanoseconds
-    clock.now += 1_000_000
-    watch.add("inference", 7.0)
-    assert watch.milliseconds() == {"preprocess": 2.5, "inference": 7.0, "total": 3.5}
-
-
-def test_a_stage_that_fails_is_still_timed() -> None:
-    clock = Clock()
-    watch = Stopwatch(clock)
-
-    def fail() -> None:
-        with watch.stage("inference"):
-            clock.now += 4_000_000
-            raise BackendError("out of memory", fix="Use a smaller frame.")
-
-    with pytest.raises(BackendError):
-        fail()
-    assert watch.milliseconds()["inference"] == 4.0
 
 
 def test_a_summary_equals_numpys_percentiles() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.watchdog import Patience, Watchdog
+from aeseg_edge.loop.watchdog import Patience, Watchdog
 
 STEADY = Patience(stall=5, opening=15, backoff=0.5, most=30, jitter=0, settled=10)
 

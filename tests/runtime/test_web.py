@@ -24,10 +24,10 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from aeseg_edge.errors import MissingDependency, SinkError  # noqa: E402
-from aeseg_edge.io.address import without_password  # noqa: E402
-from aeseg_edge.io.sinks import open_sink  # noqa: E402
-from aeseg_edge.io.web.encoding import Scale  # noqa: E402
-from aeseg_edge.io.web.sink import WATCHED, Live, WebSink  # noqa: E402
+from aeseg_edge.page.encoding import Scale  # noqa: E402
+from aeseg_edge.page.sink import WATCHED, Live, WebSink  # noqa: E402
+from aeseg_edge.sinks import open_sink  # noqa: E402
+from aeseg_edge.support.text import without_password  # noqa: E402
 from tests.doubles.web import Editor, ask, frame, put, result, send  # noqa: E402
 
 
@@ -235,7 +235,7 @@ def test_health_follows_the_frames(sink: WebSink, monkeypatch: pytest.MonkeyPatc
     put(sink)
     reply = ask(sink, "/healthz")
     assert (reply.status, reply.data) == (200, {"status": "live"})
-    monkeypatch.setattr("aeseg_edge.io.web.app.STALLED", 0.0)
+    monkeypatch.setattr("aeseg_edge.page.app.STALLED", 0.0)
     reply = ask(sink, "/healthz")
     assert (reply.status, reply.data) == (503, {"status": "stalled"})
 
@@ -398,7 +398,7 @@ def test_a_frame_that_cannot_be_encoded_is_stepped_over(sink: WebSink) -> None:
 def test_frames_that_can_never_be_encoded_are_said_once_and_to_each_who_asks(
     sink: WebSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aeseg_edge.io.web.app.PATIENCE", 0.05)
+    monkeypatch.setattr("aeseg_edge.page.app.PATIENCE", 0.05)
     for _ in range(2):
         put_tall(sink)
         for path in ("/api/frame?after=0", "/snapshot.jpg", "/labels.png"):
@@ -416,7 +416,7 @@ def test_frames_that_can_never_be_encoded_are_said_once_and_to_each_who_asks(
 def test_the_stream_goes_on_after_a_frame_that_cannot_be_encoded(
     sink: WebSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aeseg_edge.io.web.app.PATIENCE", 0.05)
+    monkeypatch.setattr("aeseg_edge.page.app.PATIENCE", 0.05)
     put_tall(sink)
     with socket.create_connection(("127.0.0.1", sink.port), timeout=10) as wire:
         wire.sendall(b"GET /stream.mjpg?view=mask HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -462,7 +462,7 @@ def test_margins_and_latents_are_asked_for_while_somebody_looks(
         ask(sink, "/api/frame")
         put(sink)
         assert (asked, sink.wants) == ([WATCHED], WATCHED)
-        monkeypatch.setattr("aeseg_edge.io.web.hub._WATCHED", 0.0)
+        monkeypatch.setattr("aeseg_edge.page.hub._WATCHED", 0.0)
         put(sink)
         assert asked == [WATCHED, frozenset()]
 
@@ -571,7 +571,7 @@ def test_a_run_with_a_page_ends_by_itself_and_tells_its_address(
 
 
 def test_the_loops_counters_are_metrics_unless_others_are_given() -> None:
-    from aeseg_edge.counters import LoopCounters, SinkCounters, SourceCounters
+    from aeseg_edge.sinks.counters import LoopCounters, SinkCounters, SourceCounters
 
     source = SourceCounters(
         name="rtsp://user:secret@camera/1", state="running", frames_in=9, segmented=7,

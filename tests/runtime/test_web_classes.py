@@ -14,15 +14,15 @@ import pytest
 pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge import pretrained
-from aeseg_edge.bundle import Bundle
-from aeseg_edge.codebook import VOID
+from aeseg_edge.bundle import pretrained
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.classes import make_void, merge, rename
+from aeseg_edge.bundle.codebook import VOID
+from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import BundleError, CodebookError, UsageError
-from aeseg_edge.geometry import Geometry
-from aeseg_edge.io.sources import draw_scene
-from aeseg_edge.io.web.classes import LiveClasses, cluster_at
-from aeseg_edge.naming import make_void, merge, rename
-from aeseg_edge.segmenter import Segmenter
+from aeseg_edge.page.classes import LiveClasses, cluster_at
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.sources.scene import draw_scene
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.io.web.guard import OPEN, SECURITY_HEADERS, Guard, is_loopback, new_token
+from aeseg_edge.page.guard import OPEN, SECURITY_HEADERS, Guard, is_loopback, new_token
 
 TOKEN = "a-long-enough-token"
 HERE = {"host": "127.0.0.1:8080"}
@@ -209,7 +209,7 @@ def sink() -> Iterator[object]:
     pytest.importorskip("cv2")
     pytest.importorskip("starlette")
     pytest.importorskip("uvicorn")
-    from aeseg_edge.io.web.sink import Live, WebSink
+    from aeseg_edge.page.sink import Live, WebSink
     from tests.doubles.web import Editor, put
 
     with WebSink("http://0.0.0.0:0", Live(editor=Editor())) as opened:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from aeseg_edge.io.feed import Input
-from aeseg_edge.io.worker import Worker
-from aeseg_edge.loop import CameraLoop
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
+from aeseg_edge.support.threads import Worker
 from tests.doubles.loop import END, Camera, Collecting, Engine, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are a POSIX thing")

@@ -1,0 +1,1 @@
+"""What a bundle is: the contract of its graphs, codebook, classes, manifest, archive."""

@@ -1,1 +1,0 @@
-"""Where frames come from and where results go: sources, sinks, and the frame between them."""

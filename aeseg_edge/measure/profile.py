@@ -1,0 +1,251 @@
+"""Where the time of one graph goes: ONNX Runtime's own profile, node by node."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.backends.choose import choose_entry
+from aeseg_edge.backends.session import label_feed, open_session
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.errors import BackendError, MissingDependency
+
+_ENCODED = "encoded"
+_HEAD = "head/"
+_OUTPUTS = ["labels", "latents", "margin"]
+_EVENT = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One node of the graph as it runs, after all fusions.
+
+    Attributes:
+        name: ONNX Runtime's name of it.
+        op: Its operator, such as QLinearConv.
+        head: Whether it belongs to the head (smoothing, scores, margin, upsampling, labels)
+            and not to the encoder.
+        milliseconds: Median over the frames.
+        runs: Frames.
+    """
+
+    name: str
+    op: str
+    head: bool
+    milliseconds: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class NodeProfile:
+    """All nodes, slowest first.
+
+    Attributes:
+        nodes: Each node of the graph.
+        run_milliseconds: Median time of a whole run, what is between the nodes included.
+    """
+
+    nodes: tuple[NodeTime, ...]
+    run_milliseconds: float
+
+    @property
+    def head_milliseconds(self) -> float:
+        """Time in nodes of the head."""
+        return sum(node.milliseconds for node in self.nodes if node.head)
+
+    @property
+    def encoder_milliseconds(self) -> float:
+        """Time in nodes of the encoder."""
+        return sum(node.milliseconds for node in self.nodes if not node.head)
+
+    @property
+    def head_share(self) -> float:
+        """Head over all nodes, 0..1. The profiler's own cost is on both sides."""
+        whole = self.head_milliseconds + self.encoder_milliseconds
+        return self.head_milliseconds / whole if whole else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every node as JSON types."""
+        return {
+            "run_ms": round(self.run_milliseconds, 4),
+            "head_ms": round(self.head_milliseconds, 4),
+            "encoder_ms": round(self.encoder_milliseconds, 4),
+            "head_share": round(self.head_share, 5),
+            "nodes": [
+                {
+                    "name": node.name,
+                    "op": node.op,
+                    "head": node.head,
+                    "ms": round(node.milliseconds, 5),
+                    "runs": node.runs,
+                }
+                for node in self.nodes
+            ],
+        }
+
+
+def profile_nodes(
+    bundle: Bundle,
+    frame: NDArray[np.uint8],
+    *,
+    precision: str = "auto",
+    threads: int = 1,
+    frames: int = 100,
+    warmup: int = 20,
+    everything: bool = False,
+) -> NodeProfile:
+    """Run a bundle's graph with ONNX Runtime's profiler on.
+
+    Head and encoder are told apart on the graph as it runs, which ONNX Runtime writes when it
+    opens it: all that depends on the tensor ``encoded`` is head, and all that keeps the name
+    of a head's node; fusions rename nodes, but not the tensors between them.
+
+    Args:
+        bundle: At the size it is to run at.
+        frame: uint8 [H, W, C] at the graph's size.
+        precision: As for ``Segmenter.load``.
+        threads: Inside one operation.
+        frames: Timed runs.
+        warmup: Runs before them, left out.
+        everything: Smooth, and give latents and margin too; labels alone otherwise.
+
+    Raises:
+        MissingDependency: If onnx or onnxruntime is not installed.
+        BackendError: If the graph cannot be run, or writes no profile.
+        BundleError: If the bundle has no such graph.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingDependency(
+            f"onnx is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    manifest = bundle.manifest
+    spec = manifest.spec
+    entry = choose_entry(manifest, precision, "onnxruntime")
+    _, rows, columns = spec.latent_shape
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "runs.onnx"
+        session = open_session(
+            bundle.graph(*entry.key),
+            threads=threads,
+            sizes={
+                "height": spec.height,
+                "width": spec.width,
+                "latent_height": rows,
+                "latent_width": columns,
+            },
+            profile=Path(folder) / "profile",
+            optimised=written,
+        )
+        feed = label_feed(session, spec, bundle.codebook, frame, everything=everything)
+        for _ in range(warmup + frames):
+            session.run(_OUTPUTS, feed)
+        events = json.loads(Path(session.end_profiling()).read_text())
+        nodes = onnx.load(written).graph.node
+        head, inner = head_nodes(nodes), inner_nodes(nodes)
+    if not head:
+        raise BackendError(
+            f"no node of the {entry.precision} graph is known as the head's",
+            fix="Export the bundle again with this version of aeseg_edge.",
+        )
+    # What runs inside a branch is in the time of the branch already.
+    events = [each for each in events if str(each["name"]).removesuffix(_EVENT) not in inner]
+    return summarise_profile(events, head, warmup)
+
+
+def head_nodes(nodes: Iterable[Any]) -> set[str]:
+    """Return the names of the nodes that belong to the head.
+
+    Args:
+        nodes: ``onnx.NodeProto``, in topological order.
+    """
+    tensors = {_ENCODED}
+    found: set[str] = set()
+    for node in nodes:
+        if node.name.startswith(_HEAD) or not tensors.isdisjoint(node.input):
+            found.add(node.name)
+            tensors.update(node.output)
+    return found
+
+
+def inner_nodes(nodes: Iterable[Any]) -> set[str]:
+    """Return the names of the nodes inside branches.
+
+    Args:
+        nodes: ``onnx.NodeProto``.
+    """
+    found: set[str] = set()
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.g.node:
+                found.update(each.name for each in attribute.g.node)
+                found |= inner_nodes(attribute.g.node)
+    return found
+
+
+def summarise_profile(events: Iterable[dict[str, Any]], head: set[str], warmup: int) -> NodeProfile:
+    """Sum up what ONNX Runtime's profiler wrote.
+
+    Args:
+        events: Of the profile: Chrome's trace event format, durations in microseconds.
+        head: Names of the head's nodes.
+        warmup: First runs that are left out.
+
+    Raises:
+        BackendError: If no node was timed.
+    """
+    times: dict[tuple[str, str], list[float]] = {}
+    runs: list[float] = []
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Session" and name == "model_run":
+            runs.append(event["dur"])
+        if event.get("cat") == "Node" and name.endswith(_EVENT):
+            key = name.removesuffix(_EVENT), str(event["args"]["op_name"])
+            times.setdefault(key, []).append(event["dur"])
+    counted = len(runs) - warmup
+    if not times or counted < 1:
+        raise BackendError(
+            "ONNX Runtime's profile times no node", fix="Use a build of it with profiling."
+        )
+    found = []
+    for (name, op), durations in times.items():
+        # Nodes that share a name (layout changes do) come one after the other in each run.
+        rows = np.array(durations, np.float64).reshape(len(runs), -1)[warmup:]
+        typical = float(np.median(rows.sum(axis=1))) / 1e3
+        found.append(NodeTime(name, op, name in head, typical, counted))
+    found.sort(key=lambda node: -node.milliseconds)
+    return NodeProfile(tuple(found), statistics.median(runs[warmup:]) / 1e3)
+
+
+def format_table(profile: NodeProfile, *, most: int = 20) -> str:
+    """Return the slowest nodes and the share of the head, as plain text."""
+    whole = profile.encoder_milliseconds + profile.head_milliseconds
+    shown = profile.nodes[:most]
+    width = max(len(node.op) for node in shown)
+    lines = [f"{'ms':>9}{'%':>7}  part     {'operator':<{width}}  node"]
+    for node in shown:
+        lines.append(
+            f"{node.milliseconds:>9.3f}{100 * node.milliseconds / whole:>7.1f}  "
+            f"{'head   ' if node.head else 'encoder'}  {node.op:<{width}}  {node.name}"
+        )
+    left = profile.nodes[most:]
+    if left:
+        rest = sum(node.milliseconds for node in left)
+        lines.append(f"{rest:>9.3f}{100 * rest / whole:>7.1f}  {len(left)} more nodes")
+    lines.append(
+        f"encoder {profile.encoder_milliseconds:.2f} ms, head {profile.head_milliseconds:.2f} ms "
+        f"({100 * profile.head_share:.1f} % of the nodes' time); a run takes "
+        f"{profile.run_milliseconds:.2f} ms with the profiler on"
+    )
+    return "\n".join(lines)

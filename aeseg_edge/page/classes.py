@@ -1,0 +1,247 @@
+"""What the live page may do to the classes of a running segmenter."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.classes import Edit
+from aeseg_edge.bundle.codebook import VOID, Codebook
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.pretrained import is_pretrained
+from aeseg_edge.errors import BundleError, UsageError
+
+if TYPE_CHECKING:
+    from aeseg_edge.segment.segmenter import Segmenter
+
+_STEPS_BACK = 100
+
+
+class ClassEditor(Protocol):
+    """A handle on the codebook that a loop is using. Calls may come from any thread."""
+
+    def current(self) -> Codebook:
+        """Give the codebook in use."""
+        ...
+
+    def apply(self, edit: Edit) -> Codebook:
+        """Change it, from the next frame on.
+
+        Raises:
+            CodebookError: If the edit does not fit; nothing is changed.
+        """
+        ...
+
+    def undo(self) -> Codebook:
+        """Take the last edit back.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        ...
+
+    def save(self) -> None:
+        """Write the codebook in use into the bundle; the file is whole or as it was before.
+
+        Raises:
+            BundleError: If it cannot be written, or is another bundle by now.
+        """
+        ...
+
+    @property
+    def unsaved(self) -> bool:
+        """True where the codebook in use is not the one in the bundle."""
+        ...
+
+    @property
+    def can_undo(self) -> bool:
+        """True where there is an edit to take back."""
+        ...
+
+    @property
+    def geometry(self) -> Geometry:
+        """How frames lie on the graph's input."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Name of the bundle, for people."""
+        ...
+
+
+class LiveClasses:
+    """Edits the codebook of a segmenter while it runs, and saves it into its bundle.
+
+    Args:
+        segmenter: The running one. Its backend takes a codebook between two frames.
+        path: The bundle's file; the one it was read from when None.
+    """
+
+    def __init__(self, segmenter: Segmenter, path: Path | None = None) -> None:
+        self._segmenter = segmenter
+        self._path = path or segmenter.bundle.path
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._before: list[Codebook] = []
+        self._saved = segmenter.codebook
+        self._on_disk = segmenter.bundle.codebook
+
+    @property
+    def unsaved(self) -> bool:
+        """True where the codebook in use is not the one in the bundle."""
+        return self._segmenter.codebook is not self._saved
+
+    @property
+    def can_undo(self) -> bool:
+        """True where there is an edit to take back."""
+        return bool(self._before)
+
+    @property
+    def geometry(self) -> Geometry:
+        """How frames lie on the graph's input."""
+        return self._segmenter.manifest.geometry
+
+    @property
+    def title(self) -> str:
+        """Name of the bundle's file without its suffix."""
+        return self._path.stem if self._path is not None else "unnamed bundle"
+
+    def current(self) -> Codebook:
+        """Give the codebook in use."""
+        return self._segmenter.codebook
+
+    def apply(self, edit: Edit) -> Codebook:
+        """Change the codebook in use.
+
+        Raises:
+            CodebookError: If the edit does not fit; nothing is changed.
+        """
+        with self._lock:
+            before = self._segmenter.codebook
+            after = edit(before)
+            if after is not before:
+                self._segmenter.set_codebook(after)
+                self._before = [*self._before, before][-_STEPS_BACK:]
+            return after
+
+    def undo(self) -> Codebook:
+        """Take the last edit back.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        with self._lock:
+            if not self._before:
+                raise UsageError("there is nothing to take back", fix="Change a class first.")
+            before = self._before.pop()
+            self._segmenter.set_codebook(before)
+            return before
+
+    def save(self) -> None:
+        """Write the codebook in use into the bundle's file, atomically.
+
+        Raises:
+            BundleError: If the bundle has no file, the file is another one by now or comes with
+                the package, or it cannot be written. Edits are kept.
+        """
+        if self._path is None:
+            raise BundleError("this bundle was never a file", fix="Write it first: Bundle.write.")
+        if is_pretrained(self._path):
+            raise BundleError(
+                f"{self._path} comes with the package, and is not changed",
+                fix="Copy it, and start again with the copy: aeseg run ... -b COPY.aeseg.",
+            )
+        # Two people who save at once: one after the other, the later one last.
+        with self._writing:
+            codebook, bundle = self._segmenter.codebook, self._segmenter.bundle
+            whole = bundle
+            if bundle.path is not None:
+                # From its file: in use it may have another size, which is not for keeps.
+                whole = Bundle.open(bundle.path)
+                self._check_unchanged(whole)
+            whole.with_codebook(codebook).write(self._path)
+            self._saved = codebook
+            if bundle.path is not None and bundle.path.resolve() == self._path.resolve():
+                self._on_disk = codebook
+
+    def _check_unchanged(self, found: Bundle) -> None:
+        """Refuse a file that another program has written since it was read or saved here.
+
+        With other graphs these centres would be wrong without a word; with other names those
+        would be lost.
+
+        Raises:
+            BundleError: If it is not what it was.
+        """
+        if found.graphs != self._segmenter.bundle.graphs:
+            what = "graphs"
+        elif not _same_centres(found.codebook, self._on_disk):
+            what = "clusters"
+        elif not _same_names(found.codebook, self._on_disk):
+            what = "names"
+        else:
+            return
+        raise BundleError(
+            f"{found.path} has been replaced during this run, and has other {what}",
+            fix="Start the run again with the new file, and change its classes there. "
+            "Nothing is written.",
+        )
+
+
+def _same_centres(one: Codebook, other: Codebook) -> bool:
+    """Compare what assigns clusters."""
+    return np.array_equal(one.weights, other.weights) and np.array_equal(one.bias, other.bias)
+
+
+def _same_names(one: Codebook, other: Codebook) -> bool:
+    """Compare what makes classes of clusters."""
+    return np.array_equal(one.remap, other.remap) and one.classes == other.classes
+
+
+def cluster_at(
+    codebook: Codebook,
+    geometry: Geometry,
+    latents: NDArray[np.float32],
+    shape: tuple[int, int],
+    place: tuple[int, int],
+    label: int | None = None,
+) -> int:
+    """Say which cluster a pixel of a frame belongs to.
+
+    As in the deployed graph: scores at the latents' places, interpolated bilinearly (half-pixel
+    centres, the border repeated), then the largest.
+
+    Args:
+        codebook: The one that labelled the frame, or one with the same weights.
+        geometry: How the frame lay on the graph's input.
+        latents: float32 [D, h, w] over the graph's input.
+        shape: Rows and columns of the frame.
+        place: Row and column of the pixel in the frame.
+        label: Look among the clusters of this class only (void included).
+
+    Returns:
+        0..K-1.
+    """
+    top, left, rows, columns = geometry.box(*shape)
+    _, height, width = latents.shape
+    y = (top + (place[0] + 0.5) * rows / shape[0]) * height / geometry.height - 0.5
+    x = (left + (place[1] + 0.5) * columns / shape[1]) * width / geometry.width - 0.5
+    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
+    y0, x0 = int(y), int(x)
+    y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
+    corners = np.stack(
+        [latents[:, y0, x0], latents[:, y0, x1], latents[:, y1, x0], latents[:, y1, x1]]
+    )
+    fy, fx = y - y0, x - x0
+    weights = np.array([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], np.float32)
+    scores = weights @ codebook.scores(corners)
+    if label is not None:
+        allowed = codebook.remap == (VOID if label == VOID else label)
+        if allowed.any():
+            scores = np.where(allowed, scores, -np.inf)
+    return int(scores.argmax())

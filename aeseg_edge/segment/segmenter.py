@@ -1,0 +1,483 @@
+"""Segmenter: a bundle, a backend, and frames of any size in; label maps out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.backends.base import Backend, Ticket
+from aeseg_edge.backends.choose import choose_entry, open_tensorrt
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, palette
+from aeseg_edge.bundle.drift import distances
+from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
+from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS, Entry, Manifest
+from aeseg_edge.errors import UsageError
+from aeseg_edge.segment.decoder import Decoder, Decoding
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.segment.smoothing import check_strength
+
+if TYPE_CHECKING:
+    from aeseg_edge.sources.base import Source
+
+_log = logging.getLogger(__name__)
+
+_ASIDE = -1
+"""The stream of frames that are not part of any sequence."""
+
+
+@dataclass(frozen=True)
+class SubmittedFrame:
+    """A frame on its way; see ``Segmenter.submit``.
+
+    Attributes:
+        ticket: The backend's.
+        size: Rows and columns of the frame.
+        captured: When it was captured.
+        used: Codebook and palette it is segmented with.
+        started: ``perf_counter_ns`` before preprocessing.
+        prepared: And after it.
+    """
+
+    ticket: Ticket
+    size: tuple[int, int]
+    captured: float | None
+    used: tuple[Codebook, NDArray[np.uint8]]
+    started: int
+    prepared: int
+
+
+class Segmenter:
+    """Turns frames into label maps with one bundle on one backend.
+
+    A context manager. Calls come from one thread at a time.
+
+    Args:
+        bundle: A verified bundle.
+        backend: An open backend for one of its graphs.
+        entry: The manifest entry that the graph belongs to.
+        roi: Region of interest, uint8 [h, w], above 127 inside; labels outside are void.
+        smooth: Share of the last frame's latents in each frame's, 0 up to below 1.
+        decoder: Draws pictures from each result's latents; none when None.
+
+    Attributes:
+        always: Any of ``latents``, ``margin`` and ``distance``, given with every result
+            besides what the call wants; may be set from any thread.
+
+    Raises:
+        UsageError: If ``smooth`` is out of range.
+
+    Example:
+        >>> with Segmenter.load("street.aeseg") as seg:  # doctest: +SKIP
+        ...     for result in seg.stream("video.mp4"):
+        ...         print(result.labels.shape, result.shares)
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        entry: Entry,
+        *,
+        roi: NDArray[np.uint8] | None = None,
+        smooth: float = 0.0,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.entry = entry
+        self.smooth = check_strength(smooth)
+        self.always: frozenset[str] = frozenset()
+        self._backend = backend
+        self._decoder = decoder
+        self._roi = roi if roi is not None else bundle.region
+        self._roi_is_framed = roi is not None
+        self._outside: NDArray[np.bool_] | None = None
+        self._unseen: tuple[tuple[int, int], NDArray[np.bool_]] | None = None
+        self._use(bundle.codebook)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Bundle,
+        precision: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        *,
+        graph: str | None = None,
+        roi: NDArray[np.uint8] | None = None,
+        smooth: float = 0.0,
+        decoder: bool = False,
+        imgsz: tuple[int, int] | None = None,
+        cache_dir: Path | None = None,
+    ) -> Segmenter:
+        """Open a bundle.
+
+        Args:
+            path: An ``.aeseg`` file, or a bundle that was read already.
+            precision: ``fp32``, ``fp16``, ``int8``, or ``auto``: int8 where the manifest
+                recommends it, else fp16 on TensorRT and fp32 on ONNX Runtime.
+            backend: ``onnxruntime``, ``tensorrt``, or ``auto``: TensorRT where its
+                packages are installed and an engine is in the cache.
+            threads: Threads inside one operation (ONNX Runtime); its own choice when None.
+            graph: Run the graph that was made for this other backend, on ONNX Runtime,
+                as it is written: slow, to measure what a device will compute.
+            roi: Region of interest, uint8 [h, w], above 127 inside.
+            smooth: Share of the last frame's latents, 0 up to below 1.
+            decoder: Give ``decoding`` with every result. The decoder runs on ONNX Runtime,
+                also where TensorRT runs the encoder, and only when something is drawn.
+            imgsz: Width and height that frames are brought to, instead of the bundle's own:
+                multiples of the encoder's deepest stride. TensorRT needs an engine of that size.
+            cache_dir: Where TensorRT engines are kept; the user's cache folder when None.
+
+        Raises:
+            BundleError: If the file cannot be used, or has no such graph.
+            UsageError: If an option is unknown, or the size does not fit the encoder.
+            EngineNotBuilt: If TensorRT is asked for and has no engine yet.
+            BackendError: If the backend cannot open the graph.
+        """
+        if precision not in (*PRECISIONS, "auto"):
+            raise UsageError(
+                f"precision {precision!r} is unknown", fix=f"Use one of {PRECISIONS} or auto."
+            )
+        if backend not in (*BACKENDS, "auto"):
+            raise UsageError(
+                f"backend {backend!r} is unknown", fix=f"Use one of {BACKENDS} or auto."
+            )
+        if graph is not None and graph not in BACKENDS:
+            raise UsageError(f"graph {graph!r} is unknown", fix=f"Use one of {BACKENDS}.")
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        if imgsz is not None:
+            bundle = bundle.with_size(*imgsz)
+        drawer = Decoder.open(bundle, threads=threads) if decoder else None
+        if backend in ("auto", "tensorrt") and graph is None:
+            opened = open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")
+            if opened is not None:
+                runner, entry = opened
+                return cls(bundle, runner, entry, roi=roi, smooth=smooth, decoder=drawer)
+        entry = choose_entry(bundle.manifest, precision, graph or "onnxruntime")
+        from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
+
+        cpu = OnnxRuntimeBackend(
+            bundle.graph(*entry.key),
+            bundle.manifest.spec,
+            bundle.codebook,
+            threads=threads,
+            emulate=entry.backend != "onnxruntime",
+        )
+        return cls(bundle, cpu, entry, roi=roi, smooth=smooth, decoder=drawer)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @property
+    def codebook(self) -> Codebook:
+        """The codebook in use."""
+        return self._used[0]
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """The classes in use."""
+        return self.codebook.classes
+
+    @property
+    def measures_distance(self) -> bool:
+        """Whether there is a ``distance``: not in older bundles, nor without centres."""
+        return self.manifest.spread is not None and self.codebook.centres is not None
+
+    @property
+    def backend(self) -> Backend:
+        """The backend, for those who pipeline frames themselves."""
+        return self._backend
+
+    def set_codebook(self, codebook: Codebook) -> None:
+        """Use other centres, names or colours from the next frame on; no new graph.
+
+        Raises:
+            CodebookError: If it is for other latents.
+        """
+        self._backend.set_codebook(codebook)
+        self._use(codebook)
+
+    def __call__(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        captured: float | None = None,
+        want: frozenset[str] = frozenset(),
+        stream: int = 0,
+    ) -> Segmentation:
+        """Segment one frame.
+
+        Args:
+            frame: uint8 [H, W, C], BGR, any size.
+            captured: ``time.monotonic()`` at capture, for the frame age.
+            stream: See ``submit``.
+            want: Any of ``latents``, ``margin`` and ``distance``.
+
+        Returns:
+            Labels at the frame's own size, and what was asked for.
+
+        Raises:
+            FrameError: If dtype or channels are not the bundle's.
+            BackendError: If the backend is closed or fails, or ``want`` has another name.
+        """
+        submitted = self.submit(frame, captured=captured, stream=stream)
+        with self._discarding(submitted.ticket):
+            return self.collect(submitted, want)
+
+    def submit(
+        self, frame: NDArray[np.uint8], *, captured: float | None = None, stream: int = 0
+    ) -> SubmittedFrame:
+        """Start one frame; the next may be submitted before this one is collected.
+
+        Args:
+            frame: uint8 [H, W, C], BGR, any size.
+            captured: ``time.monotonic()`` at capture, for the frame age.
+            stream: Number of the camera, from 0: each is smoothed with its own last frame.
+
+        Raises:
+            FrameError: If dtype or channels are not the bundle's.
+            BackendError: If the backend is closed or fails.
+        """
+        started = time.perf_counter_ns()
+        image = check_frame(frame, self.manifest.geometry.channels)
+        ready = fit_frame(image, self.manifest.geometry)
+        prepared = time.perf_counter_ns()
+        # Names and colours of this moment: a rename meanwhile is for later frames.
+        used = self._used
+        ticket = self._backend.submit(ready, mix=self.smooth, stream=stream)
+        height, width = image.shape[:2]
+        return SubmittedFrame(ticket, (height, width), captured, used, started, prepared)
+
+    def collect(
+        self, submitted: SubmittedFrame, want: frozenset[str] = frozenset()
+    ) -> Segmentation:
+        """Wait for one frame.
+
+        Args:
+            submitted: From ``submit``; each once, in the order of submission.
+            want: Any of ``latents``, ``margin`` and ``distance``.
+
+        Returns:
+            Labels at the frame's own size, and what was asked for. ``total`` runs from
+            submission to labels; frames between them count into ``inference``.
+
+        Raises:
+            BackendError: If the backend is closed or fails.
+        """
+        always = self.always if self._decoder is None else self.always | {"latents"}
+        want = want | always
+        far = "distance" in want and self.measures_distance
+        asked = want - {"distance"} | ({"latents"} if far else set())
+        outputs = self._backend.collect(submitted.ticket, asked)
+        inferred = time.perf_counter_ns()
+        labels = self._finish(outputs.labels, *submitted.size)
+        done = time.perf_counter_ns()
+        codebook, colors = submitted.used
+        distance = unlike = None
+        if far and outputs.latents is not None:
+            distance, unlike = self._distance(outputs.latents, codebook, *submitted.size)
+        started, prepared = submitted.started, submitted.prepared
+        spent = (inferred - prepared) / 1e6
+        # A backend may measure copies on the device's clock; a part is never above the whole.
+        copy_in = min(outputs.milliseconds.get("copy_in", 0.0), spent)
+        copy_out = min(outputs.milliseconds.get("copy_out", 0.0), spent - copy_in)
+        return Segmentation(
+            labels=labels,
+            classes=codebook.classes,
+            palette=colors,
+            milliseconds={
+                "preprocess": (prepared - started) / 1e6,
+                "copy_in": copy_in,
+                "inference": spent - copy_in - copy_out,
+                "copy_out": copy_out,
+                "postprocess": (done - inferred) / 1e6,
+                "total": (done - started) / 1e6,
+            },
+            frame_age=(
+                None if submitted.captured is None else time.monotonic() - submitted.captured
+            ),
+            margin=outputs.margin,
+            latents=outputs.latents if "latents" in want else None,
+            distance=distance,
+            unlike=unlike,
+            decoding=(
+                None
+                if self._decoder is None or outputs.latents is None
+                else Decoding(self._decoder, outputs.latents, codebook, labels)
+            ),
+        )
+
+    def stream(
+        self, source: str | Path | Source, *, want: frozenset[str] = frozenset()
+    ) -> Iterator[Segmentation]:
+        """Segment every frame of a source; what came before it is not smoothed into it.
+
+        Args:
+            source: A URI or path (see ``aeseg_edge.io.sources``), or an open source.
+            want: Any of ``latents``, ``margin`` and ``distance``.
+
+        Yields:
+            One result a frame, in order, with ``frame`` filled in.
+
+        Raises:
+            SourceError: If the source cannot be opened or read.
+        """
+        from dataclasses import replace
+
+        from aeseg_edge.sources import open_source
+
+        opened: Source = (
+            open_source(
+                str(source),
+                channels=self.manifest.geometry.channels,
+                modalities=self.manifest.modalities,
+            )
+            if isinstance(source, (str, Path))
+            else source
+        )
+        try:
+            self.reset(0)
+            for frame in opened:
+                result = self(frame.image, captured=frame.captured, want=want)
+                yield replace(result, frame=frame)
+        finally:
+            opened.close()
+
+    def clusters(self, frame: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Give cluster numbers instead of classes; for evaluation and naming.
+
+        The graph's remap is an input, so this is the deployed graph itself. Labels are
+        8 bits: with more than 256 clusters it runs twice, for the low and the high byte.
+
+        Args:
+            frame: uint8 [H, W, C], BGR, any size.
+
+        Returns:
+            int64 [H, W], 0..K-1.
+        """
+        image = check_frame(frame, self.manifest.geometry.channels)
+        ready = fit_frame(image, self.manifest.geometry)
+        total = np.zeros(image.shape[:2], np.int64)
+        try:
+            for shift, codebook in enumerate(self._cluster_codebooks()):
+                self._backend.set_codebook(codebook)
+                # On a stream of its own: what is looked up is nobody's last frame.
+                ticket = self._backend.submit(ready, stream=_ASIDE)
+                with self._discarding(ticket):
+                    part = self._backend.collect(ticket).labels
+                sized = fit_labels(part, self.manifest.geometry, image.shape[0], image.shape[1])
+                total += sized.astype(np.int64) << (8 * shift)
+        finally:
+            self._backend.set_codebook(self.codebook)
+        return total
+
+    def reset(self, stream: int | None = None) -> None:
+        """Forget the last frame: the next one is not smoothed.
+
+        Args:
+            stream: Of this camera only; of all when None.
+        """
+        self._backend.reset(stream)
+
+    def close(self) -> None:
+        """Release the backend. Closing twice is fine."""
+        self._backend.close()
+
+    def __enter__(self) -> Segmenter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @contextmanager
+    def _discarding(self, ticket: Ticket) -> Iterator[None]:
+        """Give the frame up on any error, Ctrl-C included: the next call starts afresh."""
+        try:
+            yield
+        except BaseException:
+            self._backend.discard(ticket)
+            raise
+
+    def _use(self, codebook: Codebook) -> None:
+        # One assignment: another thread may rename while a frame is submitted.
+        self._used = codebook, palette(codebook.classes)
+
+    def _cluster_codebooks(self) -> list[Codebook]:
+        book = self.codebook
+        numbers = np.arange(book.clusters)
+        shifts = [0] if book.clusters <= 256 else [0, 8]
+        return [
+            Codebook(
+                weights=book.weights,
+                bias=book.bias,
+                remap=((numbers >> shift) & 255).astype(np.uint8),
+                classes=default_classes(255),
+                method=book.method,
+            )
+            for shift in shifts
+        ]
+
+    def _distance(
+        self, latents: NDArray[np.float32], codebook: Codebook, height: int, width: int
+    ) -> tuple[NDArray[np.float32] | None, float | None]:
+        """Distances in units of the 99th percentile, and how unlike they are."""
+        spread = self.manifest.spread
+        if spread is None or codebook.centres is None:
+            return None, None
+        found = distances(latents, codebook.centres, spread.measure)
+        if self._unseen is None or self._unseen[0] != (height, width):
+            self._unseen = (height, width), self._unseen_cells(height, width)
+        found[self._unseen[1]] = np.nan
+        return found / np.float32(max(spread.p99, 1e-9)), spread.unlike(found)
+
+    def _unseen_cells(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Latents whose middle lies in a letterbox bar or outside the region of interest."""
+        geometry, stride = self.manifest.geometry, self.manifest.stride
+        top, left, rows, columns = geometry.box(height, width)
+        y = np.arange(stride / 2, geometry.height, stride) - top
+        x = np.arange(stride / 2, geometry.width, stride) - left
+        inside = ((y >= 0) & (y < rows))[:, None] & ((x >= 0) & (x < columns))
+        if self._roi is not None:
+            outside = self._outside_frame(height, width)
+            at_y = np.clip((y * height / rows).astype(np.intp), 0, height - 1)
+            at_x = np.clip((x * width / columns).astype(np.intp), 0, width - 1)
+            inside &= ~outside[np.ix_(at_y, at_x)]
+        return ~inside
+
+    def _finish(self, labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        sized = fit_labels(labels, self.manifest.geometry, height, width)
+        if self._roi is None:
+            return sized
+        return apply_region(sized, self._outside_frame(height, width))
+
+    def _outside_frame(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Where a frame of this size is not segmented; there is a region of interest."""
+        assert self._roi is not None
+        if self._outside is None or self._outside.shape != (height, width):
+            if self._roi_is_framed:
+                self._outside = fit_region(self._roi, height, width)
+            else:
+                # The bundle's own region lies over the graph's input, bars included.
+                self._outside = fit_labels(self._roi, self.manifest.geometry, height, width) <= 127
+        return self._outside

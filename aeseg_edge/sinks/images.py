@@ -1,0 +1,78 @@
+"""Pictures: one file a frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aeseg_edge.errors import SinkError
+from aeseg_edge.sinks.base import Closing
+from aeseg_edge.sinks.targets import NUMBER
+from aeseg_edge.sources.base import Frame
+from aeseg_edge.support.files import write_bytes, write_error
+from aeseg_edge.support.require import import_cv2
+from aeseg_edge.view.draw import render
+
+if TYPE_CHECKING:
+    from aeseg_edge.segment.result import Segmentation
+
+
+class ImageSink(Closing):
+    """One image file a frame; each is whole or not there.
+
+    Args:
+        pattern: Path with one ``%d`` or ``%06d``; without one, a single frame is taken.
+        view: See ``open_sink``; ``labels`` writes class ids, 255 for void.
+        alpha: Strength of the colours.
+        legend: Draw the legend.
+
+    Raises:
+        SinkError: If the folder cannot be made, or the pattern has two numbers.
+    """
+
+    backlog = 16
+
+    def __init__(self, pattern: str, *, view: str, alpha: float, legend: bool) -> None:
+        numbers = NUMBER.findall(pattern)
+        # One that only makes sense in the folder's name would need a folder a frame.
+        if len(numbers) > 1 or "%" in str(Path(pattern).parent) + NUMBER.sub("", pattern):
+            raise SinkError(
+                f"{pattern} is not a file name with one number", fix="Use out/%06d.png."
+            )
+        if view == "labels" and Path(pattern).suffix.lower() != ".png":
+            raise SinkError(f"{pattern} would lose class ids", fix="Write labels as .png.")
+        self.name = pattern
+        self._numbered = bool(numbers)
+        self._written = 0
+        self._options = {"view": view, "alpha": alpha, "legend": legend}
+        folder = Path(pattern).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise write_error(folder, problem, error=SinkError) from problem
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Write one image."""
+        if self._written and not self._numbered:
+            raise SinkError(
+                f"{self.name} is one image, and the source has more frames",
+                fix="Write out/%06d.png, or stop with --frames 1.",
+            )
+        path = Path(self.name % frame.index if self._numbered else self.name)
+        if self._options["view"] == "labels":
+            picture = result.labels
+        else:
+            picture = render(frame.image, result, **self._options)  # type: ignore[arg-type]
+        cv2 = import_cv2()
+        try:
+            done, data = cv2.imencode(path.suffix, picture)
+        except cv2.error:
+            # OpenCV 4 raises where OpenCV 5 says False; its text is about its own source code.
+            done = False
+        if not done:
+            raise SinkError(
+                f"{path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]}",
+                fix="Write .png.",
+            )
+        write_bytes(path, data.tobytes(), error=SinkError)
+        self._written += 1

@@ -1,0 +1,185 @@
+"""Video files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aeseg_edge.errors import SinkError
+from aeseg_edge.sinks.base import Closing
+from aeseg_edge.sources.base import Frame
+from aeseg_edge.sources.images import video_backend
+from aeseg_edge.support.files import move_into_place, temporary_beside, write_error
+from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.text import check_name
+from aeseg_edge.view.draw import even, fit, render
+
+if TYPE_CHECKING:
+    from aeseg_edge.segment.result import Segmentation
+
+
+_log = logging.getLogger(__name__)
+
+VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+
+
+DEFAULT_FPS = 25.0
+
+
+class VideoSink(Closing):
+    """A video file, written beside its target and renamed when it is whole.
+
+    Args:
+        path: Target; .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG).
+        fps: Frames a second.
+        view: See ``open_sink``.
+        alpha: Strength of the colours.
+        legend: Draw the legend.
+
+    Raises:
+        SinkError: If the folder does not exist or cannot be written.
+    """
+
+    backlog = 16
+
+    def __init__(self, path: Path, *, fps: float, view: str, alpha: float, legend: bool) -> None:
+        self.name = str(path)
+        self._path = path
+        self._fps = fps
+        self._options = {"view": view, "alpha": alpha, "legend": legend}
+        self._writer: Any = None
+        self._first: tuple[int, int] | None = None
+        self._drawn = (0, 0)
+        self._resized = False
+        self._frames = 0
+        # What OpenCV is given is the file beside the one that a link points to.
+        check_name(os.path.realpath(path), error=SinkError)
+        self._temporary: Path | None = temporary_beside(path)
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Add one frame; the first decides the size of all."""
+        if self._temporary is None:
+            raise SinkError(f"{self.name} is closed", fix="Open it again.")
+        height, width = frame.image.shape[:2]
+        if self._first is None:
+            self._first = height, width
+        if self._first != (height, width) and not self._resized:
+            self._resized = True
+            _log.warning(
+                "%s: frame %d is %dx%d, the first was %dx%d: such frames are fitted into it",
+                self.name,
+                frame.index,
+                width,
+                height,
+                *self._first[::-1],
+            )
+        picture = even(render(frame.image, result, size=self._first, **self._options))  # type: ignore[arg-type]
+        if self._writer is None:
+            self._writer = self._open(picture.shape[1], picture.shape[0])
+            self._drawn = picture.shape[:2]
+        # A class renamed during the run makes the legend wider, and OpenCV's writer leaves
+        # out, without a word, what is not of its size.
+        picture = fit(picture, *self._drawn)
+        self._writer.write(picture)
+        self._frames += 1
+        if self._frames % 64 == 0:
+            self._check_room()
+
+    def close(self) -> None:
+        """Finish the file, check that it is whole, and give it its name."""
+        if self._temporary is None:
+            return
+        if self._writer is None:
+            self.abort()
+            _log.warning("%s is not written: there were no frames", self.name)
+            return
+        try:
+            self._writer.release()
+            found = _count_frames(self._temporary)
+            if found < self._frames:
+                raise SinkError(
+                    f"{self.name} cannot be written whole: {found} of {self._frames} frames are "
+                    "on the disk",
+                    fix="The disk is probably full: free some space, or write to another disk.",
+                )
+            move_into_place(self._temporary, self._path)
+        finally:
+            # Nothing is left to remove where the file has got its name.
+            self.abort()
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+            self._temporary = None
+
+    def _open(self, width: int, height: int) -> Any:
+        cv2 = import_cv2()
+        codec = VIDEO_CODECS[self._path.suffix.lower()]
+        writer = cv2.VideoWriter(
+            str(self._temporary),
+            cv2.VideoWriter_fourcc(*codec),
+            _mpeg4_rate(self._fps) if codec == "mp4v" else self._fps,
+            (width, height),
+        )
+        if not writer.isOpened():
+            self._check_room()
+            raise SinkError(
+                f"OpenCV cannot write {self.name} with the codec {codec} "
+                f"at {width}x{height} and {self._fps:g} fps",
+                fix="Check that the disk has room; else write an .avi, or an image pattern "
+                "(out/%06d.png).",
+            )
+        return writer
+
+    def _check_room(self) -> None:
+        """Notice a full disk during the run: OpenCV's writer does not say so."""
+        assert self._temporary is not None
+        try:
+            stats = os.statvfs(self._temporary.parent)
+        except OSError as problem:
+            raise write_error(self._path, problem, error=SinkError) from problem
+        if stats.f_bavail * stats.f_frsize < 1 << 20:
+            raise SinkError(
+                f"{self.name} cannot be written: the disk is full",
+                fix="Free some space, or write to another disk.",
+            )
+
+
+def _mpeg4_rate(fps: float) -> float:
+    """Round a rate to what MPEG-4 has room for.
+
+    OpenCV writes a rate as a fraction over 1, 10, 100 or 1000, whichever comes near enough, and
+    MPEG-4 counts time in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution).
+
+    Args:
+        fps: Frames a second.
+
+    Returns:
+        The same with as many of three decimals as leave its digits below 65536.
+    """
+    decimals = next((n for n in (3, 2, 1) if fps * 10**n < 0xFFFF), 0)
+    return round(fps, decimals)
+
+
+def _count_frames(path: Path) -> int:
+    """Frames that a player will find, 0 where it cannot open the file.
+
+    MP4 and AVI files that lost their end have no index, or state no frames. Matroska has
+    the number in its head and keeps it, so the last frame is looked for.
+    """
+    cv2 = import_cv2()
+    capture = cv2.VideoCapture(str(path), video_backend())
+    try:
+        stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        if stated <= 0:
+            return 0
+        capture.set(cv2.CAP_PROP_POS_FRAMES, stated - 1)
+        return stated if capture.grab() else stated - 1
+    finally:
+        capture.release()

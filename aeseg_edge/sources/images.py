@@ -1,0 +1,132 @@
+"""Image files: which they are, in what order, and how they become frames."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.support.require import import_cv2
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+)
+
+TEXT_SUFFIXES = frozenset(
+    {".adf", ".ans", ".art", ".asc", ".bin", ".diz", ".ice", ".idf", ".nfo", ".txt", ".vt", ".xb"}
+)
+"""Names under which FFmpeg draws any text or bytes as a terminal's picture, and calls it video."""
+
+
+def is_image(path: Path) -> bool:
+    """Say whether a name looks like an image file's."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Order names as people do: ``frame2`` before ``frame10``.
+
+    Args:
+        name: A path or file name.
+
+    Returns:
+        A sort key.
+    """
+    # Odd parts are the numbers. ASCII digits only: int() refuses some of what \d matches.
+    parts = re.split(r"([0-9]+)", name)
+    return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
+
+
+def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
+    """Decode an image file to the channels wanted.
+
+    16-bit values are divided by 257, so that 65535 becomes 255. Grey is repeated for
+    colour, colour is made grey (ITU-R BT.601) for one channel, alpha is dropped unless
+    four channels are wanted. Pictures that a camera marked as turned (EXIF) are turned
+    upright, as videos are, unless four channels are wanted.
+
+    Args:
+        data: The bytes of the file.
+        channels: C, 1, 3 or 4.
+
+    Returns:
+        uint8 [H, W, C], or why that is not possible ("is not ...").
+    """
+    cv2 = import_cv2()
+    if _is_cut_jpeg(data):
+        return "is cut short: the end of the JPEG is missing"
+    # IMREAD_UNCHANGED is the only way to alpha, and leaves turned pictures turned.
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if channels != 4 else cv2.IMREAD_UNCHANGED
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        return f"cannot be decoded ({error.err})"
+    if image is None:
+        return "is not an image that OpenCV can decode"
+    if image.dtype == np.uint16:
+        image = np.round(image / 257.0).astype(np.uint8)
+    if image.dtype != np.uint8:
+        return f"holds {image.dtype} values, not 8 or 16 bits"
+    if image.ndim == 2:
+        image = image[..., None]
+    have = image.shape[2]
+    if have == channels:
+        return np.ascontiguousarray(image)
+    codes = {
+        (1, 3): cv2.COLOR_GRAY2BGR,
+        (4, 3): cv2.COLOR_BGRA2BGR,
+        (3, 1): cv2.COLOR_BGR2GRAY,
+        (4, 1): cv2.COLOR_BGRA2GRAY,
+    }
+    if (have, channels) not in codes:
+        return f"has {have} channels, {channels} are wanted"
+    converted = cv2.cvtColor(image, codes[have, channels])
+    return np.ascontiguousarray(converted.reshape(*image.shape[:2], channels), np.uint8)
+
+
+def read_grey(path: Path) -> NDArray[np.uint8] | None:
+    """Read a picture as grey values, under whichever name: ``cv2.imread`` takes UTF-8 only.
+
+    Args:
+        path: The file.
+
+    Returns:
+        uint8 [H, W], or None where it cannot be read or is no picture.
+    """
+    cv2 = import_cv2()
+    try:
+        data = path.read_bytes()
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
+    except (OSError, cv2.error):
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """Say whether a JPEG lost its end: OpenCV 4 fills the missing part with grey.
+
+    Segments before the scan are stepped over (ITU-T T.81, B.1.1.4), because a thumbnail
+    among them has an end of its own.
+    """
+    at = 2
+    while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        if data[at + 1] == 0xDA:
+            return data.rfind(b"\xff\xd9", at) < 0
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+def video_backend() -> int:
+    """Choose OpenCV's reader of video files: FFmpeg, or whatever this build has instead.
+
+    Other backends take ``clip_01.mp4`` for a numbered series of images, so FFmpeg goes
+    first; a build with GStreamer alone has no FFmpeg.
+    """
+    cv2 = import_cv2()
+    known = cv2.videoio_registry.getStreamBackends()
+    return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in known else cv2.CAP_ANY)

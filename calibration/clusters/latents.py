@@ -1,0 +1,240 @@
+"""Latents of frames, from the encoder's ONNX graph: no torch needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.calibration.graphs.assemble import ENCODED, FRAME
+from aeseg_edge.errors import CalibrationError, MissingDependency
+
+Tick = Callable[[float], None]
+
+Boxes = Sequence[tuple[int, int, int, int]]
+"""Top, left, rows and columns of each frame's picture in the graph's input: no bars."""
+
+
+class EncoderSession:
+    """Runs an encoder's ONNX graph (``frame`` -> ``encoded``) on the CPU.
+
+    Args:
+        encoder: float32 encoder.
+        threads: Threads inside one operation; ONNX Runtime's own choice when None.
+
+    Raises:
+        MissingDependency: If onnxruntime is not installed.
+    """
+
+    def __init__(self, encoder: onnx.ModelProto, *, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingDependency(
+                f"onnxruntime is not importable ({error})",
+                fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._session: Any = onnxruntime.InferenceSession(
+            encoder.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode one frame.
+
+        Args:
+            frame: uint8 [H, W, C] at a multiple of the deepest stride.
+
+        Returns:
+            float32 [D, H/r, W/r].
+        """
+        encoded: NDArray[np.float32] = self._session.run([ENCODED], {FRAME: frame[None]})[0][0]
+        return encoded
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Latents, and where each is from.
+
+    Attributes:
+        latents: float32 [n, D].
+        frames: int64 [n], index of each one's frame, ascending.
+    """
+
+    latents: NDArray[np.float32]
+    frames: NDArray[np.int64]
+
+    def centred(self, mean: NDArray[np.floating]) -> Samples:
+        """Subtract a mean, float [D]."""
+        return replace(self, latents=(self.latents - mean).astype(np.float32))
+
+    def pick(self, count: int, seed: int) -> Samples:
+        """Draw so many without replacement, in order; all of them when there are no more."""
+        if len(self.latents) <= count:
+            return self
+        generator = np.random.default_rng(seed)
+        return self.where(np.sort(generator.choice(len(self.latents), count, replace=False)))
+
+    def where(self, chosen: NDArray[Any]) -> Samples:
+        """Take some: a mask or indices."""
+        return Samples(self.latents[chosen], self.frames[chosen])
+
+
+def sample_latents(
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    count: int,
+    seed: int,
+    region: NDArray[np.uint8] | None = None,
+    boxes: Boxes | None = None,
+    tick: Tick | None = None,
+) -> NDArray[np.float32]:
+    """Draw latents as ``draw_samples`` does, and forget where they are from."""
+    drawn = draw_samples(
+        session, frames, count=count, seed=seed, region=region, boxes=boxes, tick=tick
+    )
+    return drawn.latents
+
+
+def draw_samples(
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    count: int,
+    seed: int,
+    region: NDArray[np.uint8] | None = None,
+    boxes: Boxes | None = None,
+    tick: Tick | None = None,
+) -> Samples:
+    """Draw latents evenly from frames, without replacement within a frame.
+
+    Args:
+        session: The encoder.
+        frames: uint8 [H, W, C] each.
+        count: Latents wanted in all; every frame gives its equal part.
+        seed: Makes the draw repeatable.
+        region: uint8 [H, W]; only latents whose cell centre lies inside (above 127) count.
+        boxes: Of each frame; bars around them do not count. None where there are no bars.
+        tick: Called with the fraction done.
+
+    Returns:
+        At most ``count`` (fewer where the frames hold fewer).
+
+    Raises:
+        CalibrationError: If there are no frames, region or pictures hold no latent, or latents
+            are not finite.
+    """
+    if not len(frames):
+        raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
+    generator = np.random.default_rng(seed)
+    # One latent of each frame at least, and no more frames than latents are wanted.
+    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
+    share = -(-count // len(chosen))
+    samples = np.empty((0, 0), np.float32)
+    origins = np.empty(0, np.int64)
+    filled = 0
+    for done, index in enumerate(chosen.tolist()):
+        latents = session(frames[index])
+        dim, rows, columns = latents.shape
+        flat = latents.reshape(dim, -1)
+        inside = cells_seen(index, frames[index].shape, (rows, columns), region, boxes)
+        if inside is not None:
+            flat = flat[:, inside.ravel()]
+        size = flat.shape[1]
+        if size > share:
+            flat = flat[:, np.sort(generator.choice(size, share, replace=False))]
+        if not samples.size:
+            # What is held does not grow with the footage.
+            most = len(chosen) * min(share, rows * columns)
+            samples, origins = np.empty((most, dim), np.float32), np.empty(most, np.int64)
+        taken = slice(filled, filled + flat.shape[1])
+        samples[taken], origins[taken] = flat.T, index
+        filled = taken.stop
+        if tick is not None:
+            tick((done + 1) / len(chosen))
+    samples, origins = samples[:filled], origins[:filled]
+    if not samples.size:
+        what, fix = "region of interest holds", "Use a mask with a larger white part."
+        if region is None:
+            what, fix = "pictures between their bars hold", "Use --resize stretch or larger images."
+        raise CalibrationError(f"the {what} no latents", fix=fix)
+    if not np.isfinite(samples).all():
+        raise CalibrationError(
+            "the encoder gives latents that are not finite",
+            fix="Train again with a lower learning rate.",
+        )
+    drawn = Samples(samples, origins)
+    if len(samples) > count:
+        drawn = drawn.where(np.sort(generator.choice(len(samples), count, replace=False)))
+    return drawn
+
+
+def cells_inside(region: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.bool_]:
+    """Tell which latents of a grid have their cell's centre inside a region.
+
+    Args:
+        region: uint8 [H, W], above 127 inside.
+        rows: Of the grid.
+        columns: Of the grid.
+
+    Returns:
+        bool [rows, columns].
+    """
+    y = (np.arange(rows) * 2 + 1) * region.shape[0] // (2 * rows)
+    x = (np.arange(columns) * 2 + 1) * region.shape[1] // (2 * columns)
+    inside: NDArray[np.bool_] = region[y][:, x] > 127
+    return inside
+
+
+def cells_seen(
+    index: int,
+    shape: Sequence[int],
+    grid: Sequence[int],
+    region: NDArray[np.uint8] | None,
+    boxes: Boxes | None,
+) -> NDArray[np.bool_] | None:
+    """Tell which latents of a frame count: those that count when it is segmented.
+
+    Args:
+        index: Of the frame.
+        shape: Of the frame at the graph's size: H, W, ...
+        grid: Rows and columns of its latents.
+        region: uint8 [H, W], above 127 inside; None for all.
+        boxes: Of each frame; None where there are no bars.
+
+    Returns:
+        bool [rows, columns]: cells whose centre lies in the region and in no bar; None for all.
+    """
+    rows, columns = grid
+    inside = None if region is None else cells_inside(region, rows, columns)
+    if boxes is None or boxes[index] == (0, 0, shape[0], shape[1]):
+        return inside
+    top, left, height, width = boxes[index]
+    y = (np.arange(rows) + 0.5) * shape[0] / rows - top
+    x = (np.arange(columns) + 0.5) * shape[1] / columns - left
+    picture: NDArray[np.bool_] = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+    return picture if inside is None else picture & inside
+
+
+def boxes_of(geometry: Geometry, sizes: NDArray[np.int64] | None) -> Boxes | None:
+    """Give where the picture of each frame lies between its bars.
+
+    Args:
+        geometry: The graph's sizes.
+        sizes: int64 [N, 2], rows and columns of each frame at its source; None where not known.
+
+    Returns:
+        One box a frame; None where there are no bars, or it is not known where.
+    """
+    if sizes is None or geometry.resize == "stretch":
+        return None
+    return [geometry.box(rows, columns) for rows, columns in sizes.tolist()]

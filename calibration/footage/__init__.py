@@ -1,0 +1,1 @@
+"""Footage: reading, sampling, masks."""

@@ -1,0 +1,294 @@
+"""Labelled frames: pairs of images and masks, the list of classes, and what is refused.
+
+A mask is an 8-bit PNG of one channel whose values are class ids; an image and its mask have
+one stem. Whoever reads labels reads them here: evaluation, naming and supervised training.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.bundle.codebook import VOID
+from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.errors import EvaluationError, MissingDependency
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+MASK_SUFFIX = ".png"
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _PALETTE = 0, 3  # PNG colour types
+_MASK_FIX = "Save masks as single-channel 8-bit PNGs that hold class ids."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One labelled frame: an image and its mask, both files."""
+
+    image: Path
+    mask: Path
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Read class names, one a line, the first line being class 0.
+
+    Raises:
+        EvaluationError: The file cannot be read, has a blank line between names, or a
+            name twice.
+    """
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"{path} cannot be read as a list of classes ({error})",
+            fix="Give a text file with one class name a line.",
+        ) from error
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise EvaluationError(f"{path} names no class", fix="Write one class name a line.")
+    if "" in names:
+        raise EvaluationError(
+            f"line {names.index('') + 1} of {path} is blank, which would shift the class ids",
+            fix="Write one class name a line.",
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EvaluationError(
+            f"{path} names {', '.join(twice)} more than once", fix="Give each class its own name."
+        )
+    return tuple(names)
+
+
+def find_pairs(images: Path, masks: Path) -> tuple[Pair, ...]:
+    """Pair the images of one folder with the PNG masks of another by stem, sorted by name.
+
+    Raises:
+        EvaluationError: A folder is missing or empty, a stem occurs twice, or a file has no
+            partner.
+    """
+    image_files = _by_stem(images, IMAGE_SUFFIXES, "images")
+    mask_files = _by_stem(masks, frozenset({MASK_SUFFIX}), f"{MASK_SUFFIX} masks")
+    for files, others, what, folder in (
+        (image_files, mask_files, "mask", masks),
+        (mask_files, image_files, "image", images),
+    ):
+        alone = sorted(path.name for stem, path in files.items() if stem not in others)
+        if alone:
+            raise EvaluationError(
+                f"{_some(alone)}: no {what} of the same name in {folder}",
+                fix=f"Add the {what}s, or take the files without one out of the folder.",
+            )
+    return tuple(Pair(image_files[stem], mask_files[stem]) for stem in sorted(image_files))
+
+
+def labelled_frames(
+    pairs: Sequence[Pair],
+    class_names: Sequence[str],
+    *,
+    ignore: int | None,
+    read: Callable[[Path], NDArray[np.uint8]] | None = None,
+) -> Iterator[tuple[Pair, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Read labelled frames one by one, and check each mask.
+
+    Args:
+        pairs: The files.
+        class_names: Names of the classes 0, 1, ... of the masks.
+        ignore: A further value that masks may hold, or None.
+        read: Turns an image path into a frame; read_image unless given.
+
+    Yields:
+        The pair, its frame uint8 [H, W, C] and its mask uint8 [H, W].
+
+    Raises:
+        EvaluationError: A file cannot be read, a mask is not of its image's size, or it
+            holds a value that is neither a class nor ignored.
+    """
+    for pair in pairs:
+        frame, mask = (read or read_image)(pair.image), read_mask(pair.mask)
+        if frame.shape[:2] != mask.shape:
+            raise EvaluationError(
+                f"{pair.image} is {_size(frame)}, its mask {pair.mask} is {_size(mask)}",
+                fix="Give masks of the size of their images.",
+            )
+        _check_values(mask, pair.mask, class_names, ignore)
+        yield pair, frame, mask
+
+
+def evenly_spaced(pairs: Sequence[Pair], count: int | None) -> tuple[Pair, ...]:
+    """Choose pairs that lie evenly over the list: first and last among them, or the middle one.
+
+    Args:
+        pairs: In their order.
+        count: How many, at least 1; all of them when None or when there are no more.
+    """
+    if count is None or count >= len(pairs):
+        return tuple(pairs)
+    if count == 1:
+        return (pairs[len(pairs) // 2],)
+    places = np.linspace(0, len(pairs) - 1, count).round().astype(int)
+    return tuple(pairs[place] for place in places)
+
+
+def fit_mask(
+    mask: NDArray[np.uint8], geometry: Geometry, classes: int, ignore: int | None
+) -> NDArray[np.uint8]:
+    """Bring a mask to the graph's input as its frame is brought there (nearest neighbour).
+
+    Args:
+        mask: uint8 [H, W], checked; values from ``classes`` up do not count.
+        geometry: The graph's sizes.
+        classes: Number of classes.
+        ignore: A value that does not count either, or None.
+
+    Returns:
+        uint8 [height, width], a new array: class ids, 255 for whatever does not count, the
+        bars of a letterboxed frame too.
+    """
+    counts = mask < classes
+    if ignore is not None:
+        counts &= mask != ignore
+    clean = np.where(counts, mask, np.uint8(VOID)).astype(np.uint8)
+    top, left, rows, columns = geometry.box(*mask.shape)
+    if clean.shape != (rows, columns):
+        cv2 = _cv2()
+        # INTER_NEAREST_EXACT samples at pixel centres, as labels are brought back.
+        clean = cv2.resize(clean, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
+    whole: NDArray[np.uint8] = np.full((geometry.height, geometry.width), VOID, np.uint8)
+    whole[top : top + rows, left : left + columns] = clean
+    return whole
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as uint8 [H, W, 3], BGR.
+
+    Raises:
+        EvaluationError: The file cannot be read as an image.
+    """
+    cv2 = _cv2()
+    image = cv2.imdecode(np.frombuffer(_bytes(path), np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise EvaluationError(f"{path} cannot be read as an image", fix="Replace the file.")
+    return np.asarray(image, np.uint8)
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """Read an index PNG as uint8 [H, W], the stored ids, with or without a palette.
+
+    OpenCV turns palette ids into colours and stretches ids of under 8 bits to 0..255, so
+    the file is first relabelled as greyscale and the stretch undone.
+
+    Source: PNG specification (third edition), 11.2.1 IHDR and 11.2.2 PLTE.
+
+    Raises:
+        EvaluationError: The file is damaged, is no PNG, or has colours or 16 bits.
+    """
+    data = _bytes(path)
+    if not data.startswith(_PNG_SIGNATURE):
+        raise EvaluationError(f"{path} is not a PNG file", fix=_MASK_FIX)
+    try:
+        bits, colour, grey = _as_greyscale(data)
+    except (struct.error, ValueError) as error:
+        raise EvaluationError(
+            f"{path} is damaged or cut off ({error})", fix="Replace the file."
+        ) from error
+    if colour not in (_GREY, _PALETTE):
+        raise EvaluationError(f"{path} holds colours, not one class id a pixel", fix=_MASK_FIX)
+    if bits > 8:
+        raise EvaluationError(f"{path} has {bits} bits a pixel", fix=_MASK_FIX)
+    cv2 = _cv2()
+    mask = cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_UNCHANGED)
+    if mask is None or mask.ndim != 2:
+        raise EvaluationError(f"{path} cannot be decoded", fix="Replace the file.")
+    return np.asarray(mask // (255 // (2**bits - 1)), np.uint8)
+
+
+def _as_greyscale(png: bytes) -> tuple[int, int, bytes]:
+    """Return bit depth, colour type and the PNG with its ids stored as grey values."""
+    kept = [_PNG_SIGNATURE]
+    bits = colour = 0
+    position = len(_PNG_SIGNATURE)
+    while True:
+        length, kind = struct.unpack_from(">I4s", png, position)
+        body = png[position + 8 : position + 8 + length]
+        (checksum,) = struct.unpack_from(">I", png, position + 8 + length)
+        if zlib.crc32(kind + body) != checksum:
+            raise ValueError("checksum of a chunk is wrong")
+        position += 12 + length
+        if kind == b"IHDR":
+            bits, colour = struct.unpack_from(">BB", body, 8)
+            body = body[:9] + bytes([_GREY]) + body[10:]
+        if kind in (b"IHDR", b"IDAT", b"IEND"):
+            kept.append(struct.pack(">I", length) + kind + body)
+            kept.append(struct.pack(">I", zlib.crc32(kind + body)))
+        if kind == b"IEND":
+            return bits, colour, b"".join(kept)
+
+
+def _check_values(
+    mask: NDArray[np.uint8], path: Path, class_names: Sequence[str], ignore: int | None
+) -> None:
+    found = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256))
+    unknown = [int(value) for value in found if value >= len(class_names) and value != ignore]
+    if unknown:
+        raise EvaluationError(
+            f"{path} holds the value {', '.join(map(str, unknown[:5]))}, "
+            f"but there are {len(class_names)} classes (0..{len(class_names) - 1})"
+            + ("" if ignore is None else f" and {ignore} is ignored"),
+            fix=f"Name the class in the classes file, or pass --ignore {unknown[0]}.",
+        )
+
+
+def _by_stem(folder: Path, suffixes: frozenset[str], what: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder} is not a folder", fix=f"Give the folder of the {what}.")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or not path.is_file():
+            continue
+        if path.stem in files:
+            raise EvaluationError(
+                f"{files[path.stem].name} and {path.name} in {folder} have the same stem",
+                fix="Keep one of them.",
+            )
+        files[path.stem] = path
+    if not files:
+        raise EvaluationError(f"{folder} holds no {what}", fix=f"Give a folder of {what}.")
+    return files
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _size(image: NDArray[Any]) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read ({error})", fix="Check the path.") from error
+
+
+def _cv2() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingDependency(
+            "evaluation reads images with OpenCV, which is not installed",
+            fix="Run `pip install 'aeseg_edge[cpu]'`; on a Jetson install JetPack's OpenCV.",
+        ) from error
+    return cv2

@@ -1,0 +1,100 @@
+"""Paired folders as footage: several pictures of one scene, one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.bundle.geometry import Geometry, fit_frame
+from aeseg_edge.bundle.manifest import Modality
+from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources, spread
+from aeseg_edge.errors import UsageError
+from aeseg_edge.sources.pairs import Pairs, check_modalities, is_pairs, open_pairs, read_pair
+
+
+class PairReader:
+    """Scenes of paired folders, in the order of their names; a ``Reader``.
+
+    Args:
+        pairs: From ``open_pairs``.
+    """
+
+    kind = "pairs"
+
+    def __init__(self, pairs: Pairs) -> None:
+        """Nothing is read yet."""
+        self.source = pairs.name
+        self.found = len(pairs.files)
+        self.notes = Notes()
+        self._pairs = pairs
+        for path in pairs.unpaired:
+            self.notes.unreadable[str(path)] = "has no partner"
+
+    def work(self, budget: int) -> int:
+        """Return the number of scenes that will be read."""
+        return min(budget, self.found)
+
+    def sample(
+        self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
+    ) -> Sizes:
+        """Read scenes, evenly spread, into the room given; see ``Reader``.
+
+        Raises:
+            SourceError: If the pictures of a pair have different sizes.
+        """
+        written: Sizes = []
+        for index in spread(self.found, len(room)):
+            files = self._pairs.files[index]
+            tick()
+            image = read_pair(files, self._pairs.modalities)
+            if isinstance(image, str):
+                self.notes.skip(str(files[0]), f"is one of a pair of which {image}")
+            elif self.notes.large_enough(str(files[0]), image):
+                room[len(written)] = fit_frame(image, geometry)
+                written.append((image.shape[0], image.shape[1]))
+        return written
+
+
+def find_modalities(sources: Sequence[str | Path]) -> tuple[Modality, ...]:
+    """Say what modalities footage has.
+
+    Args:
+        sources: As ``gather`` takes them.
+
+    Returns:
+        Names and channels in the order of the frames' channels; empty for plain footage.
+
+    Raises:
+        SourceError: See ``open_pairs``.
+        UsageError: If paired folders are mixed with other footage.
+    """
+    pairs = [str(source) for source in sources if is_pairs(source)]
+    if not pairs:
+        return ()
+    if len(pairs) < len(sources):
+        other = next(source for source in sources if not is_pairs(source))
+        raise UsageError(
+            f"{other} has one modality, and {pairs[0]} has several",
+            fix="Give paired folders only, or none.",
+        )
+    modalities = open_pairs(pairs[0]).modalities
+    for each in pairs[1:]:
+        open_pairs(each, modalities)
+    return modalities
+
+
+def open_footage(sources: Sequence[str | Path], modalities: Sequence[Modality]) -> list[Reader]:
+    """Open sources as ``open_sources`` does, or paired folders where there are modalities.
+
+    Raises:
+        FootageError: See ``open_sources``.
+        SourceError: If a source does not have these modalities; see ``open_pairs``.
+    """
+    for source in sources:
+        check_modalities(str(source), modalities)
+    if not modalities:
+        return open_sources(sources)
+    return [PairReader(open_pairs(str(source), modalities)) for source in sources]

@@ -1,0 +1,54 @@
+"""Labelled scenes of several modalities, for `aeseg eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.calibration.score.evaluation import Pair
+from aeseg_edge.errors import EvaluationError
+from aeseg_edge.sources.pairs import check_modalities, open_pairs, read_pair
+
+
+class LabelledScenes:
+    """Paired folders with a mask for each scene.
+
+    Args:
+        uri: ``pairs://visible=DIR,thermal=DIR``.
+        masks: Folder of index PNGs, named as the scenes.
+        manifest: Of the bundle; says which modalities are wanted.
+
+    Attributes:
+        pairs: One a scene: the first modality's file stands for all.
+
+    Raises:
+        SourceError: If the modalities are not the bundle's; see ``open_pairs``.
+        EvaluationError: If a scene has no mask.
+    """
+
+    def __init__(self, uri: str, masks: Path, manifest: Manifest) -> None:
+        check_modalities(uri, manifest.modalities)
+        scenes = open_pairs(uri, manifest.modalities)
+        self._modalities = scenes.modalities
+        self._files = {files[0]: files for files in scenes.files}
+        self.pairs = tuple(Pair(first, masks / f"{first.stem}.png") for first in self._files)
+        missing = [pair.mask for pair in self.pairs if not pair.mask.is_file()]
+        if missing:
+            raise EvaluationError(
+                f"{len(missing)} scenes have no mask, such as {missing[0]}",
+                fix="Name masks as the pictures, or take scenes without one out of the folders.",
+            )
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """Read the scene that a first modality's file stands for: uint8 [H, W, C].
+
+        Raises:
+            EvaluationError: If a picture cannot be read.
+        """
+        image = read_pair(self._files[path], self._modalities)
+        if isinstance(image, str):
+            raise EvaluationError(image, fix="Replace the file.")
+        return image

@@ -1,0 +1,1 @@
+"""Deployed graphs, made with onnx alone."""

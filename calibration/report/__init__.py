@@ -1,0 +1,1 @@
+"""Bounds on latency, and reports."""

@@ -1,0 +1,244 @@
+"""The roofline of a bundle: a lower bound on latency, layer by layer.
+
+A layer takes at least as long as its operations need at the device's peak, and at least as long
+as its bytes need at the device's bandwidth (Williams, Waterman and Patterson, Roofline: An
+Insightful Visual Performance Model, CACM 52(4), 2009). It is a bound, never a prediction: real
+kernels reach neither peak.
+
+Counted are convolutions and matrix products: two operations a multiply-accumulate; weights once,
+activations in and out, each at the width of the layer's precision. What compilers fuse into their
+neighbours (ReLU, additions, resizing, argmax, conversions) counts nothing, nor do biases.
+Convolutions count as direct ones; Winograd's need fewer multiplications in floating point, and
+could go below their part of the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.manifest import PRECISIONS
+from aeseg_edge.calibration.graphs.int8 import float_convolutions
+from aeseg_edge.calibration.graphs.layers import WIDTHS, Layer, layers_of
+from aeseg_edge.errors import UsageError
+
+_MODULES = "NVIDIA Jetson Orin Nano Series Data Sheet, DS-11105-001 v1.1 (April 26, 2023)"
+_SUPER = (
+    "NVIDIA, Jetson Orin Nano Developer Kit Gets a 'Super' Boost (December 2024): 33 TOPS dense, "
+    "17 FP16 TFLOPs, 1,020 MHz, 102 GB/s"
+)
+_AGX = "NVIDIA Jetson AGX Orin Series Modules Data Sheet, DS-10662-001 v1.6 (December 5, 2024)"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device can do at most.
+
+    Attributes:
+        name: As ``--device`` has it.
+        title: For people.
+        operations: Peak operations a second (two a multiply-accumulate) by precision, dense.
+        bandwidth: Peak bytes a second to and from memory.
+        source: Where the figures are from.
+    """
+
+    name: str
+    title: str
+    operations: Mapping[str, float]
+    bandwidth: float
+    source: str
+
+
+DEVICES = {
+    each.name: each
+    for each in (
+        Device(
+            "orin-nano",
+            "Jetson Orin Nano 8GB, GPU at 625 MHz",
+            # fp16 at half of int8, as NVIDIA's table for the developer kit has it (10 TFLOPs);
+            # fp32 on 1024 CUDA cores, 2 operations a clock: TF32 is off in these engines.
+            {"int8": 20e12, "fp16": 10e12, "fp32": 1024 * 2 * 625e6},
+            # 128 bits at 2133 MHz, two transfers a clock.
+            128 / 8 * 2 * 2133e6,
+            f"{_MODULES}: 20 (dense) INT8 TOPs, 1024 CUDA cores at up to 625 MHz, 128-bit LPDDR5 "
+            "at up to 2133 MHz; fp16 as in NVIDIA's table for the developer kit, 10 TFLOPs",
+        ),
+        Device(
+            "orin-nano-super",
+            "Jetson Orin Nano 8GB in MAXN SUPER, GPU at 1020 MHz",
+            {"int8": 33e12, "fp16": 17e12, "fp32": 1024 * 2 * 1020e6},
+            102e9,
+            _SUPER,
+        ),
+        Device(
+            "agx-orin",
+            "Jetson AGX Orin 64GB, GPU at 1.3 GHz (without its DLA cores)",
+            # The sheet states sparse figures; sparsity doubles throughput.
+            {"int8": 170e12 / 2, "fp16": 85e12 / 2, "fp32": 5.32e12},
+            204.8e9,
+            f"{_AGX}, tables 1-2 and 1-3: 170 INT8 sparse TOPS and 85 FP16 sparse TFLOPS (Tensor "
+            "Cores), halved for dense; 5.32 FP32 TFLOPS (CUDA cores); 204.8 GB/s",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class LayerBound:
+    """The bound on one layer.
+
+    Attributes:
+        layer: Its costs.
+        precision: It runs in; not every layer of an int8 graph runs in int8.
+        operations_ms: Its operations at the device's peak.
+        bytes_ms: Its bytes at the device's bandwidth.
+    """
+
+    layer: Layer
+    precision: str
+    operations_ms: float
+    bytes_ms: float
+
+    @property
+    def milliseconds(self) -> float:
+        """The larger of the two."""
+        return max(self.operations_ms, self.bytes_ms)
+
+    @property
+    def limit(self) -> str:
+        """What binds: ``operations`` or ``bytes``."""
+        return "operations" if self.operations_ms >= self.bytes_ms else "bytes"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            **asdict(self.layer),
+            "precision": self.precision,
+            "bytes": self.layer.bytes_at(self.precision),
+            "operations_ms": self.operations_ms,
+            "bytes_ms": self.bytes_ms,
+            "bound_ms": self.milliseconds,
+            "limit": self.limit,
+        }
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Bounds on all layers of one graph on one device.
+
+    Attributes:
+        device: Its peaks.
+        precision: Of the graph.
+        layers: In graph order.
+    """
+
+    device: Device
+    precision: str
+    layers: tuple[LayerBound, ...]
+
+    def milliseconds(self, part: str | None = None) -> float:
+        """Bound where every layer's activations pass through memory: the sum over layers."""
+        return sum(each.milliseconds for each in self._of(part))
+
+    def fused_milliseconds(self, part: str | None = None) -> float:
+        """Bound where nothing but weights and the frame passes: all else stays in caches.
+
+        Weaker, and holds for any implementation, however it fuses.
+        """
+        chosen = self._of(part)
+        operations = sum(each.operations_ms for each in chosen)
+        once = sum(
+            each.layer.weights * WIDTHS[each.precision]
+            + (each.layer.inputs if each.layer.reads_frame else 0)
+            for each in chosen
+        )
+        return max(operations, 1e3 * once / self.device.bandwidth)
+
+    def operations(self, part: str | None = None) -> int:
+        """Operations of one frame."""
+        return sum(each.layer.operations for each in self._of(part))
+
+    def bytes(self, part: str | None = None) -> int:
+        """Bytes of one frame, where every layer's activations pass through memory."""
+        return sum(each.layer.bytes_at(each.precision) for each in self._of(part))
+
+    def _of(self, part: str | None) -> list[LayerBound]:
+        return [each for each in self.layers if part in (None, each.layer.part)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as JSON types."""
+        parts = {"total": None, "encoder": "encoder", "head": "head"}
+        return {
+            "device": asdict(self.device),
+            "precision": self.precision,
+            "what": "a lower bound on latency, not a prediction",
+            **{
+                title: {
+                    "operations": self.operations(part),
+                    "bytes": self.bytes(part),
+                    "bound_ms": self.milliseconds(part),
+                    "bound_fused_ms": self.fused_milliseconds(part),
+                }
+                for title, part in parts.items()
+            },
+            "layers": [each.to_json() for each in self.layers],
+        }
+
+
+def roofline(bundle: Bundle, device: Device, precision: str) -> Roofline:
+    """Bound the latency of one of a bundle's graphs on a device.
+
+    The graph is the one made for the device: for TensorRT, or for ONNX Runtime where the device
+    is ``cpu``. A convolution that it does not quantise (the projection, and what was excluded)
+    counts at the precision it then has; the head counts as float32.
+
+    Args:
+        bundle: At the size to bound; see ``Bundle.with_size``.
+        device: Its peaks.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+
+    Raises:
+        UsageError: If the device has no such precision.
+        BundleError: If the bundle has no such graph.
+        ExportError: If a shape of the graph cannot be found.
+    """
+    if precision not in device.operations:
+        raise UsageError(
+            f"{device.name} has no {precision} figures",
+            fix=f"Use one of {', '.join(device.operations)}.",
+        )
+    backend = "onnxruntime" if device.name == "cpu" else "tensorrt"
+    made = onnx.load_from_string(bundle.graph(precision, backend))
+    floats = set(float_convolutions(made)) if precision == "int8" else set()
+    beside = "fp32" if backend == "onnxruntime" else "fp16"
+    # The fp32 graph has the same layers and none of the conversions.
+    plain = onnx.load_from_string(bundle.graph("fp32", "onnxruntime"))
+    bounds = []
+    for layer in layers_of(plain, bundle.manifest.spec, bundle.codebook.clusters):
+        runs = precision if layer.name not in floats else beside
+        if layer.part == "head":
+            runs = "fp32"
+        bounds.append(
+            LayerBound(
+                layer,
+                runs,
+                1e3 * layer.operations / device.operations[runs],
+                1e3 * layer.bytes_at(runs) / device.bandwidth,
+            )
+        )
+    return Roofline(device, precision, tuple(bounds))
+
+
+def rooflines(bundle: Bundle, device: Device) -> list[Roofline]:
+    """Bound every precision that both the device and the bundle have, fp32 first."""
+    backend = "onnxruntime" if device.name == "cpu" else "tensorrt"
+    has = {entry.precision for entry in bundle.manifest.entries if entry.backend == backend}
+    return [
+        roofline(bundle, device, precision)
+        for precision in PRECISIONS
+        if precision in has and precision in device.operations
+    ]

@@ -1,0 +1,1 @@
+"""How good and how alike label maps are."""

@@ -1,0 +1,447 @@
+"""Autoencoders: the shared interface and the four architectures.
+
+An encoder turns an image into latents at stride r, a decoder draws the image from
+them. Every encoder here keeps its latents centred on the pixels that they describe:
+latent (i, j) lies at image position ``r * i + (r - 1) / 2``, which is what the
+half-pixel upsampling of the deployed graph assumes. Pooling windows and even kernels
+(2x2, 4x4, 6x6) do that; a 3x3 convolution of stride 2 with symmetric padding would
+shift everything by half a pixel of its input at every stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from aeseg_edge.errors import UsageError
+from aeseg_edge.export.network.appearance import AppearanceHead
+from aeseg_edge.export.network.trunks import MEAN as MEAN
+from aeseg_edge.export.network.trunks import STD as STD
+from aeseg_edge.export.network.trunks import EdgeTrunk, LiteTrunk, unit
+
+Activation = Literal["sigmoid", "identity"]
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Everything that rebuilds an autoencoder before its weights are loaded.
+
+    Attributes:
+        arch: A key of ``ARCHITECTURES``.
+        latent_dim: Latent channels D, 1..1024: how fine the segmentation can be.
+        channels: Image channels C, 1..16.
+        trained_dim: Latent channels in training, where they were reduced to ``latent_dim``
+            afterwards (see dimension.py); the decoder then starts with the way back.
+        classes: Classes of a supervised head (see ``add_class_head``); 0 for none.
+        head: Channels of that head's convolution.
+    """
+
+    arch: str = "edge"
+    latent_dim: int = 32
+    channels: int = 3
+    trained_dim: int | None = None
+    classes: int = 0
+    head: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values no network can be built from."""
+        if self.arch not in ARCHITECTURES:
+            raise UsageError(
+                f"architecture {self.arch!r} is unknown",
+                fix=f"Use one of {', '.join(sorted(ARCHITECTURES))}.",
+            )
+        if not 1 <= self.latent_dim <= 1024:
+            raise UsageError(
+                f"latent dimension {self.latent_dim} is not within 1..1024",
+                fix="Use 16 to 64 for most footage.",
+            )
+        if not self.latent_dim <= (self.trained_dim or self.latent_dim) <= 1024:
+            raise UsageError(
+                f"{self.latent_dim} latent channels are no reduction of {self.trained_dim}",
+                fix="Reduce to fewer channels than were trained.",
+            )
+        if not 1 <= self.channels <= 16:
+            raise UsageError(
+                f"{self.channels} image channels are not within 1..16",
+                fix="Use 3 for colour, 1 for grey, 4 for colour and thermal.",
+            )
+        if (self.classes, self.head) != (0, 0) and not (
+            2 <= self.classes <= 255 and 1 <= self.head <= 1024
+        ):
+            raise UsageError(
+                f"a head of {self.head} channels cannot tell {self.classes} classes apart",
+                fix="Use 2 to 255 classes and 1 to 1024 channels.",
+            )
+
+    @property
+    def encoded_dim(self) -> int:
+        """Channels that the deployed encoder gives: the head's, where there is one."""
+        return self.head or self.latent_dim
+
+
+class Autoencoder(nn.Module):
+    """An encoder and a decoder behind one interface.
+
+    Images are float32 [N, C, H, W] in 0..1, channels in the frame's own order (BGR).
+    H and W must be multiples of ``multiple``.
+
+    Args:
+        config: Architecture and sizes.
+        trunk: float32 [N, C, H, W], normalised -> features [N, F, H/r, W/r].
+        project: 1x1 convolution from F features to D latents, with a bias; more of it where
+            there is a supervised head.
+        decoder: [N, D, H/r, W/r] -> [N, C, H, W], before the activation.
+        stride: Encoder stride r.
+        multiple: The deepest stride inside the encoder.
+        activation: What turns the decoder's logits into an image.
+        appearance: A second thing that latents have to tell in training; None for none.
+        pretrained: The part of the trunk whose weights come from elsewhere: it learns more
+            slowly, and its batch normalisation keeps its statistics.
+
+    Attributes:
+        arithmetic: float32, or bfloat16 for autocast while training. Images, latents and
+            weights are float32 either way.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        trunk: nn.Module,
+        project: nn.Conv2d | nn.Sequential,
+        decoder: nn.Sequential,
+        *,
+        stride: int,
+        multiple: int,
+        activation: Activation,
+        appearance: AppearanceHead | None = None,
+        pretrained: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = trunk
+        # A 1x1 convolution; with a supervised head behind it, a Sequential of both.
+        self.project: Any = project
+        self.decoder = decoder
+        self.stride = stride
+        self.multiple = multiple
+        self.decoder_activation = activation
+        self.appearance = appearance
+        self.arithmetic = torch.float32
+        # In a list, so that its weights are not saved a second time under another name.
+        self._pretrained = [] if pretrained is None else [pretrained]
+        # (x - 128) / 64 for bytes x: int8 holds it without any loss, see MEAN.
+        self.register_buffer("mean", torch.full((1, config.channels, 1, 1), MEAN))
+        self.register_buffer("std", torch.full((1, config.channels, 1, 1), STD))
+
+    def pretrained_weights(self) -> list[nn.Parameter]:
+        """Weights that were learned elsewhere, and that training changes more slowly."""
+        return [weight for module in self._pretrained for weight in module.parameters()]
+
+    def hold_back_trunk(self) -> None:
+        """Let a `lite` trunk that was trained before learn slowly, with its own statistics.
+
+        Other architectures have no such part and stay as they are.
+        """
+        if isinstance(self.trunk, LiteTrunk):
+            self._pretrained = [self.trunk.features]
+
+    def _autocast(self, like: Tensor) -> torch.autocast:
+        low = self.arithmetic != torch.float32
+        return torch.autocast(like.device.type, dtype=torch.bfloat16, enabled=low)
+
+    def train(self, mode: bool = True) -> Autoencoder:
+        """Switch to training or evaluation; statistics learned elsewhere stay as they are."""
+        super().train(mode)
+        for module in self._pretrained:
+            module.eval()
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Turn images into latents.
+
+        Args:
+            images: float32 [N, C, H, W] in 0..1.
+
+        Returns:
+            float32 [N, D, H/r, W/r].
+        """
+        with self._autocast(images):
+            latents: Tensor = self.project(self.trunk((images - self.mean) / self.std))
+        return latents.float()
+
+    def logits(self, latents: Tensor) -> Tensor:
+        """Run the decoder without its activation.
+
+        Args:
+            latents: float32 [N, D, H/r, W/r].
+
+        Returns:
+            float32 [N, C, H, W]; what binary cross-entropy with logits takes.
+        """
+        with self._autocast(latents):
+            drawn: Tensor = self.decoder(latents)
+        return drawn.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Draw images from latents.
+
+        Args:
+            latents: float32 [N, D, H/r, W/r].
+
+        Returns:
+            float32 [N, C, H, W], in about 0..1.
+        """
+        logits = self.logits(latents)
+        return torch.sigmoid(logits) if self.decoder_activation == "sigmoid" else logits
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode and decode.
+
+        Args:
+            images: float32 [N, C, H, W] in 0..1.
+
+        Returns:
+            Latents [N, D, H/r, W/r] and the reconstruction [N, C, H, W].
+        """
+        latents = self.encode(images)
+        return latents, self.decode(latents)
+
+
+@dataclass(frozen=True)
+class ArchitectureDefaults:
+    """What an architecture was made for; each can be overridden when training.
+
+    Attributes:
+        image_size: Width and height in pixels.
+        loss: ``mse``, ``bce`` or ``l1``.
+        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        learning_rate: Peak learning rate.
+        batch: Images a step.
+        summary: One line for ``--help`` and ``info``.
+    """
+
+    image_size: tuple[int, int]
+    loss: str
+    optimizer: str
+    learning_rate: float
+    batch: int
+    summary: str
+
+
+ARCHITECTURES: dict[str, ArchitectureDefaults] = {
+    "edge": ArchitectureDefaults(
+        (480, 360), "l1", "adamw", 2e-3, 8, "dense 3x3 trunk with context, stride 8 (default)"
+    ),
+    "lite": ArchitectureDefaults(
+        (480, 360),
+        "l1",
+        "adamw",
+        2e-3,
+        8,
+        "EfficientNet-Lite0 stages 1 to 5 with context, stride 8; best with its teacher",
+    ),
+    "shallow": ArchitectureDefaults(
+        (224, 224), "mse", "sgd", 0.01, 8, "conv 32-64, stride 4, as in article 1"
+    ),
+    "deep": ArchitectureDefaults(
+        (256, 256), "bce", "adam", 1e-3, 8, "conv 64-128-256, stride 8, as in article 2"
+    ),
+}
+
+
+def build_autoencoder(
+    config: AutoencoderConfig, *, seed: int | None = None, pretrained: bool = False
+) -> Autoencoder:
+    """Build an autoencoder with fresh weights.
+
+    Args:
+        config: Architecture and sizes.
+        seed: Makes the weights repeatable; torch's global generator is left as it was.
+        pretrained: Let the trunk of ``lite`` start from EfficientNet-Lite0's weights.
+
+    Returns:
+        The network in training mode.
+
+    Raises:
+        UsageError: If the configuration is out of range, or the architecture has no
+            pretrained weights.
+        MissingDependency: If the package with the weights is not installed.
+    """
+    builders = {"edge": _edge, "shallow": _shallow, "deep": _deep}
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        if pretrained and config.arch != "lite":
+            raise UsageError(
+                f"there are no pretrained weights for {config.arch}",
+                fix="Use --arch lite, or train from scratch.",
+            )
+
+        def build(wanted: AutoencoderConfig) -> Autoencoder:
+            if wanted.arch == "lite":
+                return _lite(wanted, pretrained=pretrained)
+            return builders[wanted.arch](wanted)
+
+        plain = replace(config, classes=0, head=0)
+        if config.trained_dim is None:
+            built = build(plain)
+        else:
+            wide = replace(plain, latent_dim=config.trained_dim, trained_dim=None)
+            built = narrow(build(wide), config.latent_dim)
+        return add_class_head(built, config.classes, config.head) if config.classes else built
+
+
+def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
+    """Give an autoencoder fewer latent channels; the weights between are still to be set.
+
+    Args:
+        autoencoder: Taken apart.
+        latent_dim: The new D.
+
+    Returns:
+        Its trunk, a projection to ``latent_dim``, and a decoder that starts with a 1x1
+        convolution (with bias) back to as many channels as were trained. What else latents had
+        to tell in training is left out.
+    """
+    config = autoencoder.config
+    trained = config.trained_dim or config.latent_dim
+    decoder = autoencoder.decoder if config.trained_dim is None else autoencoder.decoder[1]
+    return Autoencoder(
+        replace(config, latent_dim=latent_dim, trained_dim=trained),
+        autoencoder.trunk,
+        nn.Conv2d(autoencoder.project.in_channels, latent_dim, 1),
+        nn.Sequential(nn.Conv2d(latent_dim, trained, 1), decoder),
+        stride=autoencoder.stride,
+        multiple=autoencoder.multiple,
+        activation=autoencoder.decoder_activation,
+    )
+
+
+def add_class_head(autoencoder: Autoencoder, classes: int, channels: int) -> Autoencoder:
+    """Put a supervised head behind the encoder, in the decoder's place.
+
+    Encoder -> 3x3 convolution, batch normalisation, ReLU -> per-pixel fully connected layer
+    (a 1x1 convolution). The first part joins the encoder, so ``encode`` gives its features;
+    the last takes the decoder's place, so ``logits`` gives class scores [N, classes, h, w], and
+    its weights are a codebook.
+
+    Args:
+        autoencoder: Taken apart; a head that it has already is replaced.
+        classes: 2..255.
+        channels: Of the convolution.
+
+    Returns:
+        The network with fresh weights in the head.
+    """
+    config = autoencoder.config
+    project = autoencoder.project[0] if config.classes else autoencoder.project
+    joined = nn.Sequential(project, *unit(config.latent_dim, channels))
+    return Autoencoder(
+        replace(config, classes=classes, head=channels),
+        autoencoder.trunk,
+        joined,
+        nn.Sequential(nn.Conv2d(channels, classes, 1)),
+        stride=autoencoder.stride,
+        multiple=autoencoder.multiple,
+        activation="identity",
+        pretrained=autoencoder._pretrained[0] if autoencoder._pretrained else None,
+    )
+
+
+def _shallow(config: AutoencoderConfig) -> Autoencoder:
+    """Article 1: two 3x3 convolutions with max-pooling, mirrored by transposed ones."""
+    trunk = nn.Sequential(
+        nn.Conv2d(config.channels, 32, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
+    decoder = nn.Sequential(
+        nn.ConvTranspose2d(config.latent_dim, 64, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.ConvTranspose2d(64, 32, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.ConvTranspose2d(32, config.channels, 3, padding=1),
+    )
+    project = nn.Conv2d(64, config.latent_dim, 1)
+    return Autoencoder(config, trunk, project, decoder, stride=4, multiple=4, activation="identity")
+
+
+def _deep(config: AutoencoderConfig) -> Autoencoder:
+    """Article 2: three 3x3 convolutions with max-pooling, mirrored, sigmoid output."""
+    widths = (64, 128, 256)
+    down: list[nn.Module] = []
+    before = config.channels
+    for width in widths:
+        down += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        before = width
+    project = nn.Conv2d(before, config.latent_dim, 1)
+    up: list[nn.Module] = []
+    before = config.latent_dim
+    for width in reversed(widths):
+        up += [
+            nn.Conv2d(before, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+        ]
+        before = width
+    up.append(nn.Conv2d(before, config.channels, 3, padding=1))
+    return Autoencoder(
+        config,
+        nn.Sequential(*down),
+        project,
+        nn.Sequential(*up),
+        stride=8,
+        multiple=8,
+        activation="sigmoid",
+    )
+
+
+def _lite(config: AutoencoderConfig, *, pretrained: bool) -> Autoencoder:
+    trunk = LiteTrunk(config.channels, pretrained=pretrained)
+    return Autoencoder(
+        config,
+        trunk,
+        nn.Conv2d(64, config.latent_dim, 1),
+        _small_decoder(config),
+        stride=8,
+        multiple=32,
+        activation="identity",
+        pretrained=trunk.features if pretrained else None,
+    )
+
+
+def _small_decoder(config: AutoencoderConfig) -> nn.Sequential:
+    """The decoder of `edge` and `lite` only serves training: small, and working at stride 4."""
+    return nn.Sequential(
+        unit(config.latent_dim, 64),
+        nn.Conv2d(64, 128, 3, padding=1),
+        nn.PixelShuffle(2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(32, 16 * config.channels, 3, padding=1),
+        nn.PixelShuffle(4),
+    )
+
+
+def _edge(config: AutoencoderConfig) -> Autoencoder:
+    """Ours: the fast one."""
+    return Autoencoder(
+        config,
+        EdgeTrunk(config.channels),
+        nn.Conv2d(64, config.latent_dim, 1),
+        _small_decoder(config),
+        stride=8,
+        multiple=32,
+        activation="identity",
+        appearance=AppearanceHead(config.latent_dim, config.channels, 8),
+    )
