@@ -46,11 +46,11 @@ DEV = [
 
 
 def read_version() -> str:
-    """Return `__version__` of aeseg_edge without importing the package."""
-    text = (ROOT / "aeseg_edge" / "__init__.py").read_text(encoding="utf-8")
+    """Return the version of aeseg_edge without importing the package."""
+    text = (ROOT / "aeseg_edge" / "version.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
     if match is None:
-        raise RuntimeError('aeseg_edge/__init__.py has no line: __version__ = "..."')
+        raise RuntimeError('aeseg_edge/version.py has no line: __version__ = "..."')
     return match.group(1)
 
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aeseg_edge.version import __version__
+
 if TYPE_CHECKING:
     from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.bundle.codebook import Codebook
     from aeseg_edge.errors import AesegError
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.segment.segmenter import Segmenter
-
-__version__ = "0.1.0"
 
 __all__ = ["AesegError", "Bundle", "Codebook", "Segmentation", "Segmenter", "__version__"]
 

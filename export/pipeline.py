@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge import __version__
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.fit import FitSettings
@@ -52,6 +51,7 @@ from aeseg_edge.export.training.teacher import (
 )
 from aeseg_edge.export.training.team import ALONE, Team
 from aeseg_edge.sources.pairs import describe
+from aeseg_edge.version import __version__
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aeseg_edge import __version__
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.bundle.manifest import Manifest
@@ -61,6 +60,7 @@ from aeseg_edge.export.training.labels import (
 )
 from aeseg_edge.export.training.loop import train
 from aeseg_edge.export.training.settings import TrainSettings
+from aeseg_edge.version import __version__
 
 _log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 TensorRT's Python names come and go between releases, and no machine has all of them
 installed. NVIDIA's bindings wheels are small (1.3 MB) and import without a GPU over stub
 libraries, so this script asks them what they really have and writes one JSON file for each
-version. `tests/export/test_tensorrt_names.py` holds the builder and the backend to what all
+version. `tests/aeseg_edge/backends/test_trt_names.py` holds the builder and the backend to what all
 of them share. The wheels themselves are not redistributed.
 
 Run it with a Python that NVIDIA has wheels for (3.10 to 3.12), gcc and PyPI at hand:

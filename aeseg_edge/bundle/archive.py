@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge import __version__
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import DecoderParts
 from aeseg_edge.bundle.manifest import (
@@ -35,6 +34,7 @@ from aeseg_edge.errors import BundleError, CodebookError, UsageError
 from aeseg_edge.support.files import write_bytes
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.zips import read_member
+from aeseg_edge.version import __version__
 
 MANIFEST = "manifest.json"
 SUFFIX = ".aeseg"

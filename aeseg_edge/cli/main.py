@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from aeseg_edge import __version__
 from aeseg_edge.cli import analyse, bench, compare, deploy, device, learn, measure, name
 from aeseg_edge.cli.options import VerbParser, check_reports
 from aeseg_edge.errors import AesegError, UsageError
+from aeseg_edge.version import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

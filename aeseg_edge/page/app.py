@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from aeseg_edge import __version__
 from aeseg_edge.bundle.classes import clusters_of, parse_edit
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.errors import AesegError, UsageError
@@ -25,6 +24,7 @@ from aeseg_edge.page import metrics
 from aeseg_edge.page.classes import ClassEditor, cluster_at
 from aeseg_edge.page.guard import MAX_BODY, SECURITY_HEADERS, Guard
 from aeseg_edge.support.text import as_text, to_json, without_password
+from aeseg_edge.version import __version__
 from aeseg_edge.view.draw import VIEWS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.manifest import Manifest
-from aeseg_edge.calibration.score.evaluation import Pair
+from aeseg_edge.calibration.footage.masks import Pair
 from aeseg_edge.errors import EvaluationError
 from aeseg_edge.sources.pairs import check_modalities, open_pairs, read_pair
 

@@ -10,7 +10,6 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge import __version__
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import palette
 from aeseg_edge.calibration.report.roofline import DEVICES, roofline
@@ -18,6 +17,7 @@ from aeseg_edge.calibration.score.precisions import PrecisionFigures, PrecisionR
 from aeseg_edge.calibration.score.sensitivity import Sensitivity
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.require import import_cv2
+from aeseg_edge.version import __version__
 from aeseg_edge.view.draw import as_bgr, mask
 
 BOUND_ON = "orin-nano"

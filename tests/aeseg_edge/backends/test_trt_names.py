@@ -10,7 +10,7 @@ import pytest
 
 from tests.tensorrt_names import RECORDS, check, load_records
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WALKED = (
     "aeseg_edge/backends/trt.py",
     "aeseg_edge/backends/tensorrt.py",

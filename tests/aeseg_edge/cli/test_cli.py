@@ -17,12 +17,12 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge import __version__  # noqa: E402
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.bundle.manifest import Modality  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.cli.main import build_parser  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
+from aeseg_edge.version import __version__  # noqa: E402
 
 WANTED = {"train", "export", "calibrate", "run", "info", "name", "eval", "bench"}
 
