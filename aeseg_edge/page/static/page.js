@@ -405,7 +405,7 @@ function showShares(now) {
   for (const row of $("classes").children) {
     const share = shares[row.dataset.id] ?? 0;
     row.classList.toggle("absent", share === 0);
-    row.querySelector(".meter i").style.transform = `scaleX(${Math.sqrt(share).toFixed(3)})`;
+    row.querySelector(".meter i").style.transform = `scaleX(${share.toFixed(4)})`;
     row.querySelector(".share").textContent = percent(share);
   }
   if (now) markRows();

@@ -249,6 +249,24 @@ def test_the_page_is_used_with_the_keyboard_alone(page: Browser, run: Run) -> No
     assert seen[:8] == order
 
 
+def test_a_bar_is_as_long_as_the_share_beside_it(page: Browser) -> None:
+    page.until("return document.querySelector('#classes li .share').textContent !== '\u2013'")
+    page.press(" ")
+    page.until("return page.held")
+    measure = (
+        "return [...document.querySelectorAll('#classes li')].map((row) => {"
+        "const [bar, meter] = ['.meter i', '.meter'].map((name) => row.querySelector(name)"
+        ".getBoundingClientRect().width); return [bar / meter,"
+        "(parseFloat(row.querySelector('.share').textContent) || 0) / 100]; })"
+    )
+    # The bars glide to their new lengths.
+    page.until("return document.getAnimations().length === 0")
+    bars = page.run(measure)
+    assert sum(share for _, share in bars) == pytest.approx(1, abs=0.01)
+    for drawn, share in bars:
+        assert drawn == pytest.approx(share, abs=0.005)
+
+
 def test_counters_and_times_are_shown(page: Browser) -> None:
     page.until("return document.getElementById('counters').textContent.includes('reconnects')")
     page.until("return document.getElementById('latency').textContent.endsWith('ms')")
