@@ -22,7 +22,7 @@ from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.page import metrics
 from aeseg_edge.page.classes import ClassEditor, cluster_at
-from aeseg_edge.page.guard import MAX_BODY, SECURITY_HEADERS, Guard
+from aeseg_edge.page.guard import FILES, MAX_BODY, SECURITY_HEADERS, Guard
 from aeseg_edge.support.text import as_text, to_json, without_password
 from aeseg_edge.version import __version__
 from aeseg_edge.view.draw import VIEWS
@@ -100,16 +100,13 @@ class Pages:
         self._status = status
         folder = resources.files("aeseg_edge.page") / "static"
         self._files = {
-            name: (folder / name).read_bytes() for name in ("page.html", "page.css", "page.js")
+            path: Answer((folder / name).read_bytes(), f"{kind}; charset=utf-8")
+            for path, (name, kind) in FILES.items()
         }
 
-    def file(self, name: str, kind: str) -> Callable[[Request], Awaitable[Answer]]:
-        """Give the handler of one of the page's own files."""
-
-        async def handler(request: Request) -> Answer:
-            return Answer(self._files[name], f"{kind}; charset=utf-8")
-
-        return handler
+    async def file(self, request: Request) -> Answer:
+        """One of the page's own files."""
+        return self._files[request.url.path]
 
     async def state(self, request: Request) -> Answer:
         """Everything but pictures: classes, counters, state of the source and of all."""
@@ -351,9 +348,7 @@ def build_app(
 
     pages = Pages(hubs, guard, editor, status)
     get: dict[str, Callable[[Request], Awaitable[Answer]]] = {
-        "/": pages.file("page.html", "text/html"),
-        "/page.css": pages.file("page.css", "text/css"),
-        "/page.js": pages.file("page.js", "text/javascript"),
+        **dict.fromkeys(FILES, pages.file),
         "/api/state": pages.state,
         "/api/frame": pages.frame,
         "/api/at": pages.at,

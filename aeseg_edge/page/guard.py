@@ -2,7 +2,7 @@
 
 On loopback everybody on this machine may look and edit; requests must name the machine as
 loopback, so that no web page can reach it through a name of its own (DNS rebinding). Beyond
-loopback, or where a token is given, all but the page's own three files and ``/healthz`` needs
+loopback, or where a token is given, all but the page's own files and ``/healthz`` needs
 the token: as ``Authorization: Bearer``, or as the cookie that ``/api/login`` sets. Requests that
 change something must also come from the page itself.
 """
@@ -19,7 +19,18 @@ from urllib.parse import urlsplit
 
 from aeseg_edge.errors import UsageError
 
-OPEN = frozenset({"/", "/page.css", "/page.js", "/healthz", "/api/login"})
+SCRIPTS = (
+    *("api", "classes", "counters", "header", "main", "picture"),
+    *("pointing", "sources", "state", "stream", "timing"),
+)
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
+}
+"""The page's own files by path: their names in static/ and media types."""
+
+OPEN = frozenset({*FILES, "/healthz", "/api/login"})
 """Paths that need no token: they show nothing of the camera."""
 
 MIN_TOKEN = 12

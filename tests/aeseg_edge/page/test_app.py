@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ pytest.importorskip("uvicorn")
 
 from aeseg_edge.errors import MissingDependency, SinkError  # noqa: E402
 from aeseg_edge.page.encoding import Scale  # noqa: E402
+from aeseg_edge.page.guard import FILES, SCRIPTS  # noqa: E402
 from aeseg_edge.page.sink import WATCHED, Live, WebSink  # noqa: E402
 from aeseg_edge.sinks import open_sink  # noqa: E402
 from aeseg_edge.support.text import without_password  # noqa: E402
@@ -70,10 +72,11 @@ def until(condition: Any, seconds: float = 10.0) -> None:
     [
         ("/", "text/html; charset=utf-8", b"<!doctype html>"),
         ("/page.css", "text/css; charset=utf-8", b"prefers-color-scheme: dark"),
-        ("/page.js", "text/javascript; charset=utf-8", b'"use strict"'),
+        ("/main.js", "text/javascript; charset=utf-8", b'from "./stream.js"'),
+        ("/state.js", "text/javascript; charset=utf-8", b"export const page"),
     ],
 )
-def test_the_page_and_its_two_files_are_served(
+def test_the_page_and_its_files_are_served(
     sink: WebSink, path: str, kind: str, says: bytes
 ) -> None:
     reply = ask(sink, path)
@@ -81,8 +84,26 @@ def test_the_page_and_its_two_files_are_served(
     assert says in reply.body
 
 
+def test_what_is_served_is_what_lies_in_the_folder_and_scripts_import_one_way(
+    sink: WebSink, repository: Path
+) -> None:
+    folder = repository / "aeseg_edge" / "page" / "static"
+    assert sorted(name for name, _ in FILES.values()) == sorted(
+        path.name for path in folder.iterdir()
+    )
+    imports = {
+        name: re.findall(
+            r'^import .*?"\./(\w+)\.js";$', ask(sink, f"/{name}.js").body.decode(), re.M
+        )
+        for name in SCRIPTS
+    }
+    # A circle would raise; main, which nobody imports, reaches all.
+    assert set(TopologicalSorter(imports).static_order()) == set(SCRIPTS)
+    assert {name for names in imports.values() for name in names} == set(SCRIPTS) - {"main"}
+
+
 def test_the_page_asks_nobody_else_for_anything(sink: WebSink) -> None:
-    for path in ("/", "/page.css", "/page.js"):
+    for path in FILES:
         text = ask(sink, path).body.decode()
         addresses = [word for word in text.split('"') if "//" in word and word.startswith("http")]
         assert addresses == []

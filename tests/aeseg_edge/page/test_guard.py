@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.page.guard import OPEN, SECURITY_HEADERS, Guard, is_loopback, new_token
+from aeseg_edge.page.guard import OPEN, SCRIPTS, SECURITY_HEADERS, Guard, is_loopback, new_token
 
 TOKEN = "a-long-enough-token"
 HERE = {"host": "127.0.0.1:8080"}
 JSON = {"content-type": "application/json"}
 OWN = {**HERE, **JSON, "origin": "http://127.0.0.1:8080"}
 CLOSED = ("/api/state", "/api/frame", "/api/at", "/snapshot.jpg", "/labels.png", "/stream.mjpg")
-CLOSED = (*CLOSED, "/metrics", "/nothing", "//", "/page.js/../api/state")
+CLOSED = (*CLOSED, "/metrics", "/nothing", "//", "/main.js/../api/state")
 
 
 def status(guard: Guard, method: str, path: str, headers: dict[str, str]) -> int | None:
@@ -83,7 +83,8 @@ def test_cookies_of_other_services_on_the_host_do_no_harm(sent: str) -> None:
 
 
 def test_what_is_open_shows_nothing_of_the_camera() -> None:
-    assert {"/", "/page.css", "/page.js", "/healthz", "/api/login"} == OPEN
+    scripts = {f"/{name}.js" for name in SCRIPTS}
+    assert {"/", "/page.css", *scripts, "/healthz", "/api/login"} == OPEN
     assert status(Guard(TOKEN, port=1), "GET", "/", HERE) is None
 
 
@@ -276,7 +277,7 @@ def test_a_huge_body_is_not_read(sink: object, length: str) -> None:
     "path",
     [
         "/../../../../etc/passwd",
-        "/page.js/../../../../../etc/passwd",
+        "/main.js/../../../../../etc/passwd",
         "/%2e%2e/%2e%2e/etc/passwd",
         "/page.css%00.html",
         "/..%5c..%5cwindows",

@@ -28,6 +28,11 @@ from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 from tests.doubles.chromium import Browser  # noqa: E402
 
 ENTER, ESCAPE, TAB, CONTROL, RIGHT = "\ue007", "\ue00c", "\ue004", "\ue009", "\ue014"
+# What the page's scripts give one another, for the tests' own scripts.
+EXPOSE = (
+    "return Promise.all(['state', 'picture', 'classes'].map((name) => import(`/${name}.js`)))"
+    ".then((all) => { Object.assign(window, ...all); return true; })"
+)
 MOVING = "return Number(document.getElementById('picture').dataset.frame) > arguments[0]"
 
 
@@ -91,6 +96,7 @@ def page(browser: Browser, run: Run) -> Browser:
     browser.resize(1280, 900)
     browser.prefer("light")
     browser.open(run.sink.address)
+    browser.run(EXPOSE)
     browser.until(MOVING, 0)
     browser.until("return document.querySelectorAll('#classes li').length === 5")
     browser.errors()
@@ -318,6 +324,7 @@ def test_beyond_loopback_the_page_asks_for_its_token(
         bare, _, token = run.sink.address.partition("#token=")
         bare = bare.replace("0.0.0.0", "127.0.0.1")
         browser.open(bare)
+        browser.run(EXPOSE)
         browser.until("return document.getElementById('login').open")
         assert browser.run("return page.packet") is None
         browser.type("#token", "not-the-token-at-all")
