@@ -19,7 +19,7 @@ MAPPED = {"aeseg_edge.export": "export", "aeseg_edge.calibration": "calibration"
 # headless wheel: the same cv2 without windows, and without libGL and libX11.
 OPENCV = ["opencv-python-headless>=4.10; platform_machine != 'aarch64'"]
 CPU = ["onnxruntime>=1.19", *OPENCV]
-CALIBRATE = [*CPU, "onnx>=1.17", "scikit-learn>=1.5", "scipy>=1.11"]
+CALIBRATE = [*CPU, "jinja2>=3.1", "onnx>=1.17", "pillow>=11", "scikit-learn>=1.5", "scipy>=1.11"]
 HOST = [
     *CALIBRATE,
     "torch>=2.13",
@@ -97,7 +97,11 @@ setup(
     packages=list_packages(),
     package_dir=dict(MAPPED),
     include_package_data=False,
-    package_data={"aeseg_edge": ["py.typed", "models/*.aeseg"], "aeseg_edge.page": ["static/*"]},
+    package_data={
+        "aeseg_edge": ["py.typed", "models/*.aeseg"],
+        "aeseg_edge.page": ["static/*"],
+        "aeseg_edge.calibration.report": ["page.html"],
+    },
     zip_safe=False,
     install_requires=["numpy>=1.26"],
     extras_require={

@@ -104,7 +104,7 @@ def test_the_wheel_carries_its_type_marker_page_licence_and_command(wheel: Path)
         names = set(archive.namelist())
 
     page = {f"aeseg_edge/page/static/{name}" for name in ("page.html", "page.css", "main.js")}
-    assert {"aeseg_edge/py.typed"} | page <= names
+    assert {"aeseg_edge/py.typed", "aeseg_edge/calibration/report/page.html"} | page <= names
     assert any(re.search(r"\.dist-info/(licenses/)?LICENSE$", name) for name in names)
     assert "aeseg = aeseg_edge.cli:main" in metadata(wheel, "entry_points.txt")
 
