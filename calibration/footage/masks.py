@@ -6,8 +6,8 @@ one stem. Whoever reads labels reads them here: evaluation, naming and supervise
 
 from __future__ import annotations
 
-import struct
-import zlib
+import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ IMAGE_SUFFIXES = frozenset(
 MASK_SUFFIX = ".png"
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _PALETTE = 0, 3  # PNG colour types
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_BIT_DEPTH = 24  # its place in the file: the header is the first chunk
 _MASK_FIX = "Save masks as single-channel 8-bit PNGs that hold class ids."
 
 
@@ -185,54 +186,49 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """Read an index PNG as uint8 [H, W], the stored ids, with or without a palette.
 
-    OpenCV turns palette ids into colours and stretches ids of under 8 bits to 0..255, so
-    the file is first relabelled as greyscale and the stretch undone.
-
-    Source: PNG specification (third edition), 11.2.1 IHDR and 11.2.2 PLTE.
-
     Raises:
-        EvaluationError: The file is damaged, is no PNG, or has colours or 16 bits.
+        EvaluationError: The file is damaged, is no PNG, has colours or 16 bits, or unpacks to
+            more pixels than Pillow takes for harmless.
+        MissingDependency: Pillow is not installed.
     """
     data = _bytes(path)
     if not data.startswith(_PNG_SIGNATURE):
         raise EvaluationError(f"{path} is not a PNG file", fix=_MASK_FIX)
+    pillow = _pillow()
     try:
-        bits, colour, grey = _as_greyscale(data)
-    except (struct.error, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            # Pixels are read without a look at checksums and at the end of the file.
+            pillow.open(io.BytesIO(data), formats=["PNG"]).verify()
+            if _PNG_END not in data:
+                raise EOFError("its end is missing")
+            with pillow.open(io.BytesIO(data), formats=["PNG"]) as image:
+                mode, ids = image.mode, np.array(image)
+    except Exception as error:  # Pillow raises whatever its parsers meet in a damaged file.
         raise EvaluationError(
-            f"{path} is damaged or cut off ({error})", fix="Replace the file."
+            f"{path} is damaged or cut off, and cannot be decoded ({error})",
+            fix="Replace the file.",
         ) from error
-    if colour not in (_GREY, _PALETTE):
-        raise EvaluationError(f"{path} holds colours, not one class id a pixel", fix=_MASK_FIX)
-    if bits > 8:
-        raise EvaluationError(f"{path} has {bits} bits a pixel", fix=_MASK_FIX)
-    cv2 = _cv2()
-    mask = cv2.imdecode(np.frombuffer(grey, np.uint8), cv2.IMREAD_UNCHANGED)
-    if mask is None or mask.ndim != 2:
-        raise EvaluationError(f"{path} cannot be decoded", fix="Replace the file.")
-    return np.asarray(mask // (255 // (2**bits - 1)), np.uint8)
+    bits = data[_BIT_DEPTH]
+    if mode in ("1", "L", "P"):
+        # Pillow stretches grey values of 2 and 4 bits to 0..255.
+        return np.asarray(ids // (255 // (2**bits - 1) if mode == "L" else 1), np.uint8)
+    what = (
+        f"has {bits} bits a pixel" if ids.ndim == 2 else "holds colours, not one class id a pixel"
+    )
+    raise EvaluationError(f"{path} {what}", fix=_MASK_FIX)
 
 
-def _as_greyscale(png: bytes) -> tuple[int, int, bytes]:
-    """Return bit depth, colour type and the PNG with its ids stored as grey values."""
-    kept = [_PNG_SIGNATURE]
-    bits = colour = 0
-    position = len(_PNG_SIGNATURE)
-    while True:
-        length, kind = struct.unpack_from(">I4s", png, position)
-        body = png[position + 8 : position + 8 + length]
-        (checksum,) = struct.unpack_from(">I", png, position + 8 + length)
-        if zlib.crc32(kind + body) != checksum:
-            raise ValueError("checksum of a chunk is wrong")
-        position += 12 + length
-        if kind == b"IHDR":
-            bits, colour = struct.unpack_from(">BB", body, 8)
-            body = body[:9] + bytes([_GREY]) + body[10:]
-        if kind in (b"IHDR", b"IDAT", b"IEND"):
-            kept.append(struct.pack(">I", length) + kind + body)
-            kept.append(struct.pack(">I", zlib.crc32(kind + body)))
-        if kind == b"IEND":
-            return bits, colour, b"".join(kept)
+def _pillow() -> ModuleType:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingDependency(
+            f"masks are read with Pillow, which is not importable ({error})",
+            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+        ) from error
+    return Image
 
 
 def _check_values(

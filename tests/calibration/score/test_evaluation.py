@@ -268,6 +268,36 @@ def test_coloured_deep_foreign_and_damaged_masks_are_refused(tmp_path: Path) -> 
     refused("cannot be read")
 
 
+@pytest.mark.parametrize("side", [9_500, 40_000, 2**31 - 1])
+def test_a_small_file_that_unpacks_to_far_too_many_pixels_is_refused(
+    tmp_path: Path, side: int
+) -> None:
+    path = tmp_path / "m.png"
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(10_000_000))
+    path.write_bytes(
+        PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(EvaluationError, match=r"m\.png .* cannot be decoded"):
+        read_mask(path)
+
+
+def test_what_comes_after_a_whole_mask_does_not_matter(tmp_path: Path) -> None:
+    ids = np.arange(12).reshape(3, 4)
+    write_index_png(tmp_path / "m.png", ids, bits=4, palette=True)
+    with (tmp_path / "m.png").open("ab") as file:
+        file.write(b"\0appended by a camera")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), ids)
+
+
+def test_a_mask_without_any_pixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.png"
+    for data in (b"", PNG_SIGNATURE, PNG_SIGNATURE + chunk(b"IEND", b"")):
+        path.write_bytes(data)
+        with pytest.raises(EvaluationError, match=r"m\.png is (not a PNG|damaged)"):
+            read_mask(path)
+
+
 def test_a_mask_cut_or_flipped_anywhere_never_gives_other_ids(tmp_path: Path) -> None:
     ids = np.random.default_rng(3).integers(0, 12, (6, 7))
     path = tmp_path / "m.png"
