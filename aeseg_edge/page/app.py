@@ -21,7 +21,7 @@ from aeseg_edge.bundle.classes import clusters_of, parse_edit
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.page import metrics
-from aeseg_edge.page.classes import ClassEditor, cluster_at
+from aeseg_edge.page.classes import LiveClasses, cluster_at
 from aeseg_edge.page.guard import FILES, MAX_BODY, SECURITY_HEADERS, Guard
 from aeseg_edge.support.text import as_text, to_json, without_password
 from aeseg_edge.version import __version__
@@ -92,7 +92,7 @@ class Pages:
     """
 
     def __init__(
-        self, hubs: Hubs, guard: Guard, editor: ClassEditor | None, status: Status | None
+        self, hubs: Hubs, guard: Guard, editor: LiveClasses | None, status: Status | None
     ) -> None:
         self._hubs = hubs
         self._guard = guard
@@ -282,11 +282,11 @@ class Pages:
             for item in classes
         ]
 
-    def _need_editor(self) -> ClassEditor:
+    def _need_editor(self) -> LiveClasses:
         if self._editor is None:
             raise UsageError(
                 "the classes of this run cannot be changed here",
-                fix="Run it with `aeseg run`, or give the sink a ClassEditor.",
+                fix="Run it with `aeseg run`, or give the sink LiveClasses.",
             )
         return self._editor
 
@@ -340,7 +340,7 @@ def _samples(hub: Hub) -> Iterator[tuple[tuple[str, str, str], list[metrics.Samp
 
 
 def build_app(
-    hubs: Hubs, guard: Guard, editor: ClassEditor | None, status: Status | None
+    hubs: Hubs, guard: Guard, editor: LiveClasses | None, status: Status | None
 ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """Build the application, the guard in front of it."""
     from starlette.applications import Starlette

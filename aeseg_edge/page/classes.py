@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from shlex import quote
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,68 +17,20 @@ from aeseg_edge.bundle.classes import Edit
 from aeseg_edge.bundle.codebook import VOID, Codebook
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.bundle.pretrained import is_pretrained
-from aeseg_edge.errors import BundleError, UsageError
+from aeseg_edge.errors import AesegError, BundleError, UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.segmenter import Segmenter
 
+_log = logging.getLogger(__name__)
+
 _STEPS_BACK = 100
-
-
-class ClassEditor(Protocol):
-    """A handle on the codebook that a loop is using. Calls may come from any thread."""
-
-    def current(self) -> Codebook:
-        """Give the codebook in use."""
-        ...
-
-    def apply(self, edit: Edit) -> Codebook:
-        """Change it, from the next frame on.
-
-        Raises:
-            CodebookError: If the edit does not fit; nothing is changed.
-        """
-        ...
-
-    def undo(self) -> Codebook:
-        """Take the last edit back.
-
-        Raises:
-            UsageError: If there is none.
-        """
-        ...
-
-    def save(self) -> None:
-        """Write the codebook in use into the bundle; the file is whole or as it was before.
-
-        Raises:
-            BundleError: If it cannot be written, or is another bundle by now.
-        """
-        ...
-
-    @property
-    def unsaved(self) -> bool:
-        """True where the codebook in use is not the one in the bundle."""
-        ...
-
-    @property
-    def can_undo(self) -> bool:
-        """True where there is an edit to take back."""
-        ...
-
-    @property
-    def geometry(self) -> Geometry:
-        """How frames lie on the graph's input."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """Name of the bundle, for people."""
-        ...
 
 
 class LiveClasses:
     """Edits the codebook of a segmenter while it runs, and saves it into its bundle.
+
+    Calls may come from any thread.
 
     Args:
         segmenter: The running one. Its backend takes a codebook between two frames.
@@ -168,6 +123,47 @@ class LiveClasses:
             self._saved = codebook
             if bundle.path is not None and bundle.path.resolve() == self._path.resolve():
                 self._on_disk = codebook
+
+    def keep_draft(self) -> Path | None:
+        """Write edits that were never saved as a bundle beside the bundle, and log where they are.
+
+        For the end of a run. An earlier draft is left alone; the pretrained bundle's goes into
+        the working folder.
+
+        Returns:
+            The draft; None where there is nothing to keep, or it cannot be written, which is
+            logged too.
+        """
+        book, saved = self._segmenter.codebook, self._saved
+        if self._path is None or _same_names(book, saved):
+            return None
+        path, whole, kept = self._path, self._segmenter.bundle, True
+        try:
+            whole = Bundle.open(whole.path or path)
+            self._check_unchanged(whole)
+        except AesegError:
+            # Gone, or another one by now: what this run was started with.
+            whole, kept = self._segmenter.bundle, False
+        given = is_pretrained(path)
+        folder = Path() if given else path.parent
+        ends = chain([""], map("-{}".format, count(2)))
+        names = (folder / f"{path.stem}.draft{end}.aeseg" for end in ends)
+        draft = next(each for each in names if not each.exists())
+        try:
+            whole.with_codebook(book).write(draft)
+        except AesegError as error:
+            _log.warning("the classes changed on the live page are lost: %s", error)
+            return None
+        self._saved = book
+        how = f"mv {quote(str(draft))} {quote(str(path))}"
+        if given or not kept:
+            how = f"aeseg run ... -b {quote(str(draft))}"
+        _log.warning(
+            "the classes changed on the live page were not saved; they are in %s. To use them: %s",
+            draft,
+            how,
+        )
+        return draft
 
     def _check_unchanged(self, found: Bundle) -> None:
         """Refuse a file that another program has written since it was read or saved here.

@@ -17,7 +17,7 @@ from aeseg_edge.page.hub import Hubs
 from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
-    from aeseg_edge.page.classes import ClassEditor
+    from aeseg_edge.page.classes import LiveClasses
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.sinks.counters import LoopCounters, SourceCounters
     from aeseg_edge.sources.base import Frame
@@ -47,7 +47,7 @@ class Live:
         announce: Called once with the address to open, the token in it.
     """
 
-    editor: ClassEditor | None = None
+    editor: LiveClasses | None = None
     status: Callable[[], Mapping[str, object]] | None = None
     token: str | None = None
     on_want: Callable[[frozenset[str]], None] | None = None
@@ -75,6 +75,7 @@ class WebSink:
 
     def __init__(self, uri: str, live: Live | None = None) -> None:
         live = live or Live()
+        self._editor = live.editor
         host, port, options = _parse(uri)
         _require()
         token = live.token
@@ -143,6 +144,8 @@ class WebSink:
             if self._thread.is_alive():
                 self._server.force_exit = True
                 self._thread.join(_STOPPING)
+        if self._editor is not None:
+            self._editor.keep_draft()
         self._socket.close()
 
     def abort(self) -> None:

@@ -48,6 +48,7 @@ class Editor:
         default_factory=lambda: Codebook.from_centres(np.eye(2, dtype=np.float32), classes=CLASSES)
     )
     saves: int = 0
+    drafts: int = 0
     before: list[Codebook] = field(default_factory=list)
     geometry: Geometry = field(default_factory=lambda: Geometry(64, 48))
     title: str = "street"
@@ -75,6 +76,9 @@ class Editor:
 
     def save(self) -> None:
         self.saves += 1
+
+    def keep_draft(self) -> None:
+        self.drafts += 1
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,72 @@ def test_the_bundle_of_the_package_is_never_written(
     assert bundle.read_bytes() == before
 
 
+def test_what_was_never_saved_is_kept_beside_the_bundle_and_said(
+    segmenter: Segmenter, bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes, before = LiveClasses(segmenter), bundle.read_bytes()
+    assert classes.keep_draft() is None
+    classes.apply(partial(rename, class_id=2, name="road"))
+    draft = classes.keep_draft()
+    assert draft == bundle.with_name("street.draft.aeseg")
+    assert f"mv {draft} {bundle}" in caplog.text
+    assert Bundle.open(draft).codebook.classes[2].name == "road"
+    assert Bundle.open(draft).graphs == Bundle.open(bundle).graphs
+    assert bundle.read_bytes() == before
+    # Closing twice is fine, and so is an edit that was taken back by hand.
+    assert classes.keep_draft() is None
+    later = LiveClasses(segmenter)
+    later.apply(partial(rename, class_id=2, name="path"))
+    assert later.keep_draft() == bundle.with_name("street.draft-2.aeseg")
+    assert Bundle.open(draft).codebook.classes[2].name == "road"
+    later.apply(partial(rename, class_id=2, name="kerb"))
+    later.apply(partial(rename, class_id=2, name="path"))
+    assert later.keep_draft() is None
+
+
+def test_nothing_is_kept_of_what_was_saved(segmenter: Segmenter, bundle: Path) -> None:
+    classes = LiveClasses(segmenter)
+    classes.apply(partial(rename, class_id=2, name="road"))
+    classes.save()
+    assert classes.keep_draft() is None
+    assert list(bundle.parent.glob("*draft*")) == []
+
+
+def test_a_draft_does_not_go_over_a_bundle_that_was_replaced(
+    segmenter: Segmenter, bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes, graphs = LiveClasses(segmenter), Bundle.open(bundle).graphs
+    classes.apply(partial(rename, class_id=2, name="road"))
+    narrower(Bundle.open(bundle)).write(bundle)
+    draft = classes.keep_draft()
+    assert draft is not None
+    assert Bundle.open(draft).graphs == graphs
+    assert "mv " not in caplog.text
+    assert f"-b {draft}" in caplog.text
+
+
+def test_a_draft_of_the_packages_bundle_goes_into_the_working_folder(
+    segmenter: Segmenter, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "_path", bundle.resolve)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    classes = LiveClasses(segmenter)
+    classes.apply(partial(rename, class_id=2, name="road"))
+    assert classes.keep_draft() == Path("street.draft.aeseg")
+    assert [path.name for path in here.iterdir()] == ["street.draft.aeseg"]
+
+
+def test_a_draft_that_cannot_be_written_is_said_and_the_run_ends_well(
+    segmenter: Segmenter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes = LiveClasses(segmenter, tmp_path / "gone" / "x.aeseg")
+    classes.apply(partial(rename, class_id=2, name="road"))
+    assert classes.keep_draft() is None
+    assert "are lost" in caplog.text
+
+
 def test_the_history_is_bounded(segmenter: Segmenter) -> None:
     classes = LiveClasses(segmenter)
     for index in range(130):

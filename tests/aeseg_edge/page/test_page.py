@@ -147,6 +147,16 @@ def test_a_rename_survives_a_reload_and_is_in_the_bundle(page: Browser, run: Run
     assert page.errors() == []
 
 
+def test_a_name_that_was_not_saved_is_in_a_draft_when_the_run_has_ended(
+    page: Browser, run: Run
+) -> None:
+    page.run("return edit({ action: 'rename', id: 1, name: 'kerb' })")
+    run.close()
+    draft = Bundle.open(run.bundle.with_name("street.draft.aeseg"))
+    assert draft.codebook.classes[1].name == "kerb"
+    assert Bundle.open(run.bundle).codebook.classes[1].name == "class 1"
+
+
 def test_a_class_is_merged_recoloured_made_void_and_taken_back(page: Browser, run: Run) -> None:
     page.run(
         "const e = document.querySelector('#classes li[data-id=\"0\"] .edit-color');"
