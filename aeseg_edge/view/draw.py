@@ -67,51 +67,41 @@ def render(
         raise UsageError(
             f"view {view!r} is unknown", fix=f"Use one of {', '.join(VIEWS + DECODED_VIEWS)}."
         )
+    decoding = result.decoding
     if view in DECODED_VIEWS:
-        return _render_decoded(image, result, view=view, legend=legend, size=size)
-    base = as_bgr(image)
-    parts = []
-    if view in ("overlay", "both"):
-        parts.append(overlay(base, result.labels, result.palette, alpha=alpha))
-    if view in ("mask", "both"):
-        parts.append(mask(result.labels, result.palette))
+        if decoding is None:
+            raise UsageError(
+                f"the view {view!r} needs a decoder",
+                fix="Open the segmenter with one: Segmenter.load(..., decoder=True).",
+            )
+        parts = [as_bgr(decoding.segmented()) if view == "decoded" else _heat(decoding.heat(image))]
+    else:
+        parts = []
+        if view in ("overlay", "both"):
+            parts.append(overlay(as_bgr(image), result.labels, result.palette, alpha=alpha))
+        if view in ("mask", "both"):
+            parts.append(mask(result.labels, result.palette))
     if size is not None:
         parts = [fit(part, *size) for part in parts]
-    if legend:
-        height = parts[0].shape[0]
+    height = parts[0].shape[0]
+    if legend and view == "error" and decoding is not None:
+        parts.append(_heat_panel(decoding, image, height=height))
+    elif legend:
         parts.append(legend_panel(result.classes, result.shares, height=height))
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _render_decoded(
-    image: Picture,
-    result: Segmentation,
-    *,
-    view: str,
-    legend: bool,
-    size: tuple[int, int] | None,
-) -> Picture:
-    decoding = result.decoding
-    if decoding is None:
-        raise UsageError(
-            f"the view {view!r} needs a decoder",
-            fix="Open the segmenter with one: Segmenter.load(..., decoder=True).",
-        )
-    if view == "decoded":
-        part = as_bgr(decoding.segmented())
-    else:
-        cv2 = import_cv2()
-        part = np.asarray(cv2.applyColorMap(decoding.heat(image), cv2.COLORMAP_INFERNO), np.uint8)
-    if size is not None:
-        part = fit(part, *size)
-    if not legend:
-        return part
-    panel = (
-        legend_panel(result.classes, result.shares, height=part.shape[0])
-        if view == "decoded"
-        else _heat_panel(decoding, image, height=part.shape[0])
-    )
-    return np.concatenate([part, panel], axis=1)
+def write(
+    picture: Picture, text: str, place: tuple[int, int], scale: float, ink: tuple[int, int, int]
+) -> None:
+    """Write onto a picture; the place is the foot of the first letter."""
+    cv2 = import_cv2()
+    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+
+
+def _heat(levels: Picture) -> Picture:
+    cv2 = import_cv2()
+    return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), np.uint8)
 
 
 def _heat_panel(decoding: Decoding, image: Picture, *, height: int) -> Picture:
@@ -122,31 +112,20 @@ def _heat_panel(decoding: Decoding, image: Picture, *, height: int) -> Picture:
     bar, top, bottom = unit, 2 * unit, height - unit
     panel = np.full((height, 7 * unit, 3), _PANEL, np.uint8)
     levels = np.linspace(255, 0, max(1, bottom - top)).round().astype(np.uint8)[:, None]
-    colors = cv2.applyColorMap(np.repeat(levels, bar, axis=1), cv2.COLORMAP_INFERNO)
-    panel[top : top + len(levels), unit // 2 : unit // 2 + bar] = colors
-
-    def write(text: str, row: int, ink: tuple[int, int, int]) -> None:
-        place = (unit // 2, row)
-        cv2.putText(panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
-
+    panel[top : top + len(levels), unit // 2 : unit // 2 + bar] = _heat(
+        np.repeat(levels, bar, axis=1)
+    )
     found = decoding.error(image)
-    write("error, grey levels", round(0.7 * unit), _DIM)
-    write("this frame: " + ("-" if found is None else f"{found:.1f}"), round(1.5 * unit), _INK)
+    this = "this frame: " + ("-" if found is None else f"{found:.1f}")
+    write(panel, "error, grey levels", (unit // 2, round(0.7 * unit)), scale, _DIM)
+    write(panel, this, (unit // 2, round(1.5 * unit)), scale, _INK)
     parts = decoding.decoder.parts
     for name, value in (("median", parts.median), ("p99", parts.p99)):
         row = round(bottom - (bottom - top) * value / decoding.full_scale)
         right = unit // 2 + bar
         cv2.line(panel, (right, row), (right + unit // 3, row), _INK, 1)
-        cv2.putText(
-            panel,
-            f"{name} {value:.1f}",
-            (right + unit // 2, row + round(6 * scale)),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            scale,
-            _INK,
-            1,
-            cv2.LINE_AA,
-        )
+        place = right + unit // 2, row + round(6 * scale)
+        write(panel, f"{name} {value:.1f}", place, scale, _INK)
     return panel
 
 
@@ -292,17 +271,15 @@ def legend_panel(
         color = item.color[::-1] if share > 0 else tuple(v // 3 for v in item.color[::-1])
         cv2.rectangle(panel, (left, top), (left + swatch, top + swatch), color, -1)
         base = top + round(swatch * 0.85)
-        cv2.putText(
-            panel, text, (left + swatch + line // 3, base), font, scale, ink, thick, cv2.LINE_AA
-        )
+        write(panel, text, (left + swatch + line // 3, base), scale, ink)
         figure = f"{100 * share:.0f} %" if share >= 0.01 else ("<1 %" if share > 0 else "-")
         width = cv2.getTextSize(figure, font, scale, thick)[0][0]
         right = left + column_width - line // 2 - width
-        cv2.putText(panel, figure, (right, base), font, scale, ink, thick, cv2.LINE_AA)
+        write(panel, figure, (right, base), scale, ink)
     if hidden:
         base = (rows - 1) * line + line // 3 + round(swatch * 0.85)
         left = (columns - 1) * column_width + line // 3
-        cv2.putText(panel, f"+ {hidden + 1} more", (left, base), font, scale, _DIM, thick)
+        write(panel, f"+ {hidden + 1} more", (left, base), scale, _DIM)
     return panel
 
 
@@ -349,16 +326,7 @@ def contact_sheet(
     )
     for column, title in enumerate(titles):
         left = gap + column * (width + gap)
-        cv2.putText(
-            sheet,
-            title,
-            (left + 2, head - 11),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.55,
-            (40, 40, 40),
-            1,
-            cv2.LINE_AA,
-        )
+        write(sheet, title, (left + 2, head - 11), 0.55, (40, 40, 40))
         for index, row in enumerate(rows):
             picture = as_bgr(row[column])
             how = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_NEAREST

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.errors import SourceError
 from aeseg_edge.support.require import import_cv2
-from aeseg_edge.view.draw import as_bgr, drawable
+from aeseg_edge.view.draw import as_bgr, drawable, write
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.segmenter import Segmenter
@@ -106,11 +106,6 @@ def draw(gallery: Gallery, codebook: Codebook, *, count: int = 6) -> Picture:
     width = _TEXT + count * (_CELL + _GAP) + 3 * _GAP
     height = _CELL + _GAP
     sheet = np.full((rows * height + _GAP, columns * width, 3), _PAPER, np.uint8)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-
-    def write(text: str, place: tuple[int, int], scale: float, ink: tuple[int, int, int]) -> None:
-        cv2.putText(sheet, text, place, font, scale, ink, 1, cv2.LINE_AA)
-
     for cluster in range(clusters):
         column, row = divmod(cluster, rows)
         left, top = column * width + 2 * _GAP, row * height + _GAP
@@ -118,11 +113,13 @@ def draw(gallery: Gallery, codebook: Codebook, *, count: int = 6) -> Picture:
         color = (0, 0, 0) if item is None else item.color[::-1]
         name = "void" if item is None else drawable(item.name)
         cv2.rectangle(sheet, (left, top), (left + 14, top + _CELL - 1), color, -1)
-        write(f"{cluster}", (left + 26, top + 42), 1.1, _DARK)
-        write(name if len(name) <= 18 else f"{name[:17]}~", (left + 26, top + 72), 0.5, _DARK)
+        write(sheet, f"{cluster}", (left + 26, top + 42), 1.1, _DARK)
+        write(
+            sheet, name if len(name) <= 18 else f"{name[:17]}~", (left + 26, top + 72), 0.5, _DARK
+        )
         share = 100 * float(gallery.shares[cluster])
         figure = f"{share:.1f} % of pixels" if share else "not in these frames"
-        write(figure, (left + 26, top + 96), 0.42, _FADED)
+        write(sheet, figure, (left + 26, top + 96), 0.42, _FADED)
         for place, crop in enumerate(gallery.crops[cluster][:count]):
             x = left + _TEXT + place * (_CELL + _GAP)
             shrinks = crop.image.shape[0] > _CELL
