@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.contract import LATENTS, MARGIN, GraphSpec
+from aeseg_edge.errors import BackendError, CodebookError, FrameError
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,45 @@ class Ticket:
     __slots__ = ()
 
 
-WANTABLE = frozenset({"latents", "margin"})
+WANTABLE = frozenset({LATENTS, MARGIN})
 """Outputs that are copied to the host only when asked for."""
+
+
+def check_wanted(want: frozenset[str]) -> None:
+    """Refuse outputs that no graph has.
+
+    Raises:
+        BackendError: If one is not of ``WANTABLE``.
+    """
+    if unknown := want - WANTABLE:
+        raise BackendError(f"outputs {sorted(unknown)} are unknown", fix=f"Use {sorted(WANTABLE)}.")
+
+
+def check_codebook(codebook: Codebook, spec: GraphSpec, what: str = "graph") -> None:
+    """Refuse a codebook for other latents.
+
+    Raises:
+        CodebookError: If its latent dimension is not the graph's.
+    """
+    if codebook.latent_dim != spec.latent_dim:
+        raise CodebookError(
+            f"the codebook has {codebook.latent_dim} latent channels, the {what} {spec.latent_dim}",
+            fix="Use the codebook of the same bundle, or calibrate again.",
+        )
+
+
+def check_graph_frame(frame: NDArray[np.uint8], spec: GraphSpec, what: str = "graph") -> None:
+    """Refuse a frame that is not at the graph's size.
+
+    Raises:
+        FrameError: If shape or dtype are not the graph's.
+    """
+    wanted = spec.frame_shape
+    if frame.dtype != np.uint8 or frame.shape != wanted:
+        raise FrameError(
+            f"frame is {frame.dtype} {list(frame.shape)}, the {what} takes uint8 {list(wanted)}",
+            fix="Use Segmenter, which resizes frames.",
+        )
 
 
 class Backend(Protocol):

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.errors import EngineError, MissingDependency
+from aeseg_edge.errors import EngineError
+from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
 
@@ -30,14 +31,11 @@ def load_driver() -> Any:
         MissingDependency: pycuda is not installed, or finds no CUDA driver library.
         EngineError: CUDA does not start: no GPU, or no access to it.
     """
-    try:
-        from pycuda import driver
-    except ImportError as error:
-        raise MissingDependency(
-            f"pycuda is not importable ({error})",
-            fix="Install it with nvcc on PATH: PATH=/usr/local/cuda/bin:$PATH pip install "
-            "'aeseg_edge[tensorrt]'.",
-        ) from error
+    driver = require(
+        "pycuda.driver",
+        fix="Install it with nvcc on PATH: PATH=/usr/local/cuda/bin:$PATH pip install "
+        "'aeseg_edge[tensorrt]'.",
+    )
     try:
         driver.init()
     except driver.Error as error:

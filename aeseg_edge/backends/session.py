@@ -1,9 +1,10 @@
-"""A bare ONNX Runtime session for measuring: any model, its threads pinned down, no spinning."""
+"""ONNX Runtime sessions: opened here and nowhere else, and fed."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.errors import BackendError, MissingDependency, UsageError
+from aeseg_edge.bundle.contract import EXTRAS, GraphSpec, codebook_inputs, feed
+from aeseg_edge.errors import BackendError, UsageError
+from aeseg_edge.support.require import require
 
 _CHANNELS = (1, 3, 4)
 
@@ -45,23 +47,44 @@ class TensorInfo:
     shape: tuple[int | str | None, ...]
 
 
+def load_onnxruntime(*, extra: str = "cpu", for_: str = "") -> Any:
+    """Import ONNX Runtime; see ``require``. The only way to it in this project.
+
+    Versions from 1.29 on tell Microsoft of every process and session, and keep an identifier of
+    the device in the user's cache, unless this variable is set before the import; their
+    ``disable_telemetry_events`` comes too late for that.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return require("onnxruntime", extra=extra, for_=for_)
+
+
 def open_session(
     model: bytes | Path,
     *,
-    threads: int,
+    threads: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    spin: bool = False,
+    disabled: Sequence[str] = (),
     profile: Path | None = None,
     optimised: Path | None = None,
+    what: str = "the graph",
+    extra: str = "cpu",
+    fix: str = "Give a model that this version of ONNX Runtime can run.",
 ) -> Any:
-    """Open a model on ONNX Runtime's CPU provider, as the runtime's own backend does.
+    """Open a model on ONNX Runtime's CPU provider: every session of this project is made here.
 
     Args:
         model: A file, or its bytes.
-        threads: Threads inside one operation; they do not spin while they wait, so that an
-            idle session takes nothing from the one that is timed.
+        threads: Threads inside one operation; ONNX Runtime's own choice when None.
         sizes: Values of symbolic dimensions, by name.
+        spin: Whether threads spin while they wait for work. Idle ones then take the cores that
+            capture, delivery and other sessions need.
+        disabled: Names of optimisers that are left out.
         profile: Prefix of the file that per-node times are written to; none when None.
         optimised: Where the graph is written as it runs, after all fusions.
+        what: What the bytes are, for errors.
+        extra: The extra to name where onnxruntime is missing.
+        fix: What to do where the model cannot be opened.
 
     Returns:
         An ``onnxruntime.InferenceSession``.
@@ -70,18 +93,13 @@ def open_session(
         MissingDependency: If onnxruntime is not installed.
         BackendError: If the model cannot be opened.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(
-            f"onnxruntime is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[cpu]'.",
-        ) from error
-    options = onnxruntime.SessionOptions()
+    runtime = load_onnxruntime(extra=extra, for_=what)
+    options = runtime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    if threads is not None:
+        options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     for name, value in (sizes or {}).items():
         options.add_free_dimension_override_by_name(name, value)
     if profile is not None:
@@ -89,19 +107,20 @@ def open_session(
         options.profile_file_prefix = str(profile)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-    what = "the graph" if isinstance(model, bytes) else str(model)
     if isinstance(model, Path) and not model.is_file():
         raise BackendError(f"there is no file {model}", fix="Check the path.")
     try:
-        return onnxruntime.InferenceSession(
+        return runtime.InferenceSession(
             model if isinstance(model, bytes) else str(model),
             options,
             providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(disabled) or None,
         )
     except Exception as error:  # onnxruntime raises classes of its own, unexported
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot open {what}: {error}",
-            fix="Give a model that this version of ONNX Runtime can run.",
+            f"ONNX Runtime {runtime.__version__} cannot open "
+            f"{what if isinstance(model, bytes) else model}: {error}",
+            fix=fix,
         ) from error
 
 
@@ -208,14 +227,8 @@ def label_feed(
     Returns:
         Every input by name.
     """
-    feed: dict[str, NDArray[Any]] = {
-        "frame": np.ascontiguousarray(frame)[None],
-        "weights": codebook.columns(spec.squares),
-        "bias": np.ascontiguousarray(codebook.bias[:, None]),
-        "remap": codebook.remap.astype(np.float32),
-        "previous": np.zeros((1, *spec.latent_shape), np.float32),
-        "mix": np.array([0.9 if everything else 0.0], np.float32),
-    }
-    if any(each.name == "extras" for each in session.get_inputs()):
-        feed["extras"] = np.array([everything])
-    return feed
+    asks = any(each.name == EXTRAS for each in session.get_inputs())
+    blank = np.zeros((1, *spec.latent_shape), np.float32)
+    mix = 0.9 if everything else 0.0
+    given = codebook_inputs(codebook, spec)
+    return feed(given, frame, blank, mix, everything if asks else None)

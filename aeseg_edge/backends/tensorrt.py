@@ -27,20 +27,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.base import WANTABLE, Outputs, Ticket
+from aeseg_edge.backends.base import (
+    Outputs,
+    Ticket,
+    check_codebook,
+    check_graph_frame,
+    check_wanted,
+)
 from aeseg_edge.backends.cache import EngineCache, EngineKey, padded_clusters
 from aeseg_edge.backends.cuda import Buffer, Device
-from aeseg_edge.backends.trt import (
-    TensorSpec,
-    engine_inputs,
-    engine_outputs,
-    load_tensorrt,
-    reason,
-    shared_journal,
-)
+from aeseg_edge.backends.trt import load_tensorrt, reason, shared_journal
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.errors import BackendError, CodebookError, EngineError, FrameError
+from aeseg_edge.bundle.contract import (
+    BIAS,
+    FRAME,
+    INPUTS,
+    LABELS,
+    LATENTS,
+    MARGIN,
+    MIX,
+    OUTPUTS,
+    PREVIOUS,
+    REMAP,
+    WEIGHTS,
+    GraphSpec,
+    TensorSpec,
+    codebook_inputs,
+)
+from aeseg_edge.errors import BackendError, EngineError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -183,7 +197,8 @@ class TensorRTBackend:
                     f"TensorRT {trt.__version__} cannot read the engine: {reason(messages)}",
                     fix="Build it again: aeseg build BUNDLE --force.",
                 )
-            inputs, outputs = engine_inputs(self.spec, self._clusters), engine_outputs(self.spec)
+            inputs = self.spec.fixed(INPUTS, self._clusters)
+            outputs = self.spec.fixed(OUTPUTS, self._clusters)
             _check_contract(trt, self._engine, inputs, outputs)
             self._context = self._engine.create_execution_context()
             if self._context is None:
@@ -194,7 +209,7 @@ class TensorRTBackend:
         device = self._device
         self._copies = device.stream()
         self._compute = device.stream()
-        for name in ("weights", "bias", "remap"):
+        for name in (WEIGHTS, BIAS, REMAP):
             host = device.pinned(inputs[name].shape, inputs[name].dtype)
             self._constants[name] = (host, device.allocate(host.nbytes))
             self._address(name, self._constants[name][1])
@@ -211,18 +226,9 @@ class TensorRTBackend:
             CodebookError: It has other latents, or more clusters than K_max.
             BackendError: The backend is closed or failed.
         """
-        if codebook.latent_dim != self.spec.latent_dim:
-            raise CodebookError(
-                f"the codebook has {codebook.latent_dim} latent channels, "
-                f"the engine {self.spec.latent_dim}",
-                fix="Use the codebook of the same bundle, or calibrate again.",
-            )
+        check_codebook(codebook, self.spec, "engine")
         padded = codebook.padded(self._clusters)
-        values = {
-            "weights": padded.columns(self.spec.squares),
-            "bias": padded.bias[:, None],
-            "remap": padded.remap.astype(np.float32),
-        }
+        values = codebook_inputs(padded, self.spec)
         with self._guard("changing the codebook"):
             # Other names and colours are no change to the device.
             changed = [
@@ -253,13 +259,7 @@ class TensorRTBackend:
             BackendError: The backend is closed, or two frames are already under way.
             EngineError: The GPU or TensorRT failed; the backend can only be closed then.
         """
-        wanted = (self.spec.height, self.spec.width, self.spec.channels)
-        if frame.dtype != np.uint8 or frame.shape != wanted:
-            raise FrameError(
-                f"frame is {frame.dtype} {list(frame.shape)}, the engine takes uint8 "
-                f"{list(wanted)}",
-                fix="Use Segmenter, which resizes frames.",
-            )
+        check_graph_frame(frame, self.spec, "engine")
         with self._guard("starting a frame"):
             self._forget_discarded()
             if len(self._pending) == DEPTH:
@@ -271,19 +271,19 @@ class TensorRTBackend:
             if stream not in self._memories:
                 self._memories[stream] = _Memory(self._device, self._latents_bytes)
             memory = self._memories[stream]
-            np.copyto(slot.host["frame"][0], frame)
-            slot.host["mix"][0] = 0.0 if memory.blank else mix
+            np.copyto(slot.host[FRAME][0], frame)
+            slot.host[MIX][0] = 0.0 if memory.blank else mix
 
             slot.began.record(self._copies)
-            self._device.copy_in(slot.device["frame"], slot.host["frame"], self._copies)
-            self._device.copy_in(slot.device["mix"], slot.host["mix"], self._copies)
+            self._device.copy_in(slot.device[FRAME], slot.host[FRAME], self._copies)
+            self._device.copy_in(slot.device[MIX], slot.host[MIX], self._copies)
             slot.arrived.record(self._copies)
 
             self._compute.wait_for_event(slot.arrived)
             for name, buffer in slot.device.items():
                 self._address(name, buffer)
-            self._address("latents", memory.latents[memory.turn])
-            self._address("previous", memory.latents[1 - memory.turn])
+            self._address(LATENTS, memory.latents[memory.turn])
+            self._address(PREVIOUS, memory.latents[1 - memory.turn])
             slot.started.record(self._compute)
             assert self._context is not None
             if not self._context.execute_async_v3(self._compute.handle):
@@ -294,7 +294,7 @@ class TensorRTBackend:
             slot.computed.record(self._compute)
             # Behind the execution and not on the copy stream, where it would hold up the
             # copy of the next frame until this one is computed.
-            self._device.copy_out(slot.host["labels"], slot.device["labels"], self._compute)
+            self._device.copy_out(slot.host[LABELS], slot.device[LABELS], self._compute)
             slot.finished.record(self._compute)
 
             job = _Job(self._submitted % DEPTH, stream, memory.turn)
@@ -315,11 +315,7 @@ class TensorRTBackend:
             BackendError: The ticket is not the oldest one outstanding, or the backend closed.
             EngineError: The GPU failed; the backend can only be closed then.
         """
-        unknown = want - WANTABLE
-        if unknown:
-            raise BackendError(
-                f"outputs {sorted(unknown)} are unknown", fix=f"Use {sorted(WANTABLE)}."
-            )
+        check_wanted(want)
         with self._guard("waiting for a frame"):
             self._forget_discarded()
             if not self._pending or self._pending[0] is not ticket:
@@ -335,7 +331,7 @@ class TensorRTBackend:
                 # over before they are collected.
                 source = (
                     self._memories[job.stream].latents[job.turn]
-                    if name == "latents"
+                    if name == LATENTS
                     else slot.device[name]
                 )
                 self._device.copy_out(slot.host[name], source, self._copies)
@@ -344,9 +340,9 @@ class TensorRTBackend:
             self._pending.popleft()
             # Pinned buffers are used again for the frame after next, hence the copies.
             return Outputs(
-                labels=slot.host["labels"][0].copy(),
-                latents=slot.host["latents"][0].copy() if "latents" in want else None,
-                margin=slot.host["margin"][0].copy() if "margin" in want else None,
+                labels=slot.host[LABELS][0].copy(),
+                latents=slot.host[LATENTS][0].copy() if LATENTS in want else None,
+                margin=slot.host[MARGIN][0].copy() if MARGIN in want else None,
                 milliseconds=slot.milliseconds(),
             )
 
@@ -445,12 +441,12 @@ class _Slot:
     def __init__(
         self, device: Device, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
     ) -> None:
-        specs = {"frame": inputs["frame"], "mix": inputs["mix"], **outputs}
+        specs = {FRAME: inputs[FRAME], MIX: inputs[MIX], **outputs}
         self.host = {name: device.pinned(spec.shape, spec.dtype) for name, spec in specs.items()}
         self.device = {
             name: device.allocate(host.nbytes)
             for name, host in self.host.items()
-            if name != "latents"
+            if name != LATENTS
         }
         self.began = device.event()
         self.arrived = device.event()

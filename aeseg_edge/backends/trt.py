@@ -11,17 +11,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import importlib
 import logging
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, SupportsInt
 
-from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.errors import EngineError, MissingDependency
+from aeseg_edge.errors import EngineError
+from aeseg_edge.support.require import require
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -38,45 +36,6 @@ _KEPT_MESSAGES = 20_000
 """A detailed build log of these graphs is under 5,000 lines."""
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of an engine.
-
-    Attributes:
-        shape: Static shape.
-        dtype: NumPy's name of the element type: "uint8" or "float32".
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def engine_inputs(spec: GraphSpec, clusters: int) -> dict[str, TensorSpec]:
-    """Inputs of the deployed graph, with every size fixed.
-
-    Args:
-        spec: Sizes of the graph.
-        clusters: K_max, the codebook size that the engine is built for.
-    """
-    return {
-        "frame": TensorSpec((1, spec.height, spec.width, spec.channels), "uint8"),
-        "weights": TensorSpec((clusters, spec.features), "float32"),
-        "bias": TensorSpec((clusters, 1), "float32"),
-        "remap": TensorSpec((clusters,), "float32"),
-        "previous": TensorSpec((1, *spec.latent_shape), "float32"),
-        "mix": TensorSpec((1,), "float32"),
-    }
-
-
-def engine_outputs(spec: GraphSpec) -> dict[str, TensorSpec]:
-    """Outputs of the deployed graph, with every size fixed."""
-    return {
-        "labels": TensorSpec((1, *spec.label_shape), "uint8"),
-        "latents": TensorSpec((1, *spec.latent_shape), "float32"),
-        "margin": TensorSpec((1, *spec.latent_shape[1:]), "float32"),
-    }
-
-
 def load_tensorrt(name: str = "tensorrt") -> ModuleType:
     """Import TensorRT and refuse a version that cannot run these graphs.
 
@@ -90,14 +49,12 @@ def load_tensorrt(name: str = "tensorrt") -> ModuleType:
         MissingDependency: It is not installed, or its libraries are not found.
         EngineError: It is older than 10.3.
     """
-    try:
-        trt = importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependency(
-            f"TensorRT is not importable ({error})",
-            fix="On a Jetson install JetPack's python3-libnvinfer and make the virtual "
-            "environment with --system-site-packages; elsewhere: pip install tensorrt.",
-        ) from error
+    trt: ModuleType = require(
+        name,
+        title="TensorRT",
+        fix="On a Jetson install JetPack's python3-libnvinfer and make the virtual "
+        "environment with --system-site-packages; elsewhere: pip install tensorrt.",
+    )
     if name == "tensorrt":
         check_version(trt.__version__)
     return trt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from aeseg_edge.errors import BackendError, UsageError
 from aeseg_edge.measure.bench import Comparison, alternate, hold, sizes_of
 from aeseg_edge.measure.machine import environment
 from aeseg_edge.segment.segmenter import Segmenter
-from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.require import import_cv2, optional
 
 Candidate = Callable[[NDArray[np.uint8]], object]
 """Takes a frame of any size; what it returns is left alone."""
@@ -183,13 +183,9 @@ def threads_held(threads: int) -> Iterator[None]:
     before = cv2.getNumThreads()
     cv2.setNumThreads(threads)
     try:
-        try:
-            from threadpoolctl import threadpool_limits
-        except ImportError:
+        pools = optional("threadpoolctl")
+        with nullcontext() if pools is None else pools.threadpool_limits(limits=threads):
             yield
-        else:
-            with threadpool_limits(limits=threads):
-                yield
     finally:
         cv2.setNumThreads(before)
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aeseg_edge.backends.cache import EngineCache
-from aeseg_edge.errors import AesegError, EngineError, UsageError
+from aeseg_edge.backends.session import load_onnxruntime
+from aeseg_edge.errors import AesegError, EngineError, MissingDependency, UsageError
 from aeseg_edge.measure.machine import Command, environment, run_command
+from aeseg_edge.support.require import import_cv2
 
 _log = logging.getLogger(__name__)
 
@@ -135,9 +137,9 @@ def _opencv(on_jetson: bool) -> list[Check]:
     else:
         fix = "pip install 'aeseg_edge[cpu]'"
     try:
-        import cv2
-    except ImportError as error:
-        return [Check("OpenCV", False, _one_line(error), fix)]
+        cv2 = import_cv2()
+    except MissingDependency as error:
+        return [Check("OpenCV", False, error.problem, fix)]
     fine = _version(cv2.__version__) >= OLDEST_OPENCV or on_jetson
     rows = [Check("OpenCV", fine, cv2.__version__, "" if fine else fix)]
     build = re.search(r"GStreamer:\s*(\S+)(?:\s*\(([^)]*)\))?", cv2.getBuildInformation())
@@ -157,9 +159,9 @@ def _opencv(on_jetson: bool) -> list[Check]:
 def _onnxruntime() -> Check:
     fix = "pip install 'aeseg_edge[cpu]'"
     try:
-        import onnxruntime
-    except ImportError as error:
-        return Check("ONNX Runtime", False, _one_line(error), fix)
+        onnxruntime = load_onnxruntime()
+    except MissingDependency as error:
+        return Check("ONNX Runtime", False, error.problem, fix)
     fine = _version(onnxruntime.__version__) >= OLDEST_ONNXRUNTIME
     return Check("ONNX Runtime", fine, onnxruntime.__version__, "" if fine else fix)
 
@@ -341,7 +343,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _one_line(error: ImportError) -> str:
-    return f"not importable ({' '.join(str(error).split())[:200]})"

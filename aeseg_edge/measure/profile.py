@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.choose import choose_entry
 from aeseg_edge.backends.session import label_feed, open_session
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.errors import BackendError, MissingDependency
+from aeseg_edge.bundle.contract import ENCODED, HEAD, OUTPUTS
+from aeseg_edge.errors import BackendError
+from aeseg_edge.support.require import require
 
-_ENCODED = "encoded"
-_HEAD = "head/"
-_OUTPUTS = ["labels", "latents", "margin"]
 _EVENT = "_kernel_time"
 
 
@@ -122,34 +121,22 @@ def profile_nodes(
         BackendError: If the graph cannot be run, or writes no profile.
         BundleError: If the bundle has no such graph.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingDependency(
-            f"onnx is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+    onnx = require("onnx")
     manifest = bundle.manifest
     spec = manifest.spec
     entry = choose_entry(manifest, precision, "onnxruntime")
-    _, rows, columns = spec.latent_shape
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "runs.onnx"
         session = open_session(
             bundle.graph(*entry.key),
             threads=threads,
-            sizes={
-                "height": spec.height,
-                "width": spec.width,
-                "latent_height": rows,
-                "latent_width": columns,
-            },
+            sizes=spec.sizes,
             profile=Path(folder) / "profile",
             optimised=written,
         )
         feed = label_feed(session, spec, bundle.codebook, frame, everything=everything)
         for _ in range(warmup + frames):
-            session.run(_OUTPUTS, feed)
+            session.run(OUTPUTS, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
         nodes = onnx.load(written).graph.node
         head, inner = head_nodes(nodes), inner_nodes(nodes)
@@ -169,10 +156,10 @@ def head_nodes(nodes: Iterable[Any]) -> set[str]:
     Args:
         nodes: ``onnx.NodeProto``, in topological order.
     """
-    tensors = {_ENCODED}
+    tensors = {ENCODED}
     found: set[str] = set()
     for node in nodes:
-        if node.name.startswith(_HEAD) or not tensors.isdisjoint(node.input):
+        if node.name.startswith(HEAD) or not tensors.isdisjoint(node.input):
             found.add(node.name)
             tensors.update(node.output)
     return found

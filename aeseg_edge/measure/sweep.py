@@ -19,6 +19,7 @@ from aeseg_edge.measure.bench import BenchReport, bench, check_counts, hold
 from aeseg_edge.measure.machine import environment
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.support.files import write_bytes
+from aeseg_edge.support.require import optional
 from aeseg_edge.support.text import as_text, to_json
 
 _log = logging.getLogger(__name__)
@@ -289,14 +290,11 @@ def draw_distributions(samples: Mapping[str, Sequence[float]], title: str) -> by
     Returns:
         A PNG of 900x550 pixels; None where matplotlib (extra ``host``) is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+    plot = optional("matplotlib.figure")
+    if plot is None:
         return None
     # No pyplot: it keeps global state and may want a display.
-    figure = Figure(figsize=(9, 5.5), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plot.Figure(figsize=(9, 5.5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     for index, (name, values) in enumerate((n, v) for n, v in samples.items() if len(v)):
         ordered = np.sort(np.asarray(values, np.float64))

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from aeseg_edge.errors import MissingDependency, SinkError
+from aeseg_edge.errors import SinkError
 from aeseg_edge.page.guard import Guard, is_loopback, new_token
 from aeseg_edge.page.hub import Hubs
+from aeseg_edge.support.require import require
 from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
@@ -273,11 +274,5 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _require() -> None:
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(
-            f"the live page needs {error.name}, which is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[web]'.",
-        ) from error
+    for package in ("starlette", "uvicorn"):
+        require(package, for_="the live page")

@@ -7,15 +7,16 @@ for looking at and for the reconstruction error, and no label depends on it.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.backends.session import open_session
 from aeseg_edge.bundle.codebook import VOID, Codebook
-from aeseg_edge.bundle.contract import INPUT, OUTPUT, DecoderParts, GraphSpec
+from aeseg_edge.bundle.contract import DECODED, LATENTS, DecoderParts, GraphSpec
 from aeseg_edge.bundle.geometry import Geometry, fit_frame, fit_labels, fit_picture
-from aeseg_edge.errors import BackendError, BundleError, MissingDependency
+from aeseg_edge.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle.archive import Bundle
@@ -55,7 +56,7 @@ class Decoder:
         self.spec = spec
         self.geometry = geometry
         self._codebook = codebook
-        self._session = _open(parts.graph, threads)
+        self._session = open_session(parts.graph, threads=threads, what="the decoder", fix=_HOW)
 
     @classmethod
     def open(cls, bundle: Bundle, *, threads: int | None = None) -> Decoder:
@@ -87,7 +88,7 @@ class Decoder:
         """
         ready = np.ascontiguousarray(latents[None], np.float32)
         try:
-            drawn: NDArray[np.uint8] = self._session.run([OUTPUT], {INPUT: ready})[0][0]
+            drawn: NDArray[np.uint8] = self._session.run([DECODED], {LATENTS: ready})[0][0]
         except Exception as error:
             # ONNX Runtime's exceptions have no common base but Exception.
             raise BackendError(f"the decoder failed ({error})", fix=_HOW) from error
@@ -223,22 +224,3 @@ class Decoding:
         at_y = np.clip(y.astype(np.intp), 0, height - 1)
         at_x = np.clip(x.astype(np.intp), 0, width - 1)
         return np.asarray(bars | (self._labels[at_y][:, at_x] == VOID))
-
-
-def _open(graph: bytes, threads: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(
-            f"the decoder needs onnxruntime, which is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[cpu]'.",
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # ONNX Runtime's exceptions have no common base but Exception.
-        raise BackendError(f"ONNX Runtime cannot open the decoder ({error})", fix=_HOW) from error

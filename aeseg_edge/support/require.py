@@ -1,4 +1,4 @@
-"""What calibration needs beside numpy, asked for when it is used."""
+"""Packages that not everybody needs: imported when they are used, with a fix where they fail."""
 
 from __future__ import annotations
 
@@ -7,40 +7,70 @@ from typing import Any
 
 from aeseg_edge.errors import MissingDependency
 
+_TITLES = {"cv2": "OpenCV", "sklearn": "scikit-learn"}
+_EXTRAS = {"cv2": "cpu", "onnxruntime": "cpu", "starlette": "web", "uvicorn": "web"}
+"""The extra that brings a package; ``calibrate`` brings the others."""
 
-def import_scipy(part: str) -> Any:
-    """Import a part of scipy, or say how to install it.
+_AGAIN = {
+    "cv2": "opencv-python-headless (on a Jetson: apt install --reinstall python3-opencv)",
+    "sklearn": "scikit-learn",
+    "tensorrt": "tensorrt (on a Jetson: apt install --reinstall python3-libnvinfer)",
+}
+
+
+def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fix: str = "") -> Any:
+    """Import an optional package, or say how to get it.
 
     Args:
-        part: Such as ``optimize``.
+        module: Such as ``scipy.optimize``.
+        extra: The extra of aeseg_edge that brings it; the usual one when empty.
+        for_: What needs it, such as ``the decoder``.
+        title: What messages call it; its usual name when empty.
+        fix: What to do where it is missing, when no extra brings it.
 
     Returns:
         The module.
 
     Raises:
-        MissingDependency: If scipy is not installed.
+        MissingDependency: If it is not installed, or is and does not load: half an installation,
+            a library of the system that is missing, a build for another numpy.
     """
+    package = module.partition(".")[0]
+    name = title or _TITLES.get(package, package)
+    needs = f"{for_} needs {name}, which" if for_ else name
     try:
-        return importlib.import_module(f"scipy.{part}")
-    except ImportError as error:
+        importlib.import_module(package)
+        return importlib.import_module(module)
+    except Exception as error:  # A broken package raises whatever its code happens to meet.
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            extra = extra or _EXTRAS.get(package, "calibrate")
+            jetson = "apt install python3-opencv, which has GStreamer"
+            beside = f" (on a Jetson: {jetson})" if package == "cv2" else ""
+            raise MissingDependency(
+                f"{needs} is not importable ({error})",
+                fix=fix or f"Install it: pip install 'aeseg_edge[{extra}]'{beside}.",
+            ) from error
+        told = " ".join(str(error).split())
         raise MissingDependency(
-            f"scipy is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
+            f"{needs} is installed but does not load ({type(error).__name__}: {told})",
+            fix="Install what is named there, or the package again: pip install "
+            f"--force-reinstall {_AGAIN.get(package, package)}.",
         ) from error
+
+
+def optional(module: str) -> Any | None:
+    """Import a package that is done without where it is missing or broken: None there."""
+    try:
+        return require(module)
+    except MissingDependency:
+        return None
+
+
+def import_scipy(part: str) -> Any:
+    """Import a part of scipy, such as ``optimize``; see ``require``."""
+    return require(f"scipy.{part}")
 
 
 def import_cv2() -> Any:
-    """Import OpenCV when it is first needed.
-
-    Raises:
-        MissingDependency: If it is not installed.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingDependency(
-            f"OpenCV is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[cpu]' (on a Jetson: apt install "
-            "python3-opencv, which has GStreamer).",
-        ) from error
-    return cv2
+    """Import OpenCV when it is first needed; see ``require``."""
+    return require("cv2")

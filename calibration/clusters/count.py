@@ -21,7 +21,8 @@ from aeseg_edge.calibration.clusters.curves import Curve
 from aeseg_edge.calibration.clusters.latents import Samples, Tick
 from aeseg_edge.calibration.clusters.methods import Clustering, unit
 from aeseg_edge.calibration.clusters.stability import LOW, between_halves
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
 
@@ -144,13 +145,7 @@ def choose_clusters(
         CalibrationError: If no K of the range can be fitted.
         MissingDependency: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.metrics import silhouette_score
-    except ImportError as error:
-        raise MissingDependency(
-            f"scikit-learn is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+    silhouette_score = require("sklearn.metrics").silhouette_score
     few = points.pick(EXAMINED, seed)
     shown = few.pick(SILHOUETTES, seed)
     space = unit(shown.latents) if method == "spherical" else shown.latents

@@ -12,6 +12,7 @@ from typing import Any
 
 from aeseg_edge.errors import AesegError
 from aeseg_edge.support.files import write_bytes
+from aeseg_edge.support.require import optional
 
 _log = logging.getLogger(__name__)
 
@@ -80,14 +81,11 @@ def draw_curve(curve: Curve) -> bytes | None:
     Returns:
         A PNG of 800x500 pixels; None where matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+    plot = optional("matplotlib.figure")
+    if plot is None:
         return None
     # No pyplot: it keeps global state and may want a display.
-    figure = Figure(figsize=(8, 5), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plot.Figure(figsize=(8, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(curve.chosen, color="#999933", linewidth=6, alpha=0.4)
     for (name, line), color, marker in zip(curve.lines.items(), _COLORS, _MARKERS, strict=False):

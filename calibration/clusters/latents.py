@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from aeseg_edge.backends.session import open_session
+from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import Geometry
-from aeseg_edge.calibration.graphs.assemble import ENCODED, FRAME
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
 
 Tick = Callable[[float], None]
 
@@ -32,19 +33,8 @@ class EncoderSession:
     """
 
     def __init__(self, encoder: onnx.ModelProto, *, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDependency(
-                f"onnxruntime is not importable ({error})",
-                fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._session: Any = onnxruntime.InferenceSession(
-            encoder.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        self._session = open_session(
+            encoder.SerializeToString(), threads=threads, spin=True, extra="calibrate"
         )
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:

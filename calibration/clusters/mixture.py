@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
 
@@ -173,16 +174,9 @@ def _maximise(
     points: NDArray[np.float64], start: NDArray[np.float32], covariance: str, floor: float
 ) -> tuple[Any, bool]:
     """Run expectation-maximisation; (None, False) where a covariance cannot be inverted."""
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-    except ImportError as error:
-        raise MissingDependency(
-            f"scikit-learn is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+    mixture, exceptions = require("sklearn.mixture"), require("sklearn.exceptions")
     weights, means, precisions = _hard_start(points, start, covariance, floor)
-    model = GaussianMixture(
+    model = mixture.GaussianMixture(
         len(start),
         covariance_type=covariance,
         reg_covar=floor,
@@ -194,7 +188,7 @@ def _maximise(
         warm_start=True,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         try:
             model.fit(points)
             if not model.converged_:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.errors import MissingDependency
+from aeseg_edge.support.require import require
 
 RESTARTS = 16
 
@@ -58,13 +58,7 @@ def best_start(
     Raises:
         MissingDependency: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise MissingDependency(
-            f"scikit-learn is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
+    KMeans = require("sklearn.cluster").KMeans
     restarts = max(1, restarts)
     screen = points
     if restarts > 1 and len(points) > screened(clusters):
@@ -105,11 +99,4 @@ def rand_index(first: NDArray[np.integer], second: NDArray[np.integer]) -> float
     Raises:
         MissingDependency: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.metrics import adjusted_rand_score
-    except ImportError as error:
-        raise MissingDependency(
-            f"scikit-learn is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
-    return float(adjusted_rand_score(first, second))
+    return float(require("sklearn.metrics").adjusted_rand_score(first, second))

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import Geometry
-from aeseg_edge.errors import EvaluationError, MissingDependency
+from aeseg_edge.errors import EvaluationError
+from aeseg_edge.support.require import import_cv2, require
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -162,7 +162,7 @@ def fit_mask(
     clean = np.where(counts, mask, np.uint8(VOID)).astype(np.uint8)
     top, left, rows, columns = geometry.box(*mask.shape)
     if clean.shape != (rows, columns):
-        cv2 = _cv2()
+        cv2 = import_cv2()
         # INTER_NEAREST_EXACT samples at pixel centres, as labels are brought back.
         clean = cv2.resize(clean, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
     whole: NDArray[np.uint8] = np.full((geometry.height, geometry.width), VOID, np.uint8)
@@ -176,7 +176,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         EvaluationError: The file cannot be read as an image.
     """
-    cv2 = _cv2()
+    cv2 = import_cv2()
     image = cv2.imdecode(np.frombuffer(_bytes(path), np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise EvaluationError(f"{path} cannot be read as an image", fix="Replace the file.")
@@ -194,7 +194,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     data = _bytes(path)
     if not data.startswith(_PNG_SIGNATURE):
         raise EvaluationError(f"{path} is not a PNG file", fix=_MASK_FIX)
-    pillow = _pillow()
+    pillow = require("PIL.Image", title="Pillow", for_="reading masks")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -218,17 +218,6 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         f"has {bits} bits a pixel" if ids.ndim == 2 else "holds colours, not one class id a pixel"
     )
     raise EvaluationError(f"{path} {what}", fix=_MASK_FIX)
-
-
-def _pillow() -> ModuleType:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependency(
-            f"masks are read with Pillow, which is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
-    return Image
 
 
 def _check_values(
@@ -277,14 +266,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error})", fix="Check the path.") from error
-
-
-def _cv2() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingDependency(
-            "evaluation reads images with OpenCV, which is not installed",
-            fix="Run `pip install 'aeseg_edge[cpu]'`; on a Jetson install JetPack's OpenCV.",
-        ) from error
-    return cv2

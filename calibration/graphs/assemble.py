@@ -16,9 +16,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.calibration.graphs.head import BRANCH, EXTRAS, Head, Projection
-from aeseg_edge.calibration.graphs.head import ENCODED as ENCODED
+from aeseg_edge.bundle.contract import (
+    ENCODED,
+    EXTRAS,
+    FRAME,
+    HEAD,
+    INPUTS,
+    LATENTS,
+    NORMALISED,
+    OUTPUTS,
+    GraphSpec,
+)
+from aeseg_edge.calibration.graphs.head import BRANCH, Head, Projection
 from aeseg_edge.calibration.graphs.head import Target as Target
 from aeseg_edge.errors import ExportError
 
@@ -27,11 +36,6 @@ OPSET = 19
 
 IR_VERSION = 9
 """The IR version that came with opset 19: old ONNX Runtimes read it."""
-
-FRAME = "frame"
-NORMALISED = "normalised"
-INPUTS = (FRAME, "weights", "bias", "remap", "previous", "mix")
-OUTPUTS = ("labels", "latents", "margin")
 
 _FIX = "Export the model again with this version of aeseg_edge."
 
@@ -85,37 +89,25 @@ def attach_head(
     model = onnx.ModelProto()
     model.CopyFrom(encoder)
     graph = model.graph
-    dim = spec.latent_dim
     folds = target == "cpu" and not spec.squares
     head = Head(spec, gate, target, _take_projection(model) if folds else None)
     head.build()
     graph.node.extend(head.nodes)
     graph.initializer.extend(head.constants)
-    tensor = helper.make_tensor_value_info
-    grid_dims = ["latent_height", "latent_width"]
     del graph.input[:]
     del graph.output[:]
     del graph.value_info[:]
-    extra = [tensor(EXTRAS, TensorProto.BOOL, [1])] if target == "cpu" else []
-    graph.input.extend(
-        [
-            tensor(FRAME, TensorProto.UINT8, [1, "height", "width", spec.channels]),
-            tensor("weights", TensorProto.FLOAT, ["clusters", spec.features]),
-            tensor("bias", TensorProto.FLOAT, ["clusters", 1]),
-            tensor("remap", TensorProto.FLOAT, ["clusters"]),
-            tensor("previous", TensorProto.FLOAT, [1, dim, *grid_dims]),
-            tensor("mix", TensorProto.FLOAT, [1]),
-            *extra,
-        ]
-    )
-    graph.output.extend(
-        [
-            tensor("labels", TensorProto.UINT8, [1, "label_height", "label_width"]),
-            tensor("latents", TensorProto.FLOAT, [1, dim, *grid_dims]),
-            tensor("margin", TensorProto.FLOAT, [1, *grid_dims]),
-        ]
-    )
+    asks = (EXTRAS,) if target == "cpu" else ()
+    graph.input.extend(_tensor(spec, name) for name in (*INPUTS, *asks))
+    graph.output.extend(_tensor(spec, name) for name in OUTPUTS)
     return finish(model)
+
+
+def _tensor(spec: GraphSpec, name: str) -> onnx.ValueInfoProto:
+    dtype, shape = spec.written(name)
+    return helper.make_tensor_value_info(
+        name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape
+    )
 
 
 def _take_projection(model: onnx.ModelProto) -> Projection | None:
@@ -152,10 +144,10 @@ def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = encoder.graph
     branches = [a.g for n in graph.node if n.name == BRANCH for a in n.attribute]
     everywhere = itertools.chain(graph.node, *(branch.node for branch in branches))
-    nodes = [node for node in everywhere if not node.name.startswith("head/")]
+    nodes = [node for node in everywhere if not node.name.startswith(HEAD)]
     weights = [item for item in graph.initializer if not item.name.startswith("head.")]
     frame = next(item for item in graph.input if item.name == FRAME)
-    latents = next(item for item in graph.output if item.name == "latents")
+    latents = next(item for item in graph.output if item.name == LATENTS)
     encoded = onnx.ValueInfoProto()
     encoded.CopyFrom(latents)
     encoded.name = ENCODED

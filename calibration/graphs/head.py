@@ -15,11 +15,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from aeseg_edge.bundle.codebook import PADDING_BIAS
-from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.contract import (
+    BIAS,
+    ENCODED,
+    EXTRAS,
+    HEAD,
+    LABELS,
+    LATENTS,
+    MARGIN,
+    MIX,
+    PREVIOUS,
+    REMAP,
+    WEIGHTS,
+    GraphSpec,
+)
 
-ENCODED = "encoded"
-EXTRAS = "extras"
-BRANCH = "head/if_extras"
+BRANCH = f"{HEAD}if_extras"
 
 Target = Literal["any", "cpu", "tensorrt"]
 """What a head is laid out for; ``any`` is for a CPU first, and TensorRT builds it too."""
@@ -94,15 +105,15 @@ class Head:
         """``now + mix * exp(-d^2 / gate^2) * d``, d = previous - now: float32 [D, hw]."""
         now = self._flat("head_now")
         flat = self._const("flat", [self._spec.latent_dim, -1], np.int64)
-        before = self._add("Reshape", ["previous", flat], "head_before")
+        before = self._add("Reshape", [PREVIOUS, flat], "head_before")
         step = self._add("Sub", [before, now], "head_step")
-        weight = "mix"
+        weight = MIX
         if self._gate is not None:
             narrow = self._const("narrow", -1 / self._gate**2)
             change = self._add("Mul", [step, step], "head_change")
             scaled = self._add("Mul", [change, narrow], "head_scaled")
             passed = self._add("Exp", [scaled], "head_gate")
-            weight = self._add("Mul", [passed, "mix"], "head_weight")
+            weight = self._add("Mul", [passed, MIX], "head_weight")
         mixed = self._add("Mul", [step, weight], "head_mixed")
         return self._add("Add", [now, mixed], "head_smoothed")
 
@@ -114,15 +125,15 @@ class Head:
             phi = self._add("Concat", [latents, square], f"{output}_phi", axis=0)
         if self._last:
             row = self._const("row", [1, -1], np.int64)
-            bias = self._add("Reshape", ["bias", row], f"{output}_bias")
-            return self._add("Gemm", [phi, "weights", bias], output, transA=1, transB=1)
-        raw = self._add("MatMul", ["weights", phi], f"{output}_raw")
-        return self._add("Add", [raw, "bias"], output)
+            bias = self._add("Reshape", [BIAS, row], f"{output}_bias")
+            return self._add("Gemm", [phi, WEIGHTS, bias], output, transA=1, transB=1)
+        raw = self._add("MatMul", [WEIGHTS, phi], f"{output}_raw")
+        return self._add("Add", [raw, BIAS], output)
 
     def _extras(self, latents: str, scores: str, grid: str, suffix: str = "") -> None:
         """The outputs ``latents`` and ``margin``."""
         whole = self._add("Shape", [ENCODED], "head_whole")
-        self._add("Reshape", [latents, whole], f"latents{suffix}")
+        self._add("Reshape", [latents, whole], f"{LATENTS}{suffix}")
         # Two maxima instead of a TopK: fewer kernels on TensorRT, faster on a CPU at K = 27.
         # Clusters that tie for the best count as one.
         axis = self._const("axis", [self._axis], np.int64)
@@ -134,7 +145,7 @@ class Head:
         gap = self._add("Sub", [best, second], "head_gap")
         one = self._const("one", [1], np.int64)
         shape = self._add("Concat", [one, grid], "head_margin_shape", axis=0)
-        self._add("Reshape", [gap, shape], f"margin{suffix}")
+        self._add("Reshape", [gap, shape], f"{MARGIN}{suffix}")
 
     def _assign(self, scores: str, grid: str) -> None:
         """Upsample bilinearly at half-pixel centres (ONNX Resize-19), and take the best."""
@@ -155,13 +166,13 @@ class Head:
             )
         cluster = self._add("ArgMax", [planes], "head_cluster", axis=self._plane_axis, keepdims=0)
         if self._target == "cpu":
-            ids = self._add("Cast", ["remap"], "head_ids", to=TensorProto.UINT8)
-            self._add("Gather", [ids, cluster], "labels", axis=0)
+            ids = self._add("Cast", [REMAP], "head_ids", to=TensorProto.UINT8)
+            self._add("Gather", [ids, cluster], LABELS, axis=0)
             return
-        label = self._add("Gather", ["remap", cluster], "head_class", axis=0)
+        label = self._add("Gather", [REMAP, cluster], "head_class", axis=0)
         # TensorRT writes uint8 outputs only from a float cast, and only as graph outputs.
         half = self._add("Cast", [label], "head_half", to=TensorProto.FLOAT16)
-        self._add("Cast", [half], "labels", to=TensorProto.UINT8)
+        self._add("Cast", [half], LABELS, to=TensorProto.UINT8)
 
     def _score_unprojected(self, projection: Projection, output: str) -> str:
         """The same without squares, ``W (P x + p) + b = (W P) x + (W p + b)``: float32 [hw, K]."""
@@ -170,9 +181,9 @@ class Head:
         features = self._add("Reshape", [projection.node.input[0], flat], "head_features")
         weight = self._const("projection", projection.weight)
         offset = self._const("offset", projection.bias[:, None])
-        product = self._add("MatMul", ["weights", weight], "head_product")
-        shifted = self._add("MatMul", ["weights", offset], "head_shifted")
-        biases = self._add("Add", [shifted, "bias"], "head_biases")
+        product = self._add("MatMul", [WEIGHTS, weight], "head_product")
+        shifted = self._add("MatMul", [WEIGHTS, offset], "head_shifted")
+        biases = self._add("Add", [shifted, BIAS], "head_biases")
         row = self._add("Reshape", [biases, self._const("row", [1, -1], np.int64)], "head_row")
         return self._add("Gemm", [features, product, row], output, transA=1, transB=1)
 
@@ -191,7 +202,7 @@ class Head:
             else self._score_unprojected(self._projection, "head_scores_alone")
         )
         nothing = self._const("nothing", np.zeros(0))
-        empty = [self._add("Identity", [nothing], f"{name}_left") for name in ("latents", "margin")]
+        empty = [self._add("Identity", [nothing], f"{name}_left") for name in (LATENTS, MARGIN)]
         left, self.nodes = self.nodes, outer
         value = helper.make_tensor_value_info
         table = [None, None]
@@ -199,7 +210,7 @@ class Head:
             helper.make_node(
                 "If",
                 [EXTRAS],
-                ["head_scores", "latents", "margin"],
+                ["head_scores", LATENTS, MARGIN],
                 name=BRANCH,
                 then_branch=helper.make_graph(
                     taken,
@@ -207,8 +218,8 @@ class Head:
                     [],
                     [
                         value(asked, TensorProto.FLOAT, table),
-                        value("latents_asked", TensorProto.FLOAT, [None] * 4),
-                        value("margin_asked", TensorProto.FLOAT, [None] * 3),
+                        value(f"{LATENTS}_asked", TensorProto.FLOAT, [None] * 4),
+                        value(f"{MARGIN}_asked", TensorProto.FLOAT, [None] * 3),
                     ],
                 ),
                 else_branch=helper.make_graph(
@@ -225,7 +236,7 @@ class Head:
         return "head_scores"
 
     def _add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        name = f"head/{output}"
+        name = f"{HEAD}{output}"
         self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
         return output
 

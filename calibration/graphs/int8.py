@@ -20,17 +20,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from aeseg_edge.calibration.graphs.assemble import (
-    ENCODED,
-    FRAME,
-    NORMALISED,
-    finish,
-    to_half,
-    upstream,
-)
+from aeseg_edge.backends.session import load_onnxruntime
+from aeseg_edge.bundle.contract import ENCODED, FRAME, NORMALISED
+from aeseg_edge.calibration.graphs.assemble import finish, to_half, upstream
 from aeseg_edge.calibration.graphs.exclude import float_convolutions as float_convolutions
 from aeseg_edge.calibration.graphs.exclude import restored
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
 
@@ -180,14 +176,8 @@ def _quantize(
             f"calibration method {method!r} is unknown",
             fix=f"Use one of {', '.join(CALIBRATION_METHODS)}.",
         )
-    try:
-        from onnxruntime import quantization as ortq
-    except ImportError as error:
-        raise MissingDependency(
-            f"onnxruntime.quantization is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
-
+    load_onnxruntime(extra="calibrate")
+    ortq = require("onnxruntime.quantization", extra="calibrate")
     fixed = _with_sizes(encoder, frames[0])
     projection = next(n.name for n in fixed.graph.node if ENCODED in n.output)
     _check_excluded(fixed, exclude)

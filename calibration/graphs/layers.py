@@ -8,16 +8,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.calibration.graphs.assemble import FRAME
+from aeseg_edge.bundle.contract import FRAME, HEAD, WEIGHTS, GraphSpec
 from aeseg_edge.errors import ExportError
 
 WIDTHS = {"fp32": 4, "fp16": 2, "int8": 1}
 """Bytes of one value."""
-
-
-HEAD = "head/"
-"""What the names of the head's nodes begin with."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def layers_of(model: onnx.ModelProto, spec: GraphSpec, clusters: int) -> list[La
         dims = item.type.tensor_type.shape.dim
         if item.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             shapes[item.name] = [d.dim_value for d in dims]
-    codebook = {"weights"}
+    codebook = {WEIGHTS}
     cameras = _untouched(graph)
 
     def count(name: str) -> int:
@@ -134,17 +129,7 @@ def _untouched(graph: onnx.GraphProto) -> set[str]:
 
 def _with_sizes(model: onnx.ModelProto, spec: GraphSpec, clusters: int) -> onnx.ModelProto:
     """Give every symbolic dimension its size, and infer all shapes."""
-    _, rows, columns = spec.latent_shape
-    label_rows, label_columns = spec.label_shape
-    sizes = {
-        "height": spec.height,
-        "width": spec.width,
-        "clusters": clusters,
-        "latent_height": rows,
-        "latent_width": columns,
-        "label_height": label_rows,
-        "label_width": label_columns,
-    }
+    sizes = {**spec.sizes, "clusters": clusters}
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]

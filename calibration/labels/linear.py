@@ -26,8 +26,9 @@ from aeseg_edge.calibration.footage.masks import Pair, fit_mask, labelled_frames
 from aeseg_edge.calibration.labels.naming import class_weights
 from aeseg_edge.calibration.score.counts import class_iou
 from aeseg_edge.calibration.score.evaluation import Progress
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
 from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.require import require
 
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Ridge strengths that cross-validation chooses from, strongest first."""
@@ -41,6 +42,7 @@ cells of 10 frames gave as much as 25,000."""
 
 FOLDS = 5
 _ITERATIONS = 200
+_NEEDS = "a linear codebook"
 _ITERATIONS_CHECK = 60
 """While the strength is chosen, each fit starts from that of the strength before."""
 
@@ -273,10 +275,7 @@ def _minimise(
     iterations: int = _ITERATIONS,
 ) -> Array:
     """Minimise weighted cross-entropy plus ridge; float64 [C, F + 1], the bias last."""
-    try:
-        from scipy.optimize import minimize
-    except ImportError as error:
-        raise _missing(error) from error
+    optimize = require("scipy.optimize", for_=_NEEDS)
     total = float(targets.sum())
 
     def objective(flat: Array) -> tuple[float, Array]:
@@ -287,7 +286,7 @@ def _minimise(
         ridge = 0.5 * strength * float((found[:, :-1] ** 2).sum())
         return loss / total + ridge, slope.ravel()
 
-    result = minimize(
+    result = optimize.minimize(
         objective,
         start.ravel(),
         jac=True,
@@ -316,19 +315,7 @@ def _loss(
 
 def _one_thread() -> Any:
     """Hold BLAS to one thread: small matrices cost 20 times the CPU time with two, if busy."""
-    try:
-        # First scipy: it brings a BLAS of its own, and only what is loaded can be limited.
-        import scipy.optimize  # noqa: F401
-
-        # It comes with scikit-learn.
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise _missing(error) from error
-    return threadpool_limits(1, user_api="blas")
-
-
-def _missing(error: ImportError) -> MissingDependency:
-    return MissingDependency(
-        f"a linear codebook needs a package that is not importable ({error})",
-        fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-    )
+    # First scipy: it brings a BLAS of its own, and only what is loaded can be limited.
+    require("scipy.optimize", for_=_NEEDS)
+    # It comes with scikit-learn.
+    return require("threadpoolctl", for_=_NEEDS).threadpool_limits(1, user_api="blas")

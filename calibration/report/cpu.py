@@ -22,14 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from aeseg_edge.backends.session import label_feed
+from aeseg_edge.backends.session import label_feed, load_onnxruntime, open_session
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.contract import HEAD, GraphSpec
 from aeseg_edge.calibration.graphs.assemble import OPSET
-from aeseg_edge.calibration.graphs.layers import HEAD
 from aeseg_edge.calibration.report.roofline import Device, Roofline, roofline
-from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.errors import CalibrationError
 
 PRODUCTS = (
     (256, 256, 256),
@@ -232,7 +231,7 @@ def measure_peaks(*, seconds: float = SECONDS, progress: Progress | None = None)
         memory=memory,
         copied=large,
         last_level=last,
-        runtime=_runtime().__version__,
+        runtime=load_onnxruntime(extra="calibrate").__version__,
     )
 
 
@@ -248,21 +247,14 @@ def profile(graph: bytes, spec: GraphSpec, codebook: Codebook, *, runs: int = RU
     Raises:
         CalibrationError: If the profile cannot be written or read.
     """
-    runtime = _runtime()
     random = np.random.default_rng(0)
     frame = random.integers(0, 256, (spec.height, spec.width, spec.channels), dtype=np.uint8)
     warm = max(1, runs // 10)
     try:
         with tempfile.TemporaryDirectory(prefix="aeseg-profile-") as folder:
-            options = _options(runtime)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            _, rows, columns = spec.latent_shape
-            sizes = {"height": spec.height, "width": spec.width}
-            sizes |= {"latent_height": rows, "latent_width": columns}
-            for name, size in sizes.items():
-                options.add_free_dimension_override_by_name(name, size)
-            session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session = open_session(
+                graph, threads=1, sizes=spec.sizes, profile=Path(folder) / "profile"
+            )
             feed = label_feed(session, spec, codebook, frame)
             for _ in range(warm + runs):
                 session.run(None, feed)
@@ -355,10 +347,7 @@ def _product(shape: tuple[int, int, int], precision: str) -> Callable[[], Any]:
         [numpy_helper.from_array(second, "second")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
-    runtime = _runtime()
-    session = runtime.InferenceSession(
-        model.SerializeToString(), _options(runtime), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model.SerializeToString(), threads=1, extra="calibrate")
     return lambda: session.run(None, {"first": first})
 
 
@@ -378,22 +367,3 @@ def _fastest(run: Callable[[], Any], seconds: float) -> float:
         best = min(best, time.perf_counter() - started)
         count += 1
     return best
-
-
-def _options(runtime: Any) -> Any:
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return options
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(
-            f"onnxruntime is not importable ({error})",
-            fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-        ) from error
-    return onnxruntime

@@ -10,11 +10,11 @@ from aeseg_edge.backends.choose import choose_entry
 from aeseg_edge.backends.session import open_session
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import check_frame, fit_frame, fit_labels
-from aeseg_edge.calibration.graphs.assemble import ENCODED, FRAME, detach_head
-from aeseg_edge.errors import MissingDependency
+from aeseg_edge.calibration.graphs.assemble import detach_head
 from aeseg_edge.measure.against import threads_held
-from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.require import import_cv2, require
 
 _PLANES = 64
 """Channels that OpenCV resizes at once; OpenCV 5 takes 128 at most."""
@@ -55,13 +55,7 @@ class SplitPath:
         threads: int = 1,
         upsample: bool = False,
     ) -> None:
-        try:
-            from sklearn.cluster import KMeans
-        except ImportError as error:
-            raise MissingDependency(
-                f"scikit-learn is not importable ({error})",
-                fix="Install it: pip install 'aeseg_edge[calibrate]'.",
-            ) from error
+        cluster = require("sklearn.cluster")
         manifest = bundle.manifest
         entry = choose_entry(manifest, precision, "onnxruntime")
         encoder = detach_head(onnx.load_model_from_string(bundle.graph(*entry.key)))
@@ -69,12 +63,7 @@ class SplitPath:
         self._session = open_session(
             encoder.SerializeToString(),
             threads=threads,
-            sizes={
-                "height": spec.height,
-                "width": spec.width,
-                "latent_height": spec.latent_shape[1],
-                "latent_width": spec.latent_shape[2],
-            },
+            sizes=spec.sizes,
         )
         self._geometry = manifest.geometry
         self._cv2 = import_cv2()
@@ -85,7 +74,7 @@ class SplitPath:
         # and keeps the number of threads that it was fitted with.
         stand_in = np.random.default_rng(0).normal(size=centres.shape).astype(np.float32)
         with threads_held(threads):
-            means = KMeans(len(centres), init=stand_in, n_init=1, max_iter=1).fit(stand_in)
+            means = cluster.KMeans(len(centres), init=stand_in, n_init=1, max_iter=1).fit(stand_in)
         means.cluster_centers_ = centres
         self._means = means
 

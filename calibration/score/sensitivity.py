@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.calibration.graphs.assemble import ENCODED
+from aeseg_edge.bundle.contract import ENCODED
 from aeseg_edge.calibration.graphs.exclude import quantised_convolutions, restored
 from aeseg_edge.calibration.graphs.layers import WIDTHS, layers_of
 from aeseg_edge.calibration.score.agreement import Agreement, measure_agreement

@@ -20,15 +20,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from aeseg_edge.backends.cache import OPTIMIZATION_LEVEL
-from aeseg_edge.backends.trt import (
-    TensorSpec,
-    engine_inputs,
-    engine_outputs,
-    load_tensorrt,
-    reason,
-    shared_journal,
-)
-from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.backends.trt import load_tensorrt, reason, shared_journal
+from aeseg_edge.bundle.contract import INPUTS, OUTPUTS, GraphSpec, TensorSpec
 from aeseg_edge.errors import EngineError
 from aeseg_edge.export.engines.log import Kernel, parse_kernels
 from aeseg_edge.export.engines.rtx import aim
@@ -166,9 +159,9 @@ def compile_plan(
                 f"TensorRT {trt.__version__} refuses the graph: {_parser_errors(parser)}",
                 fix="Export the bundle again with this version of aeseg_edge.",
             )
-        _fix_inputs(trt, network, engine_inputs(spec, clusters))
+        _fix_inputs(trt, network, spec.fixed(INPUTS, clusters))
         try:
-            _check_outputs(trt, network, engine_outputs(spec))
+            _check_outputs(trt, network, spec.fixed(OUTPUTS, clusters))
         except RuntimeError as error:  # TensorRT works shapes out when it is asked for them
             raise EngineError(
                 f"the graph's sizes do not fit together: {reason(messages)}",

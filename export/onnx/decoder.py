@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from aeseg_edge.bundle.contract import INPUT, OUTPUT
-from aeseg_edge.calibration.graphs.assemble import ENCODED, finish
+from aeseg_edge.bundle.contract import DECODED, ENCODED, LATENTS
+from aeseg_edge.calibration.graphs.assemble import finish
 from aeseg_edge.errors import ExportError
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.onnx.encoder import trace
@@ -69,7 +69,7 @@ def export_decoder(autoencoder: Autoencoder, mean: NDArray[np.floating]) -> onnx
     ).eval()
     latents = torch.zeros((1, dim, *_TRACED))
     sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    model = trace(network, latents, names=(INPUT, OUTPUT), what="decoder", dynamic=sizes)
+    model = trace(network, latents, names=(LATENTS, DECODED), what="decoder", dynamic=sizes)
     return _tidy(model)
 
 

@@ -14,7 +14,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from aeseg_edge.calibration.graphs.assemble import ENCODED, FRAME, NORMALISED, OPSET, finish
+from aeseg_edge.bundle.contract import ENCODED, FRAME, NORMALISED
+from aeseg_edge.calibration.graphs.assemble import OPSET, finish
 from aeseg_edge.errors import ExportError
 from aeseg_edge.export.network.autoencoder import Autoencoder
 

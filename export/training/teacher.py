@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from aeseg_edge.errors import MissingDependency, UsageError
+from aeseg_edge.errors import UsageError
 from aeseg_edge.export.checkpoint import load_arrays, load_model, save_arrays
 from aeseg_edge.export.network.efficientnet import (
     CENTRED,
@@ -33,6 +33,7 @@ from aeseg_edge.export.network.efficientnet import (
     offsets,
 )
 from aeseg_edge.export.training.invariance import evened, view_covariance
+from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
 
@@ -156,14 +157,12 @@ class TimmTeacher:
     """
 
     def __init__(self, name: str, *, pretrained: bool = True) -> None:
-        try:
-            import timm
-        except ImportError as error:
-            raise MissingDependency(
-                f"teacher {name} needs timm, which is not importable ({error})",
-                fix="Install it in an environment of its own with the torchvision that suits "
-                "your torch: pip install timm.",
-            ) from error
+        timm = require(
+            "timm",
+            for_=f"teacher {name}",
+            fix="Install it in an environment of its own with the torchvision that suits "
+            "your torch: pip install timm.",
+        )
         model = name.removeprefix("timm:")
         try:
             try:

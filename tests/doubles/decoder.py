@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from aeseg_edge.bundle.contract import INPUT, OUTPUT
+from aeseg_edge.bundle.contract import DECODED, LATENTS
 from aeseg_edge.calibration.graphs.assemble import OPSET, finish
 
 
@@ -37,7 +37,7 @@ def decoder(latent_dim: int, stride: int, channels: int = 3) -> bytes:
         "high": np.array(255, np.float32),
     }
     nodes = [
-        helper.make_node("Conv", [INPUT, "weights", "bias"], ["levels"], name="affine"),
+        helper.make_node("Conv", [LATENTS, "weights", "bias"], ["levels"], name="affine"),
         helper.make_node("Clip", ["levels", "low", "high"], ["clipped"], name="clip"),
         helper.make_node(
             "Resize",
@@ -49,14 +49,14 @@ def decoder(latent_dim: int, stride: int, channels: int = 3) -> bytes:
             nearest_mode="floor",
         ),
         helper.make_node("Transpose", ["large"], ["last"], name="last", perm=[0, 2, 3, 1]),
-        helper.make_node("Cast", ["last"], [OUTPUT], name="bytes", to=TensorProto.UINT8),
+        helper.make_node("Cast", ["last"], [DECODED], name="bytes", to=TensorProto.UINT8),
     ]
     tensor = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
         "decoder",
-        [tensor(INPUT, TensorProto.FLOAT, [1, latent_dim, "latent_height", "latent_width"])],
-        [tensor(OUTPUT, TensorProto.UINT8, [1, "height", "width", channels])],
+        [tensor(LATENTS, TensorProto.FLOAT, [1, latent_dim, "latent_height", "latent_width"])],
+        [tensor(DECODED, TensorProto.UINT8, [1, "height", "width", channels])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     opset = [helper.make_opsetid("", OPSET)]

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aeseg_edge.backends.trt import engine_inputs, engine_outputs
-from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.contract import INPUTS, OUTPUTS, GraphSpec
 
 if TYPE_CHECKING:
     from tests.doubles.cuda import Gpu
@@ -84,8 +83,8 @@ def make_module(gpu: Gpu, *, version: str = "10.16.2.3", refuse: str = "") -> Mo
             self._session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
             )
-            self._inputs = engine_inputs(spec, clusters)
-            self._outputs = engine_outputs(spec)
+            self._inputs = spec.fixed(INPUTS, clusters)
+            self._outputs = spec.fixed(OUTPUTS, clusters)
             self._tensors = {**self._inputs, **self._outputs}
 
         @property

@@ -627,20 +627,20 @@ FAULTS: dict[str, tuple[str, str]] = {
         "slot.arrived = self._device.event()",
     ),
     "labels are copied on the copy stream, before they are computed": (
-        'self._device.copy_out(slot.host["labels"], slot.device["labels"], self._compute)',
-        'self._device.copy_out(slot.host["labels"], slot.device["labels"], self._copies)',
+        "self._device.copy_out(slot.host[LABELS], slot.device[LABELS], self._compute)",
+        "self._device.copy_out(slot.host[LABELS], slot.device[LABELS], self._copies)",
     ),
     "both frames under way share their memory": (
         "slot = self._slots[self._submitted % DEPTH]",
         "slot = self._slots[0]",
     ),
     "an address is not set": (
-        'self._address("previous", memory.latents[1 - memory.turn])',
+        "self._address(PREVIOUS, memory.latents[1 - memory.turn])",
         "pass",
     ),
     "the latents read are those being written": (
-        'self._address("previous", memory.latents[1 - memory.turn])',
-        'self._address("previous", memory.latents[memory.turn])',
+        "self._address(PREVIOUS, memory.latents[1 - memory.turn])",
+        "self._address(PREVIOUS, memory.latents[memory.turn])",
     ),
     "the latents collected are those of the frame before": (
         "self._memories[job.stream].latents[job.turn]",
@@ -671,12 +671,12 @@ FAULTS: dict[str, tuple[str, str]] = {
         "self._device.copy_in(buffer, host, self._copies); self._copies.synchronize()",
     ),
     "results are windows into memory that is used again": (
-        'labels=slot.host["labels"][0].copy()',
-        'labels=slot.host["labels"][0]',
+        "labels=slot.host[LABELS][0].copy()",
+        "labels=slot.host[LABELS][0]",
     ),
     "the frame is sent from the caller's own memory": (
-        'self._device.copy_in(slot.device["frame"], slot.host["frame"], self._copies)',
-        'self._device.copy_in(slot.device["frame"], frame, self._copies)',
+        "self._device.copy_in(slot.device[FRAME], slot.host[FRAME], self._copies)",
+        "self._device.copy_in(slot.device[FRAME], frame, self._copies)",
     ),
     "memory is freed while work is queued": (
         "self._device.drain()\n        self._context = None",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,7 @@ def test_three_files_are_written_under_one_prefix(found: Sweep, tmp_path: Path) 
 def test_without_matplotlib_there_is_no_picture_and_no_failure(
     found: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *rest: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert [path.suffix for path in found.write(tmp_path / "s")] == [".md", ".json"]
 
 

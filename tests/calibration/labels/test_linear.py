@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
-from typing import Any
+import sys
 
 import numpy as np
 import pytest
@@ -146,14 +145,7 @@ def test_a_mask_is_laid_over_the_input_as_its_frame_is_and_bars_do_not_count() -
 def test_a_missing_package_is_named_with_the_extra(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith(package):
-            raise ImportError(f"No module named {name!r}")
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, package, None)
     latents, labels = blobs()
     with pytest.raises(MissingDependency, match=r"aeseg_edge\[calibrate\]"):
         fit_linear(cells_of(latents, labels), CLASSES)

@@ -18,9 +18,8 @@ from torch.nn import functional  # noqa: E402
 
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from aeseg_edge.bundle.codebook import Codebook, default_classes  # noqa: E402
-from aeseg_edge.bundle.contract import GraphSpec  # noqa: E402
+from aeseg_edge.bundle.contract import INPUTS, GraphSpec  # noqa: E402
 from aeseg_edge.calibration.graphs.assemble import (  # noqa: E402
-    INPUTS,
     Target,
     attach_head,
     centre_latents,
