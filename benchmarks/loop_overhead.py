@@ -27,7 +27,7 @@ from aeseg_edge.loop.camera import CameraLoop
 from aeseg_edge.loop.feed import Input
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.sinks import open_sink
-from aeseg_edge.sources.base import Closing, Frame
+from aeseg_edge.sources.base import Frame, Source
 from aeseg_edge.sources.scene import draw_scene
 
 SIZE = (480, 360)
@@ -44,7 +44,7 @@ SINKS = {
 }
 
 
-class Recorded(Closing):
+class Recorded(Source):
     """Pictures from memory, as fast as they are taken."""
 
     name, live, fps = "recorded", False, 30.0

@@ -30,10 +30,12 @@ from aeseg_edge.export.network.autoencoder import AutoencoderConfig
 from aeseg_edge.export.pipeline import TrainOptions, train_bundle
 from aeseg_edge.export.training.history import EpochRecord
 from aeseg_edge.export.training.settings import TrainSettings
-from aeseg_edge.loop.camera import run_loop
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
 from aeseg_edge.measure.bench import BenchReport, bench
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.base import Sink
 from aeseg_edge.sources import open_source
 from aeseg_edge.support.files import write_bytes
 from aeseg_edge.support.require import import_cv2
@@ -124,11 +126,14 @@ def segment(clip: str, bundle: Path, target: Path, progress: Progress) -> None:
         done = 0
         sink = open_sink(str(target), fps=source.fps)
 
-        class Counting:
+        class Counting(Sink):
             name = sink.name
-            closed_by_user = False
-            close = staticmethod(sink.close)
-            abort = staticmethod(sink.abort)
+
+            def close(self) -> None:
+                sink.close()
+
+            def abort(self) -> None:
+                sink.abort()
 
             def write(self, frame: Any, result: Any) -> None:
                 nonlocal done
@@ -136,7 +141,7 @@ def segment(clip: str, bundle: Path, target: Path, progress: Progress) -> None:
                 done += 1
                 progress.update("segmenting", min(1.0, done / total))
 
-        run_loop(segmenter, source, [Counting()])
+        CameraLoop(segmenter, [Input(source)], [Counting()]).run()
 
 
 def make_sheet(clip: str, bundle: Path, trained: Trained) -> NDArray[np.uint8]:

@@ -34,10 +34,9 @@ from aeseg_edge.loop.camera import CameraLoop
 from aeseg_edge.loop.feed import Input
 from aeseg_edge.loop.watchdog import Patience
 from aeseg_edge.sinks import open_sink
-from aeseg_edge.sinks.base import Closing as SinkBase
+from aeseg_edge.sinks.base import Sink
 from aeseg_edge.sources import open_source
-from aeseg_edge.sources.base import Closing as SourceBase
-from aeseg_edge.sources.base import Frame
+from aeseg_edge.sources.base import Frame, Source
 from aeseg_edge.sources.scene import draw_scene
 from aeseg_edge.support.require import import_cv2
 
@@ -68,7 +67,7 @@ class Script:
     refusals: int = 0
 
 
-class Misbehaving(SourceBase):
+class Misbehaving(Source):
     """One opening of the camera.
 
     Args:
@@ -125,7 +124,7 @@ class Misbehaving(SourceBase):
         self._woken.set()
 
 
-class Slow(SinkBase):
+class Slow(Sink):
     """A sink that is always behind, for the others to be measured beside."""
 
     name = "slow"
@@ -138,7 +137,7 @@ class Slow(SinkBase):
         time.sleep(self._seconds)
 
 
-class Meter(SinkBase):
+class Meter(Sink):
     """Looks at memory now and then, and checks that no frame comes twice or out of order.
 
     Keeps how much older each frame is than the time of its own segmentation and of the one before

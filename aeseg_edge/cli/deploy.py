@@ -32,6 +32,8 @@ from aeseg_edge.cli.options import (
     write_json,
 )
 from aeseg_edge.errors import BackendError
+from aeseg_edge.sinks import FORMS as SINK_FORMS
+from aeseg_edge.sources import FORMS as SOURCE_FORMS
 from aeseg_edge.sources.pairs import describe
 from aeseg_edge.support.text import without_password
 
@@ -58,9 +60,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     run.add_argument(
         "source",
         nargs="*",
-        help="video, image, folder, glob, camera number, v4l2:///dev/video0?size=1280x720&fps=30, "
-        "csi://0, rtsp://..., http://... (Motion JPEG), 'gst://... ! appsink', test://640x480@30; "
-        "several share one engine",
+        help=f"{SOURCE_FORMS}; several share one engine",
     )
     add_modalities(run)
     run.add_argument(
@@ -75,9 +75,7 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SINK",
-        help="video file, image pattern (out/%%06d.png), window, json:FILE, unix:PATH, "
-        "'gst://appsrc ! ...', null://, "
-        "http://127.0.0.1:8080 (live page) (repeatable; {source} makes one for each source)",
+        help=SINK_FORMS.replace("%", "%%") + " (repeatable; {source} makes one for each source)",
     )
     add_runner(run)
     run.add_argument(
@@ -259,13 +257,9 @@ def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
     from aeseg_edge.page.classes import LiveClasses
     from aeseg_edge.page.sink import Live
 
-    def want(outputs: frozenset[str]) -> None:
-        segmenter.always = outputs
-
     return Live(
         editor=LiveClasses(segmenter),
         token=options.token,
-        on_want=want,
         announce=lambda address: print(f"live page: {address}", file=sys.stderr),
     )
 
@@ -297,7 +291,8 @@ def _open_inputs(
 
 def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse sinks that would write over an input, or two of them one file, before any is open."""
-    from aeseg_edge.sinks.targets import name_each, refuse_inputs, refuse_shared, target_of
+    from aeseg_edge.sinks.names import name_each
+    from aeseg_edge.sinks.targets import refuse_inputs, refuse_shared, target_of
 
     uris = [each for uri in options.output for each in name_each(uri, names)]
     targets = [target for uri in uris if (target := target_of(uri)) is not None]

@@ -196,7 +196,7 @@ def _find(codebook: Codebook, which: str) -> int:
 
 def _check_sheet(options: argparse.Namespace) -> None:
     """Refuse a sheet that cannot be written, or would write over what is read."""
-    from aeseg_edge.sources.paths import files_of
+    from aeseg_edge.sources import files_of
 
     target, source = options.sheet
     path = Path(target)

@@ -259,7 +259,7 @@ def check_reports(options: argparse.Namespace) -> None:
 
 def given_files(options: argparse.Namespace) -> Iterator[Path]:
     """List the files that a verb was given to read: bundles, sources, class names, a region."""
-    from aeseg_edge.sources.paths import files_of
+    from aeseg_edge.sources import files_of
 
     sources: list[str] = []
     for name in ("bundle", "first", "second", "classes", "roi", "source", "sources"):

@@ -18,14 +18,13 @@ from aeseg_edge.loop.delivery import Delivery
 from aeseg_edge.loop.feed import Captured, Feed, Input
 from aeseg_edge.loop.rate import RateLine, RateReporter, RunTotals
 from aeseg_edge.loop.watchdog import Patience
-from aeseg_edge.sinks.base import Routed, Sink, WatchesLoop
+from aeseg_edge.sinks.base import Routed, Sink
 from aeseg_edge.sinks.counters import LoopCounters, SourceCounters
 from aeseg_edge.support.stats import LatencySketch
 from aeseg_edge.support.threads import Lane, Mailbox, Worker
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.segmenter import Segmenter, SubmittedFrame
-    from aeseg_edge.sources.base import Source
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,6 @@ _PATIENCE_AT_END = 2.0
 _STUCK = 10.0
 """Seconds in which a sink takes no result, at the end of a run, and is left."""
 _DISTANCE = frozenset({"distance"})
-_NOTHING: frozenset[str] = frozenset()
 
 
 class CameraLoop:
@@ -203,8 +201,7 @@ class CameraLoop:
 
     def _start(self) -> None:
         for delivery in self._deliveries:
-            if isinstance(delivery.sink, WatchesLoop):
-                delivery.sink.watch(self.counters)
+            delivery.sink.watch(self.counters)
             delivery.start()
         self._engine.start()
         for feed in self._feeds:
@@ -214,11 +211,11 @@ class CameraLoop:
         self, stop: threading.Event | None, on_line: Callable[[RateLine], None] | None
     ) -> None:
         """Do what the main thread does a few times a second while the others work."""
-        windows = [each for each in self._deliveries if each.on_main_thread]
+        windows = [each for each in self._deliveries if each.sink.on_main_thread]
         if windows:
             for window in windows:
                 window.step(_TICK / len(windows))
-                window.idle()
+                window.sink.idle()
         else:
             self._engine.wait(_TICK)
         for feed in self._feeds:
@@ -300,7 +297,7 @@ class CameraLoop:
             feed.join(_PATIENCE_AT_END)
         for delivery in self._deliveries:
             ended = delivery.join(_PATIENCE_AT_END)
-            if ended or (delivery.interrupt() and delivery.join(_PATIENCE_AT_END)):
+            if ended or (delivery.sink.interrupt() and delivery.join(_PATIENCE_AT_END)):
                 delivery.sink.abort()
             else:
                 _log.warning("%s is stuck and is left as it is", delivery.sink.name)
@@ -323,7 +320,7 @@ class CameraLoop:
         # frame that waits in the engine would age there.
         depth = 2 if self._lossless else 1
         under_way: deque[tuple[int, Captured, SubmittedFrame, float]] = deque()
-        sessions: dict[int, int] = {}
+        sessions: dict[int, tuple[int, str | None]] = {}
         begun = 0
         # What was segmented before, perhaps another recording, is not smoothed into this one.
         self._segmenter.reset()
@@ -335,11 +332,12 @@ class CameraLoop:
                 taken = self._box.take(0.0 if under_way or closed else _NAP)
             if taken is not None:
                 lane, captured = taken
-                if sessions.get(lane, captured.session) != captured.session:
+                session = captured.session, captured.frame.recording
+                if sessions.get(lane, session) != session:
                     while under_way:
                         self._finish(*under_way.popleft())
                     self._segmenter.reset(lane)
-                sessions[lane] = captured.session
+                sessions[lane] = session
                 frame, started = captured.frame, time.perf_counter()
                 submitted = self._segmenter.submit(
                     frame.image, captured=frame.captured, stream=lane
@@ -356,7 +354,10 @@ class CameraLoop:
     ) -> None:
         """Collect one frame and hand it to every sink."""
         measured = self._drift_every and self._segmented[lane] % self._drift_every == 0
-        result = self._segmenter.collect(submitted, _DISTANCE if measured else _NOTHING)
+        wanted = [each.sink.wants for each in self._deliveries]
+        result = self._segmenter.collect(
+            submitted, (_DISTANCE if measured else frozenset()).union(*wanted)
+        )
         milliseconds = (time.perf_counter() - started) * 1e3
         frame = captured.frame
         with self._lock:
@@ -369,36 +370,6 @@ class CameraLoop:
         delivered = replace(result, frame=frame, drift=drift)
         for delivery in self._deliveries:
             delivery.put(frame, delivered)
-
-
-def run_loop(
-    segmenter: Segmenter,
-    source: Source,
-    sinks: Sequence[Sink],
-    *,
-    frames: int | None = None,
-    stop: threading.Event | None = None,
-    on_line: Callable[[RateLine], None] | None = None,
-) -> RunTotals:
-    """Run one source, which is not opened again when it is lost. See ``CameraLoop``.
-
-    Args:
-        segmenter: Open segmenter.
-        source: Open source; closed here.
-        sinks: Open sinks; closed here.
-        frames: Most frames to segment; no limit when None.
-        stop: Ends the run after the frame under way.
-        on_line: Called about once a second.
-
-    Returns:
-        See ``CameraLoop.run``.
-
-    Raises:
-        SourceError: If the source fails.
-        SinkError: If a sink fails.
-    """
-    loop = CameraLoop(segmenter, [Input(source)], sinks, frames=frames)
-    return loop.run(stop=stop, on_line=on_line)
 
 
 def _close(sinks: Sequence[Sink]) -> None:

@@ -42,11 +42,9 @@ class Delivery:
     ) -> None:
         self.sink = sink
         self.error: BaseException | None = None
-        self.on_main_thread = bool(getattr(sink, "on_main_thread", False))
-        """Whether the owner calls ``step`` on the main thread: windows demand it."""
         self._source = source
         self._clock = clock
-        room = max(_LOSSLESS_ROOM if lossless else 1, int(getattr(sink, "backlog", 1)))
+        room = max(_LOSSLESS_ROOM if lossless else 1, sink.backlog)
         self._box: Mailbox[tuple[Frame, Segmentation]] = Mailbox(
             [Lane(room, newest=not lossless)], clock=clock
         )
@@ -58,7 +56,7 @@ class Delivery:
 
     def start(self) -> None:
         """Begin to deliver."""
-        if self.on_main_thread:
+        if self.sink.on_main_thread:
             return
         self._worker = Worker(self._run, f"deliver {self.sink.name}")
         self._worker.start()
@@ -88,23 +86,6 @@ class Delivery:
             self._delivered += 1
             self._ages.add(max(0.0, self._clock() - frame.captured) * 1e3)
         return True
-
-    def idle(self) -> None:
-        """Let a window react to keys and to its close button."""
-        idle = getattr(self.sink, "idle", None)
-        if idle is not None:
-            idle()
-
-    def interrupt(self) -> bool:
-        """Wake up a thread that hangs in the sink.
-
-        Returns:
-            False where the sink cannot do that.
-        """
-        interrupt = getattr(self.sink, "interrupt", None)
-        if interrupt is not None:
-            interrupt()
-        return interrupt is not None
 
     def finish(self) -> None:
         """Take no more results; those that wait are still delivered."""

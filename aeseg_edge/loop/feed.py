@@ -129,7 +129,8 @@ class Feed:
             if watched and self._watchdog.is_stalled(now):
                 stuck, self._source = self._source, None
                 self._leave("it gives no frame")
-                _interrupt(stuck)
+                if stuck is not None:
+                    stuck.interrupt()
             if self._reopen is None or self._stopped or not self._watchdog.is_due(now):
                 return
             self._workers = [worker for worker in self._workers if not worker.ended]
@@ -145,10 +146,12 @@ class Feed:
             if not self.done:
                 self._watchdog.ended()
             source, self._source = self._source, None
-        if source is not None and not self._workers:
+        if source is None:
+            return
+        if not self._workers:
             source.close()
         # A source that is being read is closed by its own thread; this only wakes it up.
-        _interrupt(source)
+        source.interrupt()
 
     def join(self, timeout: float) -> None:
         """Wait for the threads, so that devices are free; those that hang are left."""
@@ -255,10 +258,3 @@ def _text(error: Exception) -> str:
     if isinstance(error, AesegError):
         return error.problem
     return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-
-
-def _interrupt(source: Source | None) -> None:
-    """Wake up a thread that hangs in a source, where the source can do that."""
-    interrupt = getattr(source, "interrupt", None)
-    if interrupt is not None:
-        interrupt()

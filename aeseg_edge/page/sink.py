@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from aeseg_edge.errors import SinkError
 from aeseg_edge.page.guard import Guard, is_loopback, new_token
 from aeseg_edge.page.hub import Hubs
+from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.support.require import require
 from aeseg_edge.support.text import without_password
 
@@ -41,21 +42,16 @@ class Live:
 
     Attributes:
         editor: A handle on the running segmenter's classes; None: they are only shown.
-        status: Gives counters and states of the loop by name: numbers, texts, or one level of
-            mappings of numbers. Called from the server's thread.
         token: What the page asks for; made where it is needed and None.
-        on_want: Called with what the segmenter should give besides labels, when that changes.
         announce: Called once with the address to open, the token in it.
     """
 
     editor: LiveClasses | None = None
-    status: Callable[[], Mapping[str, object]] | None = None
     token: str | None = None
-    on_want: Callable[[frozenset[str]], None] | None = None
     announce: Callable[[str], None] | None = None
 
 
-class WebSink:
+class WebSink(Sink):
     """Serves the newest result of each source to any number of browsers.
 
     ``write`` stores a reference and goes on. Everything else happens on the server's thread and
@@ -71,8 +67,6 @@ class WebSink:
         MissingDependency: If Starlette or uvicorn is not installed.
         UsageError: If the token is too short.
     """
-
-    closed_by_user = False
 
     def __init__(self, uri: str, live: Live | None = None) -> None:
         live = live or Live()
@@ -90,10 +84,7 @@ class WebSink:
             self.name = f"http://{shown}:{self.port}"
             self.address = f"{self.name}/" + (f"#token={token}" if token else "")
             self._hubs = Hubs(**options)
-            self._wanted: frozenset[str] = frozenset()
-            self._on_want = live.on_want
             self._failure: BaseException | None = None
-            self._given_status = live.status
             self._counters: Callable[[], LoopCounters] | None = None
             self._started = threading.Event()
             self._server = self._build(live)
@@ -109,7 +100,7 @@ class WebSink:
             live.announce(self.address)
 
     def watch(self, counters: Callable[[], LoopCounters]) -> None:
-        """Show the loop's counters, unless the page was given other figures.
+        """Show the loop's counters.
 
         Args:
             counters: Gives a snapshot, from any thread.
@@ -117,7 +108,7 @@ class WebSink:
         self._counters = counters
 
     @property
-    def wants(self) -> frozenset[str]:
+    def wants(self) -> frozenset[str]:  # type: ignore[override] # changes with the viewers
         """What the segmenter should give besides labels: nothing while nobody looks."""
         return WATCHED if self._hubs.viewers else frozenset()
 
@@ -130,11 +121,6 @@ class WebSink:
         if self._failure is not None:
             raise SinkError(f"{self.name} has stopped: {self._failure}", fix="Run it again.")
         self._hubs.put(frame, result)
-        wanted = self.wants
-        if wanted != self._wanted:
-            self._wanted = wanted
-            if self._on_want is not None:
-                self._on_want(wanted)
 
     def close(self) -> None:
         """Stop the server; viewers are told that the run has ended. Closing twice is fine."""
@@ -149,22 +135,11 @@ class WebSink:
             self._editor.keep_draft()
         self._socket.close()
 
-    def abort(self) -> None:
-        """Stop the server."""
-        self.close()
+    def figures(self) -> Mapping[str, object]:
+        """Give the loop's counters by name: numbers, texts, or one level of mappings of numbers.
 
-    def __enter__(self) -> WebSink:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the server."""
-        self.close()
-
-    def _status(self) -> Mapping[str, object]:
-        """Figures by name; one level of mappings by source or sink."""
-        if self._given_status is not None:
-            return self._given_status()
+        Called from the server's thread; a page with other figures is a subclass.
+        """
         if self._counters is None:
             return {}
         now = self._counters()
@@ -190,7 +165,7 @@ class WebSink:
         from aeseg_edge.page.app import build_app
 
         config = uvicorn.Config(
-            build_app(self._hubs, self._guard, live.editor, self._status),
+            build_app(self._hubs, self._guard, live.editor, self.figures),
             loop="asyncio",
             http="h11",
             ws="none",
@@ -222,6 +197,12 @@ class WebSink:
             _log.debug("the live page's server stopped", exc_info=True)
         finally:
             self._started.set()
+
+
+def open_page(asked: Asked) -> Sink:
+    """Open the live page; see ``open_sink``."""
+    assert asked.live is None or isinstance(asked.live, Live)
+    return WebSink(asked.uri, asked.live)
 
 
 def _parse(uri: str) -> tuple[str, int, dict[str, Any]]:

@@ -69,10 +69,6 @@ class Segmenter:
         smooth: Share of the last frame's latents in each frame's, 0 up to below 1.
         decoder: Draws pictures from each result's latents; none when None.
 
-    Attributes:
-        always: Any of ``latents``, ``margin`` and ``distance``, given with every result
-            besides what the call wants; may be set from any thread.
-
     Raises:
         UsageError: If ``smooth`` is out of range.
 
@@ -95,7 +91,6 @@ class Segmenter:
         self.bundle = bundle
         self.entry = entry
         self.smooth = check_strength(smooth)
-        self.always: frozenset[str] = frozenset()
         self._backend = backend
         self._decoder = decoder
         self._roi = roi if roi is not None else bundle.region
@@ -278,8 +273,8 @@ class Segmenter:
         Raises:
             BackendError: If the backend is closed or fails.
         """
-        always = self.always if self._decoder is None else self.always | {"latents"}
-        want = want | always
+        if self._decoder is not None:
+            want = want | {"latents"}
         far = "distance" in want and self.measures_distance
         asked = want - {"distance"} | ({"latents"} if far else set())
         outputs = self._backend.collect(submitted.ticket, asked)
@@ -327,7 +322,7 @@ class Segmenter:
         """Segment every frame of a source; what came before it is not smoothed into it.
 
         Args:
-            source: A URI or path (see ``aeseg_edge.io.sources``), or an open source.
+            source: A URI or path (see ``aeseg_edge.sources``), or an open source.
             want: Any of ``latents``, ``margin`` and ``distance``.
 
         Yields:
@@ -351,7 +346,11 @@ class Segmenter:
         )
         try:
             self.reset(0)
+            recording = None
             for frame in opened:
+                if frame.recording != recording:
+                    recording = frame.recording
+                    self.reset(0)
                 result = self(frame.image, captured=frame.captured, want=want)
                 yield replace(result, frame=frame)
         finally:

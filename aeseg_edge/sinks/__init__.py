@@ -3,29 +3,130 @@
 ``out.mp4`` (or .avi, .mkv), ``out/%06d.png``, ``out/%06d.png?view=labels`` (raw class ids),
 ``window``, ``null://``, ``json:FILE``, ``unix:PATH``, ``gst://appsrc ! PIPELINE``,
 ``http://127.0.0.1:8080`` (the live page). docs/sinks.md has the options of each.
+
+A sink of another kind is a module with a ``Sink`` and a function that opens it, and one row of
+``SINKS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import NullSink, Routed, Sink
-from aeseg_edge.sinks.images import ImageSink
-from aeseg_edge.sinks.targets import DATA, IMAGE_TYPES, file_parts
-from aeseg_edge.sinks.video import DEFAULT_FPS, VIDEO_CODECS, VideoSink
+from aeseg_edge.sinks.base import DEFAULT_FPS, Asked, Routed, Sink
+from aeseg_edge.sinks.names import file_parts
+from aeseg_edge.support.lazy import load
 from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
 
-if TYPE_CHECKING:
-    from aeseg_edge.page.sink import Live
 
-_WANTED = (
-    "Give a video (out.mp4), an image pattern (out/%06d.png), window, json:FILE, unix:PATH, "
-    "gst://appsrc ! PIPELINE, null:// or http://127.0.0.1:8080."
+@dataclass(frozen=True)
+class Kind:
+    """One kind of sink, found by the beginning or by the suffix of what is written.
+
+    Attributes:
+        opens: ``module:function`` that takes an ``Asked`` and gives an open ``Sink``.
+        form: How it is written, for help and errors.
+        begins: What its URI begins with.
+        whole: Nothing but options may follow that.
+        suffixes: Of its files.
+        options: What may stand behind a question mark; None where the sink reads that itself.
+        sources: ``one`` source only, ``all``, whose results then name theirs, or ``each``,
+            where one sink is opened a source.
+        file: It names a file.
+        numbered: With a number in its name it stands for one file a frame.
+    """
+
+    opens: str
+    form: str
+    begins: str = ""
+    whole: bool = False
+    suffixes: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = ()
+    sources: str = "one"
+    file: bool = False
+    numbered: bool = False
+
+    def fits(self, uri: str, suffix: str) -> bool:
+        """Say whether a sink is of this kind."""
+        if self.whole:
+            return uri.partition("?")[0] == self.begins
+        return suffix in self.suffixes or (self.begins != "" and uri.startswith(self.begins))
+
+    def split(self, uri: str) -> tuple[str, dict[str, str]]:
+        """Part what is written into target and options."""
+        rest = uri.removeprefix(self.begins or "file://")
+        if self.options is None:
+            return rest, {}
+        target, _, query = rest.partition("?")
+        # json:///data/x is how a URI would have it.
+        return target.removeprefix("//") if self.begins else target, dict(parse_qsl(query))
+
+
+_HERE = "aeseg_edge.sinks"
+SINKS = (
+    Kind(
+        f"{_HERE}.video:open_video",
+        "a video (out.mp4)",
+        suffixes=(".mp4", ".m4v", ".mov", ".mkv", ".avi"),
+        options=("view",),
+        file=True,
+    ),
+    Kind(
+        f"{_HERE}.images:open_images",
+        "an image pattern (out/%06d.png)",
+        suffixes=(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+        options=("view",),
+        file=True,
+        numbered=True,
+    ),
+    Kind(
+        f"{_HERE}.window:open_window",
+        "window",
+        begins="window",
+        whole=True,
+        options=("view",),
+        sources="each",
+    ),
+    Kind(
+        f"{_HERE}.json:open_json",
+        "json:FILE",
+        begins="json:",
+        options=("append",),
+        sources="all",
+        file=True,
+    ),
+    Kind(f"{_HERE}.unix:open_unix", "unix:PATH", begins="unix:", sources="all", file=True),
+    # A pipeline may have question marks of its own.
+    Kind(f"{_HERE}.gstreamer:open_gst", "'gst://appsrc ! PIPELINE'", begins="gst://", options=None),
+    Kind(
+        f"{_HERE}.base:open_null",
+        "null://",
+        begins="null://",
+        whole=True,
+        options=("view",),
+        sources="all",
+    ),
+    Kind(
+        "aeseg_edge.page.sink:open_page",
+        "http://127.0.0.1:8080 (live page)",
+        begins="http://",
+        options=None,
+        sources="all",
+    ),
 )
+FORMS = ", ".join(kind.form for kind in SINKS)
+"""Every way to write a sink, for help and errors."""
+
+
+def kind_of(uri: str) -> Kind | None:
+    """Find the row of a sink; None where there is none."""
+    path = uri.partition("?")[0].removeprefix("file://")
+    suffix = "://" if "://" in path else Path(path).suffix.lower()
+    fitting = sorted((kind for kind in SINKS if kind.fits(uri, suffix)), key=lambda k: not k.begins)
+    return fitting[0] if fitting else None
 
 
 def open_sink(
@@ -35,7 +136,7 @@ def open_sink(
     view: str = "overlay",
     alpha: float = 0.5,
     legend: bool = True,
-    live: Live | None = None,
+    live: object = None,
     title: str = "aeseg",
 ) -> Sink:
     """Open a sink.
@@ -47,72 +148,37 @@ def open_sink(
             from a segmenter with a decoder; for image patterns also ``labels``.
         alpha: Strength of the colours, 0..1.
         legend: Draw the classes' names.
-        live: What the live page is given besides results; without it, it only shows.
+        live: What the live page is given besides results, ``aeseg_edge.page.sink.Live``; without
+            it, it only shows.
         title: Of a window.
 
     Raises:
         SinkError: If it cannot be opened.
     """
-    if uri.startswith("http://"):
-        from aeseg_edge.page.sink import WebSink
-
-        return WebSink(uri, live)
-    if uri.startswith("gst://"):
-        # A pipeline may have question marks of its own.
-        from aeseg_edge.sinks.gstreamer import GstSink
-
-        return GstSink(uri[6:], fps=fps or DEFAULT_FPS, view=view, alpha=alpha, legend=legend)
-    if uri.startswith(DATA):
-        return _open_data(uri, view)
-    target, _, query = uri.partition("?")
-    options = dict(parse_qsl(query))
-    view = options.pop("view", view)
-    if options:
-        raise SinkError(f"{uri} has unknown options {sorted(options)}", fix="Use ?view=mask.")
-    suffix = Path(target).suffix.lower()
+    kind = kind_of(uri)
+    if kind is None:
+        path = Path(uri.partition("?")[0].removeprefix("file://"))
+        problem = (
+            "has an unknown scheme"
+            if "://" in uri.removeprefix("file://").partition("?")[0]
+            else f"is no sink: {path.suffix.lower() or 'no suffix'} is not known"
+        )
+        raise SinkError(f"{uri} {problem}", fix=f"Give {FORMS}.")
+    target, options = kind.split(uri)
+    if unknown := sorted(set(options) - set(kind.options or ())):
+        known = " and ".join(f"?{name}=" for name in kind.options or ()) or "none"
+        raise SinkError(f"{uri} has unknown options {unknown}", fix=f"It has {known}.")
+    view = options.get("view", view)
     views = VIEWS + DECODED_VIEWS
-    if view not in views and not (view == "labels" and suffix in IMAGE_TYPES):
+    fits = view in views or (view == "labels" and kind.numbered)
+    if "view" in (kind.options or ()) and not fits:
         raise SinkError(
-            f"the view {view!r} is unknown for {target}",
+            f"the view {view!r} is unknown for {target or uri}",
             fix=f"Use one of {', '.join(views)}; labels for PNG files.",
         )
-    if target == "null://":
-        return NullSink()
-    if target == "window":
-        from aeseg_edge.sinks.window import WindowSink
-
-        return WindowSink(view=view, alpha=alpha, legend=legend, title=title)
-    target = target.removeprefix("file://")
-    if "://" in target:
-        raise SinkError(f"{uri} has an unknown scheme", fix=_WANTED)
-    if suffix in VIDEO_CODECS:
-        return VideoSink(
-            Path(target), fps=fps or DEFAULT_FPS, view=view, alpha=alpha, legend=legend
-        )
-    if suffix in IMAGE_TYPES:
-        return ImageSink(target, view=view, alpha=alpha, legend=legend)
-    raise SinkError(f"{uri} is no sink: {suffix or 'no suffix'} is not known", fix=_WANTED)
-
-
-def _open_data(uri: str, view: str) -> Sink:
-    """Open what takes figures or label maps, and no pictures."""
-    kind, _, rest = uri.partition(":")
-    target, _, query = rest.partition("?")
-    options = dict(parse_qsl(query))
-    append = options.pop("append", "0") if kind == "json" else "0"
-    if options or append not in ("0", "1"):
-        raise SinkError(f"{uri} has unknown options", fix="json:FILE?append=1 is the only one.")
-    # json:///data/x is how a URI would have it.
-    path = Path(target.removeprefix("//"))
-    if not target or path.is_dir():
-        raise SinkError(f"{uri} names no file", fix=f"Write {kind}:FILE.")
-    if kind == "json":
-        from aeseg_edge.sinks.json import JsonSink
-
-        return JsonSink(path, append=append == "1", error=view == "error")
-    from aeseg_edge.sinks.unix import UnixSink
-
-    return UnixSink(path)
+    asked = Asked(uri, target, options, fps or DEFAULT_FPS, view, alpha, legend, title, live)
+    sink: Sink = load(kind.opens)(asked)
+    return sink
 
 
 def open_sinks(
@@ -122,9 +188,9 @@ def open_sinks(
     view: str = "overlay",
     alpha: float = 0.5,
     legend: bool = True,
-    live: Live | None = None,
+    live: object = None,
 ) -> list[Sink | Routed]:
-    """Open what one URI means for one or several sources.
+    """Open what one URI means for one or several sources; options as for ``open_sink``.
 
     With ``{source}`` in the URI, or a window, there is one sink a source. Else all results go
     into one sink, which names the source of each: json, unix, null and the live page. A video,
@@ -141,9 +207,9 @@ def open_sinks(
     Raises:
         SinkError: If it cannot be opened, or would mix sources in one picture.
     """
-    several = len(sources) > 1
-    if several and "{source}" not in uri and uri.partition("?")[0] != "window":
-        if not uri.startswith(("null://", "http://", *DATA)):
+    several, kind = len(sources) > 1, kind_of(uri)
+    if several and "{source}" not in uri and (kind is None or kind.sources != "each"):
+        if kind is not None and kind.sources == "one":
             raise SinkError(
                 f"{uri} would mix the pictures of {len(sources)} sources",
                 fix="Put {source} into its name, such as out-{source}.mp4: one for each.",
@@ -177,5 +243,6 @@ def needs_decoder(uri: str, view: str) -> bool:
         uri: See ``open_sink``.
         view: What applies where the URI has no view of its own.
     """
-    own = dict(parse_qsl(uri.partition("?")[2])).get("view")
-    return (view if own is None else own) in DECODED_VIEWS
+    kind = kind_of(uri)
+    own = {} if kind is None else kind.split(uri)[1]
+    return own.get("view", view) in DECODED_VIEWS

@@ -2,81 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.errors import SinkError
 from aeseg_edge.sources.base import Frame
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.sinks.counters import LoopCounters
 
+DEFAULT_FPS = 25.0
 
-class Sink(Protocol):
+
+class Sink(ABC):
     """Takes results, one after another, on a thread of its own.
 
-    A loop also looks for four attributes that a sink may leave out: ``backlog`` (int, 1),
-    ``on_main_thread`` (bool, False) and, with that one, ``idle()``, see ``Closing``; and
-    ``interrupt()``, which wakes up a ``write`` that hangs on another thread: it then raises.
+    A sink of one's own sets ``name`` and writes; the rest has defaults.
 
     Attributes:
         name: What messages call it.
         closed_by_user: True once somebody closed the window.
+        backlog: Results that may wait for a sink in a live run: one for what is watched, more
+            for what is kept.
+        on_main_thread: True for windows.
+        wants: What it can use of a result besides labels: ``latents``, ``margin``,
+            ``distance``. Asked for each frame, from another thread; may change.
     """
 
     name: str
-    closed_by_user: bool
+    closed_by_user: bool = False
+    backlog: int = 1
+    on_main_thread: bool = False
+    wants: frozenset[str] = frozenset()
 
+    @abstractmethod
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Take one result.
 
         Raises:
             SinkError: If it cannot be written.
         """
-        ...
 
-    def close(self) -> None:
-        """Finish: what was written is whole. Closing twice is fine."""
-        ...
-
-    def abort(self) -> None:
-        """Give up after an error: nothing half-written stays. After ``close`` it does nothing."""
-        ...
-
-
-@runtime_checkable
-class WatchesLoop(Protocol):
-    """A sink that shows how the loop is doing."""
-
-    def watch(self, counters: Callable[[], LoopCounters]) -> None:
-        """Keep the function that gives a snapshot; called once, before the first frame.
+    def watch(self, counters: Callable[[], LoopCounters]) -> None:  # noqa: B027 - most do not
+        """Keep the function that gives a snapshot of the loop; called once, before all frames.
 
         Args:
             counters: Cheap, and callable from any thread until the sink is closed.
         """
-        ...
 
+    def idle(self) -> None:  # noqa: B027 - for windows
+        """Look at keys and the close button; called between frames, on the main thread."""
 
-class Closing:
-    """What the sinks here share.
+    def interrupt(self) -> bool:
+        """Wake up a ``write`` that hangs on another thread: it then raises.
 
-    Attributes:
-        backlog: Results that may wait for a sink in a live run: one for what is watched, more
-            for what is kept.
-        on_main_thread: True for windows.
-    """
+        Returns:
+            False where the sink cannot do that.
+        """
+        return False
 
-    closed_by_user = False
-    backlog = 1
-    on_main_thread = False
-
-    def close(self) -> None:
-        """Finish; nothing to do for most."""
+    def close(self) -> None:  # noqa: B027 - most have nothing to finish
+        """Finish: what was written is whole. Closing twice is fine."""
 
     def abort(self) -> None:
-        """Give up; nothing to do for most."""
+        """Give up after an error: nothing half-written stays. After ``close`` it does nothing."""
+        self.close()
 
     def __enter__(self) -> Any:
         """Return itself."""
@@ -97,6 +92,50 @@ class Closing:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a sink is opened with.
+
+    Attributes:
+        uri: As the user wrote it.
+        target: The same without prefix and options.
+        options: What stands behind the question mark.
+        fps: Rate of what plays.
+        view: What is drawn; see ``open_sink``.
+        alpha: Strength of the colours, 0..1.
+        legend: Draw the classes' names.
+        title: Of a window.
+        live: What the live page is given besides results.
+    """
+
+    uri: str
+    target: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    fps: float = DEFAULT_FPS
+    view: str = "overlay"
+    alpha: float = 0.5
+    legend: bool = True
+    title: str = "aeseg"
+    live: object = None
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """View, strength and legend, as ``render`` takes them."""
+        return {"view": self.view, "alpha": self.alpha, "legend": self.legend}
+
+    @property
+    def path(self) -> Path:
+        """The file that is named.
+
+        Raises:
+            SinkError: If none is.
+        """
+        if not self.target or Path(self.target).is_dir():
+            kind = self.uri.partition(":")[0]
+            raise SinkError(f"{self.uri} names no file", fix=f"Write {kind}:FILE.")
+        return Path(self.target)
+
+
+@dataclass(frozen=True)
 class Routed:
     """A sink for the results of one source.
 
@@ -109,10 +148,15 @@ class Routed:
     source: str
 
 
-class NullSink(Closing):
+class NullSink(Sink):
     """Takes results and drops them: for timing and for counting."""
 
     name = "null://"
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Do nothing."""
+
+
+def open_null(asked: Asked) -> Sink:
+    """Open ``null://``."""
+    return NullSink()

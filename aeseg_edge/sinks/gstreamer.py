@@ -6,13 +6,14 @@ import re
 import shlex
 import subprocess
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import Closing
+from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.sources.gstreamer import INSTALL, LAUNCH, Child, has_launch, opencv_has_gstreamer
 from aeseg_edge.support.require import import_cv2
@@ -26,7 +27,7 @@ _APPSRC = re.compile(r"^\s*appsrc\b[^!]*!\s*")
 _FLUSH = 10.0
 
 
-class GstSink(Closing):
+class GstSink(Sink):
     """A pipeline that starts at appsrc, in OpenCV or in a gst-launch-1.0 child.
 
     Args:
@@ -63,7 +64,7 @@ class GstSink(Closing):
         self.name = without_password(f"gst://{pipeline}")
         self._pipeline = pipeline
         self._fps = fps
-        self._options = {"view": view, "alpha": alpha, "legend": legend}
+        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
         self._first: tuple[int, int] | None = None
         self._drawn = (0, 0)
         self._writer: Any = None
@@ -76,7 +77,7 @@ class GstSink(Closing):
             raise SinkError(f"{self.name} is closed", fix="Open it again.")
         if self._first is None:
             self._first = frame.image.shape[0], frame.image.shape[1]
-        picture = even(render(frame.image, result, size=self._first, **self._options))  # type: ignore[arg-type]
+        picture = even(self._draw(frame.image, result, size=self._first))
         if self._drawn == (0, 0):
             self._drawn = picture.shape[0], picture.shape[1]
             self._open(*self._drawn)
@@ -111,10 +112,11 @@ class GstSink(Closing):
             self._end_input()
             self._child.end()
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> bool:
         """End the child, which wakes up whoever writes to it."""
         if self._child is not None:
             self._child.process.kill()
+        return True
 
     def _open(self, height: int, width: int) -> None:
         if self._in_opencv:
@@ -170,3 +172,8 @@ class GstSink(Closing):
             f"the pipeline of {self.name} failed: {self._child.complaint}",
             fix="Try it with gst-launch-1.0 videotestsrc in the place of appsrc.",
         )
+
+
+def open_gst(asked: Asked) -> Sink:
+    """Open ``gst://appsrc ! PIPELINE``; see ``open_sink``."""
+    return GstSink(asked.target, fps=asked.fps, **asked.look)

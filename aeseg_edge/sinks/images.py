@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import Closing
-from aeseg_edge.sinks.targets import NUMBER
+from aeseg_edge.sinks.base import Asked, Sink
+from aeseg_edge.sinks.names import NUMBER
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.files import write_bytes, write_error
 from aeseg_edge.support.require import import_cv2
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
 
 
-class ImageSink(Closing):
+class ImageSink(Sink):
     """One image file a frame; each is whole or not there.
 
     Args:
@@ -44,7 +45,8 @@ class ImageSink(Closing):
         self.name = pattern
         self._numbered = bool(numbers)
         self._written = 0
-        self._options = {"view": view, "alpha": alpha, "legend": legend}
+        self._labels = view == "labels"
+        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
         folder = Path(pattern).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,10 +61,7 @@ class ImageSink(Closing):
                 fix="Write out/%06d.png, or stop with --frames 1.",
             )
         path = Path(self.name % frame.index if self._numbered else self.name)
-        if self._options["view"] == "labels":
-            picture = result.labels
-        else:
-            picture = render(frame.image, result, **self._options)  # type: ignore[arg-type]
+        picture = result.labels if self._labels else self._draw(frame.image, result)
         cv2 = import_cv2()
         try:
             done, data = cv2.imencode(path.suffix, picture)
@@ -76,3 +75,8 @@ class ImageSink(Closing):
             )
         write_bytes(path, data.tobytes(), error=SinkError)
         self._written += 1
+
+
+def open_images(asked: Asked) -> Sink:
+    """Open a pattern of images; see ``open_sink``."""
+    return ImageSink(asked.target, **asked.look)

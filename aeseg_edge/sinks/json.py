@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import Closing
+from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.files import write_error
 from aeseg_edge.support.text import to_json
@@ -39,11 +39,12 @@ def shares_by_name(result: Segmentation) -> dict[str, float]:
     return shares
 
 
-class JsonSink(Closing):
+class JsonSink(Sink):
     """A file of JSON lines (one object a line, UTF-8), readable while it grows.
 
     Each line has ``time`` (seconds since 1970 at capture), ``source``, ``index``, ``age_ms``
-    and ``shares`` (0..1 by class name), and ``drift`` where the loop measures it.
+    and ``shares`` (0..1 by class name), ``recording`` where the source has several, and
+    ``drift`` where the loop measures it.
 
     Args:
         path: The file; begun anew unless ``append``.
@@ -92,6 +93,7 @@ class JsonSink(Closing):
             "time": round(self._wall() - age, 6),
             "source": frame.source,
             "index": frame.index,
+            **({} if frame.recording is None else {"recording": frame.recording}),
             "age_ms": None if result.frame_age is None else round(result.frame_age * 1e3, 3),
             "shares": {name: round(share, 6) for name, share in shares_by_name(result).items()},
         }
@@ -112,14 +114,10 @@ class JsonSink(Closing):
             raise write_error(self._path, problem, error=SinkError) from problem
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; its lines are whole, and stay."""
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def abort(self) -> None:
-        """Close the file; its lines are whole, and stay."""
-        self.close()
 
     def _length(self) -> int | None:
         assert self._file is not None
@@ -139,3 +137,11 @@ class JsonSink(Closing):
         """Remove a part of a line."""
         if length is not None and self._file is not None:
             self._file.truncate(length)
+
+
+def open_json(asked: Asked) -> Sink:
+    """Open ``json:FILE?append=1``; see ``open_sink``."""
+    append = asked.options.get("append", "0")
+    if append not in ("0", "1"):
+        raise SinkError(f"{asked.uri} asks for append={append}", fix="Write ?append=1.")
+    return JsonSink(asked.path, append=append == "1", error=asked.view == "error")

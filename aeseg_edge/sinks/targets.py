@@ -4,67 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from aeseg_edge.errors import SinkError, UsageError
+from aeseg_edge.sinks import kind_of
+from aeseg_edge.sinks.names import NUMBER
 from aeseg_edge.support.files import is_stream
-
-IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-DATA = ("json:", "unix:")
-NUMBER = re.compile(r"%\d*d")
-
-
-def file_part(name: str) -> str:
-    """Give a source's name as it may stand in a file's: ``csi://0`` becomes ``csi-0``."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "source"
-
-
-def file_parts(names: Sequence[str]) -> list[str]:
-    """Give each source its part of a file name, numbered where two would be alike.
-
-    Args:
-        names: Of the sources.
-
-    Returns:
-        One a source, unlike each other also on a disk that does not tell ``A`` from ``a``.
-    """
-    parts: list[str] = []
-    taken: set[str] = set()
-    for name in names:
-        stem = part = file_part(name)
-        count = 2
-        while part.casefold() in taken:
-            part, count = f"{stem}-{count}", count + 1
-        taken.add(part.casefold())
-        parts.append(part)
-    return parts
-
-
-def name_each(uri: str, names: Sequence[str]) -> list[str]:
-    """Write one URI a source where it has ``{source}``; else it stays one.
-
-    Args:
-        uri: See ``aeseg_edge.io.sinks.open_sink``.
-        names: Of the sources.
-    """
-    if "{source}" not in uri:
-        return [uri]
-    return [uri.replace("{source}", part) for part in file_parts(names)]
 
 
 def target_of(uri: str) -> Path | None:
     """Give the file, or the pattern of files, that a sink writes; None where it writes none.
 
     Args:
-        uri: See ``aeseg_edge.io.sinks.open_sink``.
+        uri: See ``aeseg_edge.sinks.open_sink``.
     """
-    if uri.startswith(DATA):
-        return Path(uri.partition(":")[2].partition("?")[0].removeprefix("//"))
-    if uri.startswith(("http://", "gst://")):
-        return None
-    target = uri.partition("?")[0].removeprefix("file://")
-    return None if target == "window" or "://" in target else Path(target)
+    kind = kind_of(uri)
+    return Path(kind.split(uri)[0]) if kind is not None and kind.file else None
 
 
 def refuse_shared(uris: Iterable[str]) -> None:
@@ -120,7 +76,8 @@ def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
 def _existing(target: Path) -> list[Path]:
     """Files that are there and would be written again."""
     number = NUMBER.search(target.name)
-    if number is None or target.suffix.lower() not in IMAGE_TYPES:
+    kind = kind_of(str(target))
+    if number is None or kind is None or not kind.numbered:
         return [target]
     before, after = target.name[: number.start()], target.name[number.end() :]
     # Spaces: what %6d fills with.

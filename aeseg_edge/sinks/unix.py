@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import Closing
+from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.files import write_error
 from aeseg_edge.support.text import to_json
@@ -71,7 +71,7 @@ def pack(frame: Frame, result: Segmentation) -> bytes:
     return HEADER.pack(MAGIC, len(text), height, width) + text + labels
 
 
-class UnixSink(Closing):
+class UnixSink(Sink):
     """A server on a Unix socket; any number of readers up to 16, who come and go.
 
     A reader that is too slow gets the newest message when it is ready, and whole ones only;
@@ -138,10 +138,6 @@ class UnixSink(Closing):
             if self._path.stat().st_ino == self._inode:
                 self._path.unlink()
 
-    def abort(self) -> None:
-        """Hang up, and remove the socket."""
-        self.close()
-
     def _accept(self) -> None:
         while True:
             try:
@@ -193,6 +189,11 @@ class _Reader:
                 except OSError:
                     # It went away, which is its right.
                     return
+
+
+def open_unix(asked: Asked) -> Sink:
+    """Open ``unix:PATH``; see ``open_sink``."""
+    return UnixSink(asked.path)
 
 
 def _remove_dead(path: Path) -> None:

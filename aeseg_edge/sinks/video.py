@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import Closing
+from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.sources.images import video_backend
 from aeseg_edge.support.files import move_into_place, temporary_beside, write_error
@@ -22,13 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-VIDEO_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 
-
-DEFAULT_FPS = 25.0
-
-
-class VideoSink(Closing):
+class VideoSink(Sink):
     """A video file, written beside its target and renamed when it is whole.
 
     Args:
@@ -48,7 +44,7 @@ class VideoSink(Closing):
         self.name = str(path)
         self._path = path
         self._fps = fps
-        self._options = {"view": view, "alpha": alpha, "legend": legend}
+        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
         self._writer: Any = None
         self._first: tuple[int, int] | None = None
         self._drawn = (0, 0)
@@ -75,7 +71,7 @@ class VideoSink(Closing):
                 height,
                 *self._first[::-1],
             )
-        picture = even(render(frame.image, result, size=self._first, **self._options))  # type: ignore[arg-type]
+        picture = even(self._draw(frame.image, result, size=self._first))
         if self._writer is None:
             self._writer = self._open(picture.shape[1], picture.shape[0])
             self._drawn = picture.shape[:2]
@@ -120,7 +116,7 @@ class VideoSink(Closing):
 
     def _open(self, width: int, height: int) -> Any:
         cv2 = import_cv2()
-        codec = VIDEO_CODECS[self._path.suffix.lower()]
+        codec = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
         writer = cv2.VideoWriter(
             str(self._temporary),
             cv2.VideoWriter_fourcc(*codec),
@@ -149,6 +145,11 @@ class VideoSink(Closing):
                 f"{self.name} cannot be written: the disk is full",
                 fix="Free some space, or write to another disk.",
             )
+
+
+def open_video(asked: Asked) -> Sink:
+    """Open a video file; see ``open_sink``."""
+    return VideoSink(Path(asked.target), fps=asked.fps, **asked.look)
 
 
 def _mpeg4_rate(fps: float) -> float:

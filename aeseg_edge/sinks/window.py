@@ -6,10 +6,11 @@ import os
 import re
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import Closing
+from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import as_text
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
 
 
-class WindowSink(Closing):
+class WindowSink(Sink):
     """A window on the desktop; q or Escape closes it.
 
     Args:
@@ -55,7 +56,7 @@ class WindowSink(Closing):
                 fix="pip uninstall opencv-python-headless; pip install opencv-python. "
                 + alternatives,
             ) from error
-        self._options = {"view": view, "alpha": alpha, "legend": legend}
+        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
         self._title = title
         self._open = True
         self._shown = False
@@ -65,7 +66,7 @@ class WindowSink(Closing):
         if self.closed_by_user:
             return
         cv2 = import_cv2()
-        cv2.imshow(self._title, render(frame.image, result, **self._options))  # type: ignore[arg-type]
+        cv2.imshow(self._title, self._draw(frame.image, result))
         self._shown = True
         self.idle()
 
@@ -87,9 +88,10 @@ class WindowSink(Closing):
             self._open = False
             import_cv2().destroyWindow(self._title)
 
-    def abort(self) -> None:
-        """Close the window."""
-        self.close()
+
+def open_window(asked: Asked) -> Sink:
+    """Open a window; see ``open_sink``."""
+    return WindowSink(title=asked.title, **asked.look)
 
 
 def _display_answers(display: str) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Source(Protocol):
-    """Frames, one after another.
+class Source(ABC):
+    """Frames, one after another. A source of one's own sets ``name`` and gives frames.
 
     Attributes:
         name: What results are named by.
@@ -22,41 +23,23 @@ class Source(Protocol):
     """
 
     name: str
-    fps: float | None
-    live: bool
-    total: int | None
+    fps: float | None = None
+    live: bool = False
+    total: int | None = None
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """Give frames until the end; cameras have none.
 
         Raises:
             SourceError: If the source is lost before its end. A loop opens a live one again.
         """
-        ...
 
-    def close(self) -> None:
+    def interrupt(self) -> None:  # noqa: B027 - most have nothing that hangs
+        """Wake up a thread that waits inside the source; called from another one."""
+
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """Release the file or device. Closing twice is fine."""
-        ...
-
-    def __enter__(self) -> Source:
-        """Return itself."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        ...
-
-
-class Closing:
-    """What every source here shares: closing at the end of a ``with`` block."""
-
-    def close(self) -> None:
-        """Release nothing; sources that hold something say so themselves."""
 
     def __enter__(self) -> Any:
         """Return itself."""
@@ -81,7 +64,8 @@ class Frame:
         index: 0 for the first frame of the source.
         captured: ``time.monotonic()`` when the frame was there.
         source: Name of the source.
-        timestamp: Position in a recording in seconds; None for cameras and pictures.
+        timestamp: Position in its recording in seconds; None for cameras and pictures.
+        recording: Which of a source's recordings it is from; None where there is only one.
     """
 
     image: NDArray[np.uint8]
@@ -89,3 +73,4 @@ class Frame:
     captured: float
     source: str
     timestamp: float | None = None
+    recording: str | None = None

@@ -3,46 +3,105 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Closing, Frame
-from aeseg_edge.sources.images import TEXT_SUFFIXES, video_backend
+from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.images import video_backend
 from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.text import check_name
 
 _log = logging.getLogger(__name__)
 
 _MAX_CAMERA = 255
+MAX_SIDE = 8192
 
 
-class CaptureSource(Closing):
-    """Frames of an OpenCV capture; the first one is read on opening.
+class CaptureSource(Source):
+    """Frames of an OpenCV capture, decoded as they are read; the first one is read on opening.
+
+    Args:
+        name: Of the source, without a password.
+        capture: Open; released with the source.
+        channels: C of the frames, 1 or 3.
+        live: The end of the frames is a lost source; else it is the end.
+        no_frame: What is said where there is no frame.
+        fix: Advice then.
+        lost: Advice where a live source stops.
 
     Raises:
-        SourceError: If its frames have other channels: opening it again would not help.
+        SourceError: If there is no frame, or it has other channels: opening it again would
+            not help.
     """
 
-    def __init__(self, name: str, capture: Any, channels: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        capture: Any,
+        channels: int,
+        *,
+        live: bool,
+        no_frame: str,
+        fix: str,
+        lost: str = "Check the camera and the network.",
+    ) -> None:
         cv2 = import_cv2()
         self.name = name
+        self.live = live
         self._capture = capture
         self._channels = channels
+        self._lost = lost
         rate = float(capture.get(cv2.CAP_PROP_FPS))
-        self.fps: float | None = rate if 0 < rate < 1000 else None
+        self.fps = rate if 0 < rate < 1000 else None
+        if not live:
+            self.total = _stated(capture)
         try:
             good, image = capture.read()
             self._first_at = time.monotonic()
             self._first = self._convert(image) if good else None
+            if self._first is None:
+                raise SourceError(f"{name} {no_frame}", fix=fix)
         except BaseException:
             self.close()
             raise
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give frames to the end; of a recording, warn once where that comes early.
+
+        Raises:
+            SourceError: If a live source stops.
+        """
+        index = 0
+        for image, captured in self._frames():
+            timestamp = index / self.fps if self.fps and not self.live else None
+            yield Frame(image, index, captured, self.name, timestamp)
+            index += 1
+        if self._capture is None:
+            return
+        if self.live:
+            raise SourceError(f"{self.name} stopped after {index} frames", fix=self._lost)
+        if self.total is not None and index < 0.98 * self.total - 1:
+            _log.warning(
+                "%s states %d frames, and %d could be read: it is damaged or cut short",
+                self.name,
+                self.total,
+                index,
+            )
+
+    def close(self) -> None:
+        """Release the capture."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
 
     def _frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
         if self._first is not None:
@@ -67,23 +126,9 @@ class CaptureSource(Closing):
             fix="Use a bundle that was trained on such footage.",
         )
 
-    def _live_frames(self, fix: str) -> Iterator[Frame]:
-        index = 0
-        for image, captured in self._frames():
-            yield Frame(image, index, captured, self.name)
-            index += 1
-        if self._capture is not None:
-            raise SourceError(f"{self.name} stopped after {index} frames", fix=fix)
 
-    def close(self) -> None:
-        """Release the capture."""
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
-
-
-class VideoSource(CaptureSource):
-    """A video file, decoded as it is read and never held in memory.
+def open_video(path: Path, channels: int) -> CaptureSource:
+    """Open a video file.
 
     Args:
         path: The file.
@@ -92,50 +137,35 @@ class VideoSource(CaptureSource):
     Raises:
         SourceError: If it is no video, or its first frame cannot be decoded.
     """
-
-    live = False
-
-    def __init__(self, path: Path, channels: int) -> None:
-        cv2 = import_cv2()
-        if path.suffix.lower() in TEXT_SUFFIXES:
-            raise SourceError(
-                f"{path} is neither a video nor an image",
-                fix="Give a video, an image, a folder of images or a camera.",
-            )
-        capture = cv2.VideoCapture(str(path), video_backend())
-        if not capture.isOpened():
-            raise SourceError(
-                f"{path} cannot be opened as a video",
-                fix="Play it to see whether it is whole; convert it to MP4 (H.264) if it is.",
-            )
-        super().__init__(str(path), capture, channels)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.total: int | None = count if 0 < count < 1 << 40 else None
-        if self._first is None:
-            self.close()
-            raise SourceError(
-                f"{path} has no frame that can be decoded",
-                fix="It is damaged or cut short: record or copy it again.",
-            )
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Decode to the end; warn once where the end comes early."""
-        index = 0
-        for image, captured in self._frames():
-            timestamp = index / self.fps if self.fps else None
-            yield Frame(image, index, captured, self.name, timestamp)
-            index += 1
-        if self.total is not None and self._capture is not None and index < 0.98 * self.total - 1:
-            _log.warning(
-                "%s states %d frames, and %d could be read: it is damaged or cut short",
-                self.name,
-                self.total,
-                index,
-            )
+    check_name(path, error=SourceError)
+    capture = import_cv2().VideoCapture(str(path), video_backend())
+    if not capture.isOpened():
+        raise SourceError(
+            f"{path} cannot be opened as a video",
+            fix="Play it to see whether it is whole; convert it to MP4 (H.264) if it is.",
+        )
+    return CaptureSource(
+        str(path),
+        capture,
+        channels,
+        live=False,
+        no_frame="has no frame that can be decoded",
+        fix="It is damaged or cut short: record or copy it again.",
+    )
 
 
-class StreamSource(CaptureSource):
-    """A stream that OpenCV opens through FFmpeg or GStreamer.
+def count_frames(path: Path) -> int | None:
+    """Read how many frames a video states, without decoding any; None where it does not say."""
+    check_name(path, error=SourceError)
+    capture = import_cv2().VideoCapture(str(path), video_backend())
+    try:
+        return _stated(capture) if capture.isOpened() else 0
+    finally:
+        capture.release()
+
+
+def open_stream(name: str, address: str, how: int, channels: int) -> CaptureSource:
+    """Open a stream through FFmpeg or GStreamer.
 
     Args:
         name: Of the source, without a password.
@@ -146,30 +176,14 @@ class StreamSource(CaptureSource):
     Raises:
         SourceError: If it cannot be opened or gives no frame.
     """
-
-    live = True
-    total: int | None = None
-
-    def __init__(self, name: str, address: str, how: int, channels: int) -> None:
-        cv2 = import_cv2()
-        # A read that hangs in FFmpeg cannot be ended from outside, but ends by itself.
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 10_000]
-        capture = cv2.VideoCapture(address, how, limits if how == cv2.CAP_FFMPEG else [])
-        fix = "Play the address or pipeline with another program, such as ffplay or gst-launch-1.0."
-        if not capture.isOpened():
-            raise SourceError(f"{name} cannot be opened", fix=fix)
-        super().__init__(name, capture, channels)
-        if self._first is None:
-            self.close()
-            raise SourceError(f"{name} gives no frame", fix=fix)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Give frames until the stream stops.
-
-        Raises:
-            SourceError: If it stops.
-        """
-        return self._live_frames("Check the camera and the network.")
+    cv2 = import_cv2()
+    # A read that hangs in FFmpeg cannot be ended from outside, but ends by itself.
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 10_000]
+    capture = cv2.VideoCapture(address, how, limits if how == cv2.CAP_FFMPEG else [])
+    fix = "Play the address or pipeline with another program, such as ffplay or gst-launch-1.0."
+    if not capture.isOpened():
+        raise SourceError(f"{name} cannot be opened", fix=fix)
+    return CaptureSource(name, capture, channels, live=True, no_frame="gives no frame", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -187,50 +201,76 @@ class CameraMode:
     format: str | None = None
 
 
-class CameraSource(CaptureSource):
-    """A camera, through OpenCV.
+def read_options(uri: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Read ``?key=value&...``, and refuse keys that nobody would look at."""
+    found = dict(parse_qsl(uri.partition("?")[2], keep_blank_values=True))
+    if unknown := sorted(set(found) - set(known)):
+        raise SourceError(
+            f"{uri} has unknown options {unknown}", fix=f"The options are {', '.join(known)}."
+        )
+    return found
+
+
+def read_mode(uri: str, more: str) -> CameraMode:
+    """Read ``?size=1280x720&fps=30&format=MJPG``.
 
     Args:
-        camera: Number or device path.
-        channels: C of the frames, 1 or 3.
-        mode: What to ask of it.
+        uri: Of a camera.
+        more: The option that it has beside size and rate.
 
     Raises:
-        SourceError: If it cannot be opened or gives no frame.
+        SourceError: If an option is unknown, or its value makes no sense.
     """
-
-    live = True
-    total: int | None = None
-
-    def __init__(self, camera: int | str, channels: int, mode: CameraMode | None = None) -> None:
-        cv2 = import_cv2()
-        name = f"camera {camera}"
-        device = camera if isinstance(camera, str) else f"/dev/video{camera}"
-        fix = (
-            f"Check that {device} exists (ls /dev/video*), that you may read it (group video), "
-            "and that no other program holds it."
+    options = read_options(uri, ("size", "fps", more))
+    size = re.fullmatch(r"(\d+)x(\d+)", options.get("size", "1x1"))
+    rate = re.fullmatch(r"\d+(\.\d+)?", options.get("fps", "1"))
+    wide, high = (int(size[1]), int(size[2])) if size else (0, 0)
+    if not (0 < wide <= MAX_SIDE and 0 < high <= MAX_SIDE and rate and float(rate[0]) > 0):
+        raise SourceError(
+            f"{uri} asks for no size or rate of a camera", fix="Write ?size=1280x720&fps=30."
         )
-        # By number OpenCV picks the system's camera interface; a path it would try as a video.
-        how = cv2.CAP_V4L2 if isinstance(camera, str) else cv2.CAP_ANY
-        # Numbers beyond a C int are an error of another kind in OpenCV.
-        known = isinstance(camera, str) or camera <= _MAX_CAMERA
-        capture = cv2.VideoCapture(camera, how) if known else None
-        if capture is None or not capture.isOpened():
-            raise SourceError(f"{name} cannot be opened", fix=fix)
-        if mode is not None:
-            _ask(name, capture, mode)
-        super().__init__(name, capture, channels)
-        if self._first is None:
-            self.close()
-            raise SourceError(f"{name} gives no frame", fix=fix)
+    form = options.get("format")
+    if form is not None and re.fullmatch(r"[A-Za-z0-9]{4}", form) is None:
+        raise SourceError(
+            f"{uri} asks for the format {form!r}", fix="Write four characters: MJPG or YUYV."
+        )
+    return CameraMode(
+        size=(wide, high) if "size" in options else None,
+        fps=float(options["fps"]) if "fps" in options else None,
+        format=form,
+    )
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Give frames until the camera stops.
 
-        Raises:
-            SourceError: If it stops.
-        """
-        return self._live_frames("Check its cable and power.")
+def open_camera(uri: str, channels: int) -> CaptureSource:
+    """Open a camera: ``0?size=1280x720`` or ``v4l2:///dev/video0``; see ``open_source``."""
+    cv2 = import_cv2()
+    mode = read_mode(uri, "format")
+    device = uri.removeprefix("v4l2://").partition("?")[0]
+    by_number = not uri.startswith("v4l2://")
+    name, path = f"camera {device}", f"/dev/video{device}" if by_number else device
+    fix = (
+        f"Check that {path} exists (ls /dev/video*), that you may read it (group video), "
+        "and that no other program holds it."
+    )
+    # By number OpenCV picks the system's camera interface; a path it would try as a video.
+    # Numbers beyond a C int are an error of another kind in OpenCV.
+    capture = None
+    if not by_number:
+        capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
+    elif int(device) <= _MAX_CAMERA:
+        capture = cv2.VideoCapture(int(device), cv2.CAP_ANY)
+    if capture is None or not capture.isOpened():
+        raise SourceError(f"{name} cannot be opened", fix=fix)
+    _ask(name, capture, mode)
+    lost = "Check its cable and power."
+    return CaptureSource(
+        name, capture, channels, live=True, no_frame="gives no frame", fix=fix, lost=lost
+    )
+
+
+def _stated(capture: Any) -> int | None:
+    count = int(capture.get(import_cv2().CAP_PROP_FRAME_COUNT))
+    return count if 0 < count < 1 << 40 else None
 
 
 def _ask(name: str, capture: Any, mode: CameraMode) -> None:

@@ -21,12 +21,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from typing import IO, Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Closing, Frame, Source
+from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.capture import open_stream, read_mode
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import without_password
 
@@ -85,15 +87,99 @@ def open_pipeline(name: str, pipeline: str, channels: int, *, endless: bool = Fa
             fix="Write gst://videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink.",
         )
     if opencv_has_gstreamer():
-        from aeseg_edge.sources.capture import StreamSource
-
-        return StreamSource(name, pipeline, import_cv2().CAP_GSTREAMER, channels)
+        return open_stream(name, pipeline, import_cv2().CAP_GSTREAMER, channels)
     if has_launch():
         return LaunchedSource(name, pipeline, channels, endless=endless)
     raise SourceError(
         f"{name} needs GStreamer: this OpenCV is built without it and {LAUNCH} is not installed",
         fix=INSTALL,
     )
+
+
+def csi_pipeline(uri: str) -> str:
+    """Write the pipeline of a camera on a Jetson's CSI port.
+
+    Args:
+        uri: ``csi://0?size=1280x720&fps=30&flip=2``; flip is nvvidconv's flip-method, 0..7.
+
+    Returns:
+        A pipeline from nvarguscamerasrc (the ISP of the device) to appsink.
+
+    Raises:
+        SourceError: If it is no sensor number, or an option is wrong.
+    """
+    number, _, query = uri.removeprefix("csi://").partition("?")
+    flip = dict(parse_qsl(query)).get("flip", "0")
+    if re.fullmatch(r"\d{1,2}", number) is None or re.fullmatch("[0-7]", flip) is None:
+        raise SourceError(
+            f"{uri} is no sensor number with options", fix="Write csi://0?size=1280x720&fps=30."
+        )
+    mode = read_mode(uri, "flip")
+    caps = "video/x-raw(memory:NVMM),format=NV12"
+    if mode.size is not None:
+        caps += f",width={mode.size[0]},height={mode.size[1]}"
+    if mode.fps is not None:
+        caps += f",framerate={round(mode.fps * 1000)}/1000"
+    return (
+        f"nvarguscamerasrc sensor-id={number} ! {caps} ! nvvidconv flip-method={flip} ! "
+        "video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! "
+        "appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def open_csi(uri: str, channels: int) -> Source:
+    """Open a camera on a Jetson's CSI port; see ``open_source``."""
+    pipeline, name = csi_pipeline(uri), uri.partition("?")[0]
+    if has_element("nvarguscamerasrc") is False:
+        raise SourceError(
+            f"{name} needs the GStreamer element nvarguscamerasrc, which is not there",
+            fix="It comes with JetPack (apt install nvidia-l4t-gstreamer); a container needs "
+            "--runtime nvidia and /tmp/argus_socket. USB cameras are v4l2:///dev/video0.",
+        )
+    return open_pipeline(name, pipeline, channels, endless=True)
+
+
+def rtsp_pipeline(uri: str, *, jetson: bool) -> str:
+    """Write the pipeline of a network camera.
+
+    Args:
+        uri: ``rtsp://[user:password@]host[:port]/path``.
+        jetson: Decoded frames lie in NVMM memory, and nvvidconv fetches them.
+    """
+    fetch = "nvvidconv ! video/x-raw,format=BGRx ! " if jetson else ""
+    return (
+        f'rtspsrc location="{uri}" protocols=tcp latency=100 ! decodebin ! {fetch}'
+        "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+    )
+
+
+def open_rtsp(uri: str, channels: int) -> Source:
+    """Open a network camera, by whichever decoder is there; see ``open_source``."""
+    if re.search(r"[\s\"'!\\]", uri):
+        raise SourceError(
+            f"{without_password(uri)} has characters that an address cannot have",
+            fix="Write them as %20 (a space), %22 (\"), %27 ('), %21 (!).",
+        )
+    cv2, name = import_cv2(), without_password(uri)
+    jetson = has_element("nvv4l2decoder") is True
+    ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends()
+    # FFmpeg decodes on the CPU, but is inside pip's OpenCV; GStreamer uses the device's decoder.
+    if opencv_has_gstreamer() or (has_launch() and (jetson or not ffmpeg)):
+        return open_pipeline(name, rtsp_pipeline(uri, jetson=jetson), channels, endless=True)
+    if ffmpeg:
+        return open_stream(name, uri, cv2.CAP_FFMPEG, channels)
+    raise SourceError(
+        f"{name} needs FFmpeg or GStreamer: this OpenCV has neither, and there is no "
+        "gst-launch-1.0",
+        fix=INSTALL,
+    )
+
+
+def open_gst(uri: str, channels: int) -> Source:
+    """Open a pipeline of the user's own; see ``open_source``."""
+    # Without the password first, which may have a ! in it.
+    name = without_password(uri).partition("!")[0].strip()
+    return open_pipeline(name, uri.removeprefix("gst://"), channels)
 
 
 class Child:
@@ -159,7 +245,7 @@ class Child:
                     self._said.append(text)
 
 
-class LaunchedSource(Closing):
+class LaunchedSource(Source):
     """Frames of a gst-launch-1.0 child.
 
     The end of the stream is the end of the source; an error of the pipeline is a lost source.
@@ -175,12 +261,10 @@ class LaunchedSource(Closing):
     """
 
     live = True
-    total: int | None = None
 
     def __init__(self, name: str, pipeline: str, channels: int, *, endless: bool = False) -> None:
         self.name = name
         self._endless = endless
-        self.fps: float | None = None
         if channels not in (1, 3):
             raise SourceError(
                 f"{name} has 3 channels, the bundle wants {channels}",

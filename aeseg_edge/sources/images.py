@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.zips import read_member
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -22,10 +27,100 @@ TEXT_SUFFIXES = frozenset(
 )
 """Names under which FFmpeg draws any text or bytes as a terminal's picture, and calls it video."""
 
+MAX_FILE_BYTES = 512 * 2**20
+"""Larger image files are not read: the entry of a zip may claim any size."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Image files of one place, or the entries of a zip: read in memory, nothing is extracted.
+
+    Attributes:
+        source: What messages call them.
+        kind: ``images``, ``folder``, ``glob`` or ``zip``.
+        names: Paths, or names of entries, in the order they are read.
+        notes: Sentences for a person, about what else is there.
+        damage: Why none can be read.
+    """
+
+    source: str
+    kind: str
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    damage: str = ""
+
+    def read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | str]]:
+        """Read some of them.
+
+        Args:
+            names: Of ``self.names``.
+
+        Yields:
+            What messages call it, and its bytes or the reason why there are none.
+        """
+        if self.kind != "zip":
+            for name in names:
+                yield name, _read_file(Path(name))
+        elif names:
+            with zipfile.ZipFile(self.source) as archive:
+                for name in names:
+                    yield f"{self.source}:{name}", _read_entry(archive, name)
+
+
+def open_zip(path: Path) -> Pictures:
+    """List the image entries of a zip; one that is damaged has none.
+
+    Args:
+        path: The zip.
+    """
+    names: list[str] = []
+    unsafe: list[str] = []
+    videos: list[str] = []
+    others: list[str] = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        # The last two: names that are not the UTF-8 they say, a zip of a later version.
+        return Pictures(str(path), "zip", (), damage=f"is not a readable zip ({error})")
+    for name in entries:
+        suffix = PurePosixPath(name).suffix.lower()
+        if is_hidden(name) or name.endswith("/"):
+            continue
+        known = names if suffix in IMAGE_SUFFIXES else videos if suffix in VIDEO_SUFFIXES else None
+        if known is None:
+            others.append(name)
+        else:
+            (known if _stays_inside(name) else unsafe).append(name)
+    notes = []
+    if unsafe:
+        notes.append(
+            f"{len(unsafe)} entries of {path} are ignored: their paths lead out of the archive "
+            f"({unsafe[0]})"
+        )
+    if videos:
+        notes.append(
+            f"{len(videos)} videos inside {path} are ignored ({videos[0]}): unzip them first"
+        )
+    if others:
+        notes.append(left_out(str(path), others))
+    return Pictures(str(path), "zip", tuple(sorted(names, key=natural)), tuple(notes))
+
+
+def left_out(place: str, others: Sequence[str]) -> str:
+    """Say that files of other kinds are not read."""
+    return f"{len(others)} files of {place} are no images or videos and left out ({others[0]})"
+
 
 def is_image(path: Path) -> bool:
     """Say whether a name looks like an image file's."""
     return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a path is one that systems keep for themselves."""
+    parts = re.split(r"[/\\]", name)
+    return parts[-1].startswith(".") or "__MACOSX" in parts
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -105,6 +200,33 @@ def read_grey(path: Path) -> NDArray[np.uint8] | None:
     except (OSError, cv2.error):
         return None
     return None if image is None else np.asarray(image, np.uint8)
+
+
+def _read_file(path: Path) -> bytes | str:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return f"is larger than {MAX_FILE_BYTES} bytes"
+        return path.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+
+
+def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes | str:
+    try:
+        info = archive.getinfo(name)
+        if info.file_size > MAX_FILE_BYTES:
+            return f"is larger than {MAX_FILE_BYTES} bytes"
+        return read_member(archive, info)
+    except (RuntimeError, NotImplementedError) as error:
+        # zipfile's errors for encrypted entries and unknown methods.
+        return f"cannot be unpacked ({error})"
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
+        return f"is damaged ({error})"
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
 
 
 def _is_cut_jpeg(data: bytes) -> bool:

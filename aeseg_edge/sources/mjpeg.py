@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Closing, Frame
+from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.capture import open_stream
 from aeseg_edge.sources.images import decode_image
+from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import without_password
 
 _log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ _MAX_BAD = 30
 _FIX = "Open the address in a browser; check the network, the password and the camera's manual."
 
 
-class MjpegSource(Closing):
+class MjpegSource(Source):
     """A multipart/x-mixed-replace stream of JPEG pictures (RFC 2046, section 5.1).
 
     Args:
@@ -42,8 +44,6 @@ class MjpegSource(Closing):
     """
 
     live = True
-    fps: float | None = None
-    total: int | None = None
 
     def __init__(self, uri: str, channels: int) -> None:
         self.name = without_password(uri)
@@ -163,3 +163,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 class NotMjpeg(SourceError):
     """What answers at an address is not a stream of JPEG pictures."""
+
+
+def open_http(uri: str, channels: int) -> Source:
+    """Open what answers at an address: pictures, else whatever FFmpeg makes of it."""
+    try:
+        return MjpegSource(uri, channels)
+    except NotMjpeg as problem:
+        # A video, or a playlist: FFmpeg knows what to do with it.
+        try:
+            return open_stream(without_password(uri), uri, import_cv2().CAP_FFMPEG, channels)
+        except SourceError:
+            raise problem from None

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Closing, Frame
+from aeseg_edge.sources.base import Frame, Source
 from aeseg_edge.sources.images import decode_image, is_image, natural
-from aeseg_edge.support.text import without_password
 
 _log = logging.getLogger(__name__)
 
@@ -176,33 +175,7 @@ def read_pair(files: Sequence[Path], modalities: Sequence[Modality]) -> NDArray[
     return np.ascontiguousarray(np.concatenate(parts, axis=2))
 
 
-def check_modalities(uri: str, modalities: Sequence[Modality]) -> None:
-    """Refuse a source that cannot have a bundle's modalities.
-
-    Args:
-        uri: Any source.
-        modalities: The bundle's; empty for one trained on a single camera.
-
-    Raises:
-        SourceError: If the source is paired folders and the bundle has no modalities, or the
-            other way round; the test scene goes with every bundle.
-    """
-    if is_pairs(uri) and not modalities:
-        raise SourceError(
-            f"{uri.removeprefix(SCHEME)} has several modalities, and the bundle was trained on one",
-            fix="Give one folder as SOURCE, or train on all: aeseg train --modalities "
-            "visible=DIR,thermal=DIR -o NAME.aeseg.",
-        )
-    if modalities and not is_pairs(uri) and not uri.startswith("test://"):
-        folders = ",".join(f"{each.name}=DIR" for each in modalities)
-        raise SourceError(
-            f"{without_password(uri)} has one modality, and the bundle was trained on "
-            f"{describe(modalities)}",
-            fix=f"Give a folder of each: --modalities {folders}.",
-        )
-
-
-class PairSource(Closing):
+class PairSource(Source):
     """Scenes of paired folders, in natural order.
 
     Scenes that cannot be read are skipped, named in the log, and counted in ``skipped``.
@@ -210,10 +183,6 @@ class PairSource(Closing):
     Args:
         pairs: From ``open_pairs``.
     """
-
-    live = False
-    fps: float | None = None
-    total: int | None = None
 
     def __init__(self, pairs: Pairs) -> None:
         self.name = pairs.name
@@ -241,6 +210,16 @@ class PairSource(Closing):
                 f"none of the {len(self._pairs.files)} pairs of {self.name} can be read",
                 fix="Open one in a viewer; convert them to PNG or JPEG.",
             )
+
+
+def open_scenes(uri: str, channels: int, modalities: Sequence[Modality]) -> Source:
+    """Open ``pairs://``; the modalities say how many channels there are. See ``open_source``."""
+    return PairSource(open_pairs(uri, modalities))
+
+
+def list_files(uri: str) -> list[Path]:
+    """List the pictures of ``pairs://``; see ``files_of``."""
+    return [path for each in pair_folders(uri) for path in each.path.rglob("*") if is_image(path)]
 
 
 def _parse(text: str) -> tuple[Folder, ...]:

@@ -1,44 +1,152 @@
-"""What a path is: an image, a video, a folder, a pattern."""
+"""What a path is: an image, a video, a zip of images, a folder of any depth, a pattern."""
 
 from __future__ import annotations
 
 import glob
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from aeseg_edge.sources.images import is_image
-from aeseg_edge.sources.pairs import (
-    is_pairs,
-    pair_folders,
+from aeseg_edge.errors import AesegError, SourceError
+from aeseg_edge.sources.images import (
+    TEXT_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Pictures,
+    is_hidden,
+    is_image,
+    left_out,
+    natural,
+    open_zip,
 )
 
+_FIX = "Give a video, an image, a folder, a zip of images or a glob of any of these."
 
-def files_of(uri: str) -> list[Path]:
-    """List the files that a source reads, without opening any.
+
+@dataclass(frozen=True)
+class Found:
+    """What is read as one: the images of one place, a video, or a zip.
+
+    Attributes:
+        source: What the user gave, or the path of a video or zip that was found.
+        kind: ``images``, ``folder``, ``glob``, ``video`` or ``zip``.
+        files: Paths, in natural order; one of a video or zip.
+        others: Files found beside them that are neither; named once.
+    """
+
+    source: str
+    kind: str
+    files: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for a person about what is left out."""
+        return (left_out(self.source, self.others),) if self.others else ()
+
+    def pictures(self, *, error: type[AesegError] = SourceError) -> Pictures:
+        """Say which pictures these are; nothing is read yet, but the list of a zip.
+
+        Args:
+            error: Class of what is raised.
+
+        Raises:
+            AesegError: Of class ``error``, if a zip holds none.
+        """
+        if self.kind != "zip":
+            return Pictures(self.source, self.kind, self.files, self.notes)
+        found = open_zip(Path(self.source))
+        if not found.names and not found.damage:
+            raise error(
+                f"{self.source} holds no images that can be used",
+                fix="Give a zip of images, or unzip it and give its videos or folders.",
+            )
+        return found
+
+
+def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) -> list[Found]:
+    """Find what a path stands for, without opening it.
 
     Args:
-        uri: See the module's text.
+        uri: A path, a glob pattern, or either behind ``file://``.
+        error: Class of what is raised.
+        fix: Advice where there is nothing.
 
     Returns:
-        None of a camera, of a stream, of the test scene, or where there is nothing.
+        One or more: images first, in natural order, then each video and zip. A folder is
+        searched to any depth, a name that is there is no pattern, and zips inside a folder
+        are left out.
+
+    Raises:
+        AesegError: Of class ``error``, if there is nothing.
     """
-    if is_pairs(uri):
-        return [
-            path for each in pair_folders(uri) for path in each.path.rglob("*") if is_image(path)
-        ]
-    scheme, separator, rest = uri.partition("://")
-    if separator and scheme != "file":
-        return []
-    text = _file_path(rest) if separator else uri
+    text = file_path(uri)
     path = Path(text)
     if path.is_dir():
-        return [each for each in path.iterdir() if is_image(each)]
+        found, count = _in_folder(path)
+        if not found:
+            content = f"{count} other files" if count else "no files"
+            raise error(f"folder {path} holds no images or videos, but {content}", fix=fix)
+        return found
     if path.is_file():
-        return [path]
-    return [Path(name) for name in glob.glob(text, recursive=True)] if glob.has_magic(text) else []
+        if is_image(path):
+            return [Found(text, "images", (text,))]
+        if path.suffix.lower() in TEXT_SUFFIXES:
+            raise error(f"{path} is neither an image nor a video", fix=fix)
+        is_zip = path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)
+        return [Found(text, "zip" if is_zip else "video", (text,))]
+    if not glob.has_magic(text):
+        raise error(f"{text} does not exist", fix=fix)
+    matches = sorted(glob.glob(text, recursive=True), key=natural)
+    found = _sort_out(text, "glob", [name for name in matches if Path(name).is_file()])
+    if "**" not in text:
+        for name in matches:
+            found += _in_folder(Path(name))[0] if Path(name).is_dir() else []
+    if not found:
+        content = f"matches {len(matches)} files and no image or video"
+        raise error(f"the pattern {text} {content if matches else 'matches nothing'}", fix=fix)
+    return found
 
 
-def _file_path(rest: str) -> str:
-    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path."""
-    text = rest.removeprefix("localhost") if rest.startswith("localhost/") else rest
+def file_path(uri: str) -> str:
+    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path.
+
+    Args:
+        uri: Such, or a path as it is.
+    """
+    if not uri.startswith("file://"):
+        return uri
+    text = uri.removeprefix("file://")
+    text = text.removeprefix("localhost") if text.startswith("localhost/") else text
     return text if Path(text).exists() else unquote(text)
+
+
+def list_files(uri: str) -> list[Path]:
+    """List the files that a path stands for; see ``aeseg_edge.sources.files_of``."""
+    try:
+        return [Path(name) for each in find(uri) for name in each.files]
+    except SourceError:
+        return []
+
+
+def _in_folder(folder: Path) -> tuple[list[Found], int]:
+    """What a folder holds, and how many files that is, hidden ones and others included."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = [str(path) for path in files if not is_hidden(str(path.relative_to(folder)))]
+    return _sort_out(str(folder), "folder", sorted(names, key=natural)), len(files)
+
+
+def _sort_out(source: str, kind: str, names: list[str]) -> list[Found]:
+    images = [name for name in names if is_image(Path(name))]
+    single = VIDEO_SUFFIXES | ({".zip"} if kind == "glob" else set())
+    suffixes = [(name, Path(name).suffix.lower()) for name in names if not is_image(Path(name))]
+    others = tuple(name for name, suffix in suffixes if suffix not in single)
+    found = [Found(source, kind, tuple(images))] if images else []
+    found += [
+        Found(name, "zip" if suffix == ".zip" else "video", (name,))
+        for name, suffix in suffixes
+        if suffix in single
+    ]
+    if found and others:
+        found[0] = Found(found[0].source, found[0].kind, found[0].files, others)
+    return found

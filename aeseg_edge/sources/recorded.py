@@ -1,4 +1,4 @@
-"""Recorded sources: image files, and any of them at its own rate."""
+"""Recorded sources: image files, several recordings in turn, and any of them at its own rate."""
 
 from __future__ import annotations
 
@@ -10,32 +10,61 @@ from dataclasses import replace
 from pathlib import Path
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Closing, Frame, Source
-from aeseg_edge.sources.images import decode_image
+from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.capture import count_frames, open_video
+from aeseg_edge.sources.images import Pictures, decode_image
+from aeseg_edge.sources.paths import Found, file_path, find
+from aeseg_edge.support.text import as_text
 
 _log = logging.getLogger(__name__)
 
 
-class ImageSource(Closing):
+def open_recording(uri: str, channels: int) -> Source:
+    """Open what a path stands for; see ``open_source``.
+
+    What is found in several parts, such as the videos of a folder, is played in turn.
+    """
+    found = find(uri)
+    for note in found[0].notes:
+        _log.warning("%s", as_text(note))
+    several = len(found) > 1
+    source = Recordings(uri, found, channels) if several else _open(found[0], channels)
+    source.name = file_path(uri)
+    return source
+
+
+def _open(found: Found, channels: int) -> Source:
+    if found.kind == "video":
+        return open_video(Path(found.source), channels)
+    pictures = found.pictures()
+    if found.kind == "zip":
+        for note in pictures.notes:
+            _log.warning("%s", as_text(note))
+    return ImageSource(pictures, channels)
+
+
+class ImageSource(Source):
     """Image files in natural order.
 
     Files that cannot be read are skipped, named in the log, and counted in ``skipped``.
 
     Args:
-        name: What the user gave.
-        paths: The files.
+        pictures: The files.
         channels: C of the frames.
+
+    Raises:
+        SourceError: If they are in a zip that is damaged.
     """
 
-    live = False
-    fps: float | None = None
-    total: int | None = None
-
-    def __init__(self, name: str, paths: Sequence[Path], channels: int) -> None:
-        self.name = name
-        self.total = len(paths)
+    def __init__(self, pictures: Pictures, channels: int) -> None:
+        if pictures.damage:
+            raise SourceError(
+                f"{pictures.source} {pictures.damage}", fix="Make or copy the zip again."
+            )
+        self.name = pictures.source
+        self.total = len(pictures.names)
         self.skipped: list[str] = []
-        self._paths = paths
+        self._pictures = pictures
         self._channels = channels
 
     def __iter__(self) -> Iterator[Frame]:
@@ -45,26 +74,107 @@ class ImageSource(Closing):
             SourceError: If none of them can be read.
         """
         index = 0
-        for path in self._paths:
-            try:
-                image = decode_image(path.read_bytes(), self._channels)
-            except OSError as error:
-                image = f"cannot be read ({error.strerror})"
+        for name, data in self._pictures.read(self._pictures.names):
+            image = decode_image(data, self._channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
-                self.skipped.append(str(path))
-                _log.warning("%s is skipped: it %s", path, image)
+                self.skipped.append(name)
+                _log.warning("%s is skipped: it %s", name, image)
                 continue
             yield Frame(image, index, time.monotonic(), self.name)
             index += 1
         if not index:
             raise SourceError(
-                f"none of the {len(self._paths)} images of {self.name} can be read",
+                f"none of the {self.total} images of {self.name} can be read",
                 fix="Open one in a viewer; convert them to PNG or JPEG with "
                 f"{self._channels} channels.",
             )
 
 
-class RealTime(Closing):
+class Recordings(Source):
+    """Several recordings, one after another, as one source.
+
+    Frames are counted through and say which ``recording`` they are from. Recordings that cannot
+    be read are skipped, named in the log, and counted in ``skipped``.
+
+    Args:
+        name: What the user gave.
+        found: The recordings.
+        channels: C of the frames.
+
+    Raises:
+        SourceError: If none of them can be opened.
+    """
+
+    def __init__(self, name: str, found: Sequence[Found], channels: int) -> None:
+        self.name = name
+        self.skipped: list[str] = []
+        self._left = list(found)
+        self._channels = channels
+        self._closed = False
+        self._current = self._next()
+        if self._current is None:
+            raise SourceError(
+                f"none of the {len(found)} recordings of {name} can be read",
+                fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
+            )
+        self.fps = self._current.fps
+        counts = [self._current.total, *map(_count, self._left)]
+        self.total = None if None in counts else sum(count or 0 for count in counts)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the frames of each in turn.
+
+        Raises:
+            SourceError: If none of them can be read.
+        """
+        index = 0
+        while self._current is not None:
+            current = self._current
+            try:
+                for frame in current:
+                    yield replace(frame, index=index, source=self.name, recording=current.name)
+                    index += 1
+            except SourceError as problem:
+                self._skip(current.name, problem)
+            current.close()
+            self._current = self._next()
+        if not index and not self._closed:
+            raise SourceError(
+                f"none of the recordings of {self.name} can be read",
+                fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
+            )
+
+    def close(self) -> None:
+        """Close the one that is played, and play no other."""
+        self._closed = True
+        if self._current is not None:
+            self._current.close()
+
+    def _next(self) -> Source | None:
+        while self._left and not self._closed:
+            found = self._left.pop(0)
+            try:
+                return _open(found, self._channels)
+            except SourceError as problem:
+                self._skip(found.source, problem)
+        return None
+
+    def _skip(self, name: str, problem: SourceError) -> None:
+        self.skipped.append(name)
+        _log.warning("%s is skipped: %s", as_text(name), as_text(problem.problem))
+
+
+def _count(found: Found) -> int | None:
+    """How many frames a recording states."""
+    if found.kind == "video":
+        return count_frames(Path(found.source))
+    try:
+        return len(found.pictures().names)
+    except SourceError:
+        return 0
+
+
+class RealTime(Source):
     """A recording given at its own rate, as if it came from a camera.
 
     Args:
@@ -75,8 +185,6 @@ class RealTime(Closing):
     Raises:
         SourceError: If the source has no rate.
     """
-
-    live = False
 
     def __init__(
         self,
@@ -91,7 +199,7 @@ class RealTime(Closing):
                 f"{source.name} has no rate to be played at", fix="Leave --realtime out."
             )
         self.name = source.name
-        self.fps: float | None = source.fps
+        self.fps = source.fps
         self.total = source.total
         self._source = source
         self._clock = clock
@@ -100,10 +208,13 @@ class RealTime(Closing):
 
     def __iter__(self) -> Iterator[Frame]:
         """Give each frame when it is due; ``captured`` is that moment."""
-        rate = self.fps or 1.0
-        started = self._clock()
+        started = due = self._clock()
+        recording = None
         for frame in self._source:
-            due = started + frame.index / rate
+            if frame.recording != recording:
+                recording, started = frame.recording, max(due, self._clock())
+            at = frame.timestamp
+            due = started + (frame.index / (self.fps or 1.0) if at is None else at)
             # A reader that fell behind is not made to catch up by a burst of old frames: they
             # are due already, and the newest wins.
             if (early := due - self._clock()) > 0:

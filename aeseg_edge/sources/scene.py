@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.sources.base import Closing, Frame
+from aeseg_edge.errors import SourceError
+from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.capture import MAX_SIDE
 
 
-class TestSource(Closing):
+class TestSource(Source):
     """A drawn scene that moves: sky, ground, a road, boxes. Endless and repeatable.
 
     Args:
@@ -22,12 +25,10 @@ class TestSource(Closing):
     """
 
     __test__ = False
-    live = False
-    total: int | None = None
 
     def __init__(self, width: int, height: int, fps: float, channels: int) -> None:
         self.name = f"test://{width}x{height}@{fps:g}"
-        self.fps: float | None = fps
+        self.fps = fps
         self._size = (width, height)
         self._channels = channels
         self._open = True
@@ -49,6 +50,18 @@ class TestSource(Closing):
     def close(self) -> None:
         """Stop drawing."""
         self._open = False
+
+
+def open_scene(uri: str, channels: int) -> Source:
+    """Open ``test://640x480@30``; see ``open_source``."""
+    match = re.fullmatch(r"test://(\d+)x(\d+)(?:@(\d+(?:\.\d+)?))?", uri)
+    width, height, fps = match.groups(default="30") if match else ("0", "0", "0")
+    if not (0 < int(width) <= MAX_SIDE and 0 < int(height) <= MAX_SIDE and float(fps) > 0):
+        raise SourceError(
+            f"{uri} is not a size and rate",
+            fix=f"Write test://640x480@30; sides end at {MAX_SIDE}.",
+        )
+    return TestSource(int(width), int(height), float(fps), channels)
 
 
 def draw_scene(index: int, width: int, height: int) -> NDArray[np.uint8]:

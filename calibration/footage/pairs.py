@@ -12,11 +12,12 @@ from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources, spread
 from aeseg_edge.errors import UsageError
-from aeseg_edge.sources.pairs import Pairs, check_modalities, is_pairs, open_pairs, read_pair
+from aeseg_edge.sources import check_modalities
+from aeseg_edge.sources.pairs import Pairs, is_pairs, open_pairs, read_pair
 
 
-class PairReader:
-    """Scenes of paired folders, in the order of their names; a ``Reader``.
+class PairReader(Reader):
+    """Scenes of paired folders, in the order of their names.
 
     Args:
         pairs: From ``open_pairs``.
@@ -32,10 +33,6 @@ class PairReader:
         self._pairs = pairs
         for path in pairs.unpaired:
             self.notes.unreadable[str(path)] = "has no partner"
-
-    def work(self, budget: int) -> int:
-        """Return the number of scenes that will be read."""
-        return min(budget, self.found)
 
     def sample(
         self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]

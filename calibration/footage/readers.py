@@ -8,38 +8,28 @@ time. Zips are read in memory; nothing is ever extracted.
 
 from __future__ import annotations
 
-import glob
 import logging
-import re
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.errors import FootageError
-from aeseg_edge.sources.images import (
-    IMAGE_SUFFIXES,
-    TEXT_SUFFIXES,
-    VIDEO_SUFFIXES,
-    decode_image,
-    natural,
-)
+from aeseg_edge.sources.images import Pictures, decode_image
+from aeseg_edge.sources.paths import Found, find
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import as_text, is_utf8
-from aeseg_edge.support.zips import read_member
 
 _log = logging.getLogger(__name__)
 
 MIN_SIDE = 32
 """Pixels: a smaller picture holds less than one cell of the deepest stride."""
-MAX_FILE_BYTES = 512 * 2**20
-"""Larger image files are not read: the entry of a zip may claim any size."""
 Sizes = list[tuple[int, int]]
 """Rows and columns of pictures as they came, before they were brought to the training size."""
 _FIX = "Give videos, folders of images, globs, zips of images or single images."
@@ -79,8 +69,15 @@ class Notes:
         return False
 
 
-class Reader(Protocol):
-    """One source of footage."""
+class Reader(ABC):
+    """One source of footage.
+
+    Attributes:
+        source: What the user gave, or the path of a video or zip that was found there.
+        kind: ``video``, ``folder``, ``glob``, ``zip``, ``images`` or ``pairs``.
+        found: How many frames there are.
+        notes: What could not be read, and what else there is to say.
+    """
 
     source: str
     kind: str
@@ -89,8 +86,9 @@ class Reader(Protocol):
 
     def work(self, budget: int) -> int:
         """Return how often ``sample`` will call ``tick``, about."""
-        ...
+        return min(budget, self.found)
 
+    @abstractmethod
     def sample(
         self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
     ) -> Sizes:
@@ -104,36 +102,33 @@ class Reader(Protocol):
         Returns:
             Of each frame that was written, its size before. What could not be read is in ``notes``.
         """
-        ...
 
 
-class ImageReader:
-    """Image files, in the order of their names.
+class ImageReader(Reader):
+    """Image files, or the entries of a zip.
 
     Args:
-        source: What the user gave.
-        kind: ``folder``, ``glob``, ``images`` or ``zip``.
-        files: Paths, or names of zip entries.
+        pictures: The files, in order; nothing is read yet.
     """
 
-    def __init__(self, source: str, kind: str, files: Sequence[str]) -> None:
-        """Put the names in order; nothing is opened yet."""
-        self.source = source
-        self.kind = kind
-        self.found = len(files)
+    def __init__(self, pictures: Pictures) -> None:
+        """Take over what is known about them."""
+        self.source, self.kind = pictures.source, pictures.kind
+        self.found = len(pictures.names)
         self.notes = Notes()
-        self.files = sorted(files, key=natural) if kind != "images" else list(files)
-
-    def work(self, budget: int) -> int:
-        """Return the number of images that will be read."""
-        return min(budget, self.found)
+        self._pictures = pictures
+        if pictures.damage:
+            self.notes.skip(pictures.source, pictures.damage)
+        for note in pictures.notes:
+            self.notes.warn(note)
 
     def sample(
         self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
     ) -> Sizes:
         """Read images, evenly spread, into the room given; see ``Reader``."""
         written: Sizes = []
-        for name, data in self._contents([self.files[i] for i in spread(self.found, len(room))]):
+        names = [self._pictures.names[i] for i in spread(self.found, len(room))]
+        for name, data in self._pictures.read(names):
             tick()
             image = decode_image(data, geometry.channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
@@ -143,83 +138,8 @@ class ImageReader:
                 written.append((image.shape[0], image.shape[1]))
         return written
 
-    def _contents(self, names: list[str]) -> Iterator[tuple[str, bytes | str]]:
-        """Yield each name with its bytes, or with the reason why there are none."""
-        for name in names:
-            try:
-                if Path(name).stat().st_size > MAX_FILE_BYTES:
-                    yield name, f"is larger than {MAX_FILE_BYTES} bytes"
-                else:
-                    yield name, Path(name).read_bytes()
-            except OSError as error:
-                yield name, f"cannot be read ({error.strerror or error})"
 
-
-class ZipReader(ImageReader):
-    """Image entries of one zip.
-
-    Args:
-        path: The zip.
-
-    Raises:
-        FootageError: If it holds no image at all.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """List the entries; nothing is unpacked yet."""
-        names: list[str] = []
-        unsafe: list[str] = []
-        videos: list[str] = []
-        damage = ""
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    suffix = PurePosixPath(name).suffix.lower()
-                    if _is_hidden(name) or suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                        continue
-                    kinds = names if suffix in IMAGE_SUFFIXES else videos
-                    (kinds if _stays_inside(name) else unsafe).append(name)
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            # The last two: names that are not the UTF-8 they say, a zip of a later version.
-            damage = f"is not a readable zip ({error})"
-        super().__init__(str(path), "zip", names)
-        if damage:
-            self.notes.skip(str(path), damage)
-        if unsafe:
-            self.notes.warn(
-                f"{len(unsafe)} entries of {path} are ignored: their paths lead out of the "
-                f"archive ({unsafe[0]})"
-            )
-        if videos:
-            self.notes.warn(
-                f"{len(videos)} videos inside {path} are ignored ({videos[0]}): unzip them first"
-            )
-        if not names and not damage:
-            raise FootageError(
-                f"{path} holds no images that can be used",
-                fix="Give a zip of images, or unzip it and give its videos or folders.",
-            )
-
-    def _contents(self, names: list[str]) -> Iterator[tuple[str, bytes | str]]:
-        if not names:
-            return  # A damaged zip: opening it again would fail again.
-        with zipfile.ZipFile(self.source) as archive:
-            for name in names:
-                full = f"{self.source}:{name}"
-                try:
-                    info = archive.getinfo(name)
-                    if info.file_size > MAX_FILE_BYTES:
-                        yield full, f"is larger than {MAX_FILE_BYTES} bytes"
-                    else:
-                        yield full, read_member(archive, info)
-                except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-                    yield full, f"is damaged ({error})"
-                except (RuntimeError, NotImplementedError) as error:
-                    # zipfile's errors for encrypted entries and unknown methods.
-                    yield full, f"cannot be unpacked ({error})"
-
-
-class VideoReader:
+class VideoReader(Reader):
     """One video file.
 
     Args:
@@ -347,33 +267,33 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
     Raises:
         FootageError: If a source does not exist or holds neither images nor videos.
     """
-    readers: list[Reader] = []
-    singles: list[str] = []
-    for source in sources:
-        text = str(source).removeprefix("file://")
-        path = Path(text)
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-            singles.append(text)
-            continue
-        if singles:
-            readers.append(_singles(singles))
-            singles = []
-        if path.is_dir():
-            readers += _from_folder(path)
-        elif path.is_file():
-            readers.append(_from_file(path))
-        elif glob.has_magic(text):
-            readers += _from_glob(text)
-        elif "://" in text:
+    found: list[Found] = []
+    for source in map(str, sources):
+        if "://" in source and not source.startswith("file://"):
             raise FootageError(
-                f"{text} is not a file, and training needs footage that it can read again",
+                f"{source} is not a file, and training needs footage that it can read again",
                 fix="Record it first: aeseg run SOURCE ... -o clip.mp4, or any recorder.",
             )
+        found += find(source, error=FootageError, fix=_FIX)
+    readers: list[Reader] = []
+    for kind, group in groupby(found, key=lambda each: each.kind):
+        each = list(group)
+        if kind == "images":
+            names = tuple(name for one in each for name in one.files)
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            readers.append(ImageReader(Pictures(f"{names[0]}{more}", kind, names)))
         else:
-            raise FootageError(f"{text} does not exist", fix="Check the path.")
-    if singles:
-        readers.append(_singles(singles))
+            readers += [_reader(one) for one in each]
     return readers
+
+
+def _reader(found: Found) -> Reader:
+    if found.kind != "video":
+        return ImageReader(found.pictures(error=FootageError))
+    reader = VideoReader(Path(found.source))
+    for note in found.notes:
+        reader.notes.warn(note)
+    return reader
 
 
 def spread(count: int, budget: int) -> list[int]:
@@ -384,63 +304,3 @@ def spread(count: int, budget: int) -> list[int]:
     if count <= budget:
         return list(range(count))
     return [(2 * i + 1) * count // (2 * budget) for i in range(budget)]
-
-
-def _from_folder(folder: Path) -> list[Reader]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    names = [str(path) for path in files if not _is_hidden(str(path.relative_to(folder)))]
-    readers = _from_names(str(folder), "folder", names)
-    if not readers:
-        content = f"{len(files)} other files" if files else "no files"
-        raise FootageError(f"folder {folder} holds no images or videos, but {content}", fix=_FIX)
-    return readers
-
-
-def _from_glob(pattern: str) -> list[Reader]:
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
-    readers = _from_names(pattern, "glob", [str(path) for path in found if path.is_file()])
-    for path in sorted((path for path in found if path.is_dir()), key=lambda p: natural(str(p))):
-        if "**" not in pattern:
-            readers += _from_folder(path)
-    if not readers:
-        content = (
-            f"matches {len(found)} files, none of them footage" if found else "matches nothing"
-        )
-        raise FootageError(f"{pattern} {content}", fix=_FIX)
-    return readers
-
-
-def _from_names(source: str, kind: str, names: list[str]) -> list[Reader]:
-    names.sort(key=natural)
-    images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    readers: list[Reader] = [ImageReader(source, kind, images)] if images else []
-    for name in names:
-        suffix = Path(name).suffix.lower()
-        if suffix in VIDEO_SUFFIXES:
-            readers.append(VideoReader(Path(name)))
-        elif suffix == ".zip" and kind == "glob":
-            readers.append(ZipReader(Path(name)))
-    return readers
-
-
-def _from_file(path: Path) -> Reader:
-    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-        return ZipReader(path)
-    if path.suffix.lower() in TEXT_SUFFIXES:
-        raise FootageError(f"{path} is neither an image nor a video", fix=_FIX)
-    return VideoReader(path)
-
-
-def _singles(names: list[str]) -> Reader:
-    source = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    return ImageReader(source, "images", list(names))
-
-
-def _is_hidden(name: str) -> bool:
-    parts = re.split(r"[/\\]", name)
-    return parts[-1].startswith(".") or "__MACOSX" in parts
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name.replace("\\", "/"))
-    return not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]

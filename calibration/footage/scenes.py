@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.calibration.footage.masks import Pair
 from aeseg_edge.errors import EvaluationError
-from aeseg_edge.sources.pairs import check_modalities, open_pairs, read_pair
+from aeseg_edge.sources import check_modalities
+from aeseg_edge.sources.pairs import open_pairs, read_pair
 
 
 class LabelledScenes:

@@ -11,7 +11,8 @@ import numpy as np
 from aeseg_edge.bundle.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError, SourceError
 from aeseg_edge.segment.result import Segmentation
-from aeseg_edge.sources.base import Frame
+from aeseg_edge.sinks.base import Sink
+from aeseg_edge.sources.base import Frame, Source
 
 LOST, HANG, END = "lost", "hang", "end"
 
@@ -26,14 +27,14 @@ class Clock:
         return self.now
 
 
-class Camera:
+class Camera(Source):
     """A live source that follows a script: brightness of a frame, or what goes wrong.
 
     A string ends it: `lost` raises, `hang` blocks until `wake`, `end` ends well. After the
     last entry it hangs.
     """
 
-    live, fps, total = True, 30.0, None
+    live, fps = True, 30.0
 
     def __init__(
         self,
@@ -68,12 +69,6 @@ class Camera:
     def close(self) -> None:
         self.closed += 1
 
-    def __enter__(self) -> Camera:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class Engine:
     """Everything is class 0; `before` is called for each frame that is collected."""
@@ -83,6 +78,7 @@ class Engine:
     ) -> None:
         self.before, self.smooth = before, smooth
         self.calls: list[str] = []
+        self.wants: list[frozenset[str]] = []
 
     def submit(
         self, image: np.ndarray, *, captured: float | None = None, stream: int = 0
@@ -94,6 +90,7 @@ class Engine:
         self, submitted: tuple[np.ndarray, float | None], want: frozenset[str] = frozenset()
     ) -> Segmentation:
         image, captured = submitted
+        self.wants.append(want)
         self.before(image)
         self.calls.append(f"collect {image[0, 0, 0]}")
         classes = default_classes(1)
@@ -105,10 +102,10 @@ class Engine:
         self.calls.append(f"reset {stream}")
 
 
-class Collecting:
+class Collecting(Sink):
     """A sink that remembers what it got; `before` is called for each."""
 
-    name, closed_by_user, backlog = "collecting", False, 1000
+    name, backlog = "collecting", 1000
 
     def __init__(self, before: Callable[[Frame], None] = lambda _: None) -> None:
         self.before = before

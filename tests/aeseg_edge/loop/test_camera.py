@@ -219,6 +219,23 @@ def test_a_limit_of_frames_counts_what_was_segmented() -> None:
     assert balanced(loop.counters())
 
 
+def test_what_sinks_want_of_this_moment_is_asked_of_the_engine() -> None:
+    moments = iter([frozenset(), frozenset({"margin"}), frozenset()])
+
+    class Wanting(Collecting):
+        @property
+        def wants(self) -> frozenset[str]:
+            return next(moments)
+
+    class Plain(Collecting):
+        wants = frozenset({"latents"})
+
+    engine, camera = Engine(), Camera([*range(3), END])
+    sinks = [Wanting(), Plain()]
+    CameraLoop(engine, [Input(camera)], sinks, drop="none", drift_every=0).run()
+    assert engine.wants == [{"latents"}, {"latents", "margin"}, {"latents"}]
+
+
 def test_a_window_is_served_on_the_main_thread_and_told_to_stay_awake() -> None:
     threads, idle = set(), []
 
@@ -309,7 +326,7 @@ def test_a_sink_that_hangs_is_left_and_the_others_are_whole(
     good, stuck = Named(), Named(lambda _: release.wait(20) and None)  # type: ignore[func-returns-value]
     good.name, stuck.name = "good", "stuck"
     if can_be_woken:
-        wake = lambda: release.set() or wait_for(lambda: stuck.frames)  # noqa: E731
+        wake = lambda: bool((release.set(), wait_for(lambda: stuck.frames)))  # noqa: E731
         stuck.interrupt = wake  # type: ignore[attr-defined]
     with pytest.raises(SinkError, match=r"^stuck took no result for"):
         CameraLoop(Engine(), [Input(Camera([1, END]))], [stuck, good], drop="latest").run()

@@ -16,18 +16,22 @@ import pytest
 from aeseg_edge.bundle.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError, SourceError
 from aeseg_edge.loop import camera as loop
-from aeseg_edge.loop.camera import run_loop
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
+from aeseg_edge.loop.rate import RateLine, RunTotals
 from aeseg_edge.segment.result import Segmentation
 from aeseg_edge.segment.segmenter import Segmenter as RealSegmenter
+from aeseg_edge.sinks import base as sinks
+from aeseg_edge.sources import base as sources
 from aeseg_edge.sources import open_source
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.signals import stop_on_signals
 
 
-class Source:
+class Source(sources.Source):
     """Frames out of nothing; may fail after some."""
 
-    name, fps, live, total = "made", None, False, None
+    name = "made"
 
     def __init__(self, count: int, fails: bool = False) -> None:
         self.count, self.fails = count, fails
@@ -43,14 +47,8 @@ class Source:
     def close(self) -> None:
         self.closed += 1
 
-    def __enter__(self) -> Source:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Sink:
+class Sink(sinks.Sink):
     """Remembers what it got; may fail at a frame or on closing."""
 
     name = "made"
@@ -60,7 +58,6 @@ class Sink:
         self.results: list[Segmentation] = []
         self.ended: list[str] = []
         self.fails_at, self.fails_closing = fails_at, fails_closing
-        self.closed_by_user = False
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         if frame.index == self.fails_at:
@@ -98,6 +95,20 @@ class Segmenter:
         labels = np.zeros(image.shape[:2], np.uint8)
         age = None if captured is None else time.monotonic() - captured
         return Segmentation(labels, classes, palette(classes), frame_age=age)
+
+
+def run_loop(
+    segmenter: object,
+    source: sources.Source,
+    sinks: list[Sink],
+    *,
+    frames: int | None = None,
+    stop: threading.Event | None = None,
+    on_line: Callable[[RateLine], None] | None = None,
+) -> RunTotals:
+    """One source through one segmenter."""
+    loop = CameraLoop(segmenter, [Input(source)], sinks, frames=frames)
+    return loop.run(stop=stop, on_line=on_line)
 
 
 def test_every_frame_reaches_every_sink_with_its_frame_and_age() -> None:
@@ -251,7 +262,8 @@ RUN = """
 import sys, time
 from aeseg_edge.sinks import open_sink
 from aeseg_edge.sources import open_source
-from aeseg_edge.loop.camera import run_loop
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.support.signals import stop_on_signals
 
@@ -268,7 +280,7 @@ with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=1) 
             time.sleep(0.01)
 
         sinks[1].write = tell
-        totals = run_loop(segmenter, source, sinks, stop=stop)
+        totals = CameraLoop(segmenter, [Input(source)], sinks).run(stop=stop)
 print(totals.frames)
 """
 

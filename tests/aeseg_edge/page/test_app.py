@@ -41,7 +41,12 @@ def editor() -> Editor:
 @pytest.fixture
 def sink(editor: Editor) -> Iterator[WebSink]:
     status = {"dropped": {"capture": 3, "delivery": 0}, "reconnects_total": 2, "state": "ok"}
-    with WebSink("http://127.0.0.1:0", Live(editor=editor, status=lambda: status)) as opened:
+
+    class Told(WebSink):
+        def figures(self) -> dict[str, object]:
+            return status
+
+    with Told("http://127.0.0.1:0", Live(editor=editor)) as opened:
         yield opened
 
 
@@ -476,16 +481,15 @@ def test_a_fast_source_is_thinned_out_for_viewers() -> None:
 def test_margins_and_latents_are_asked_for_while_somebody_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[frozenset[str]] = []
-    with WebSink("http://127.0.0.1:0", Live(on_want=asked.append)) as sink:
+    with WebSink("http://127.0.0.1:0") as sink:
         put(sink)
-        assert asked == []
+        assert sink.wants == frozenset()
         ask(sink, "/api/frame")
         put(sink)
-        assert (asked, sink.wants) == ([WATCHED], WATCHED)
+        assert sink.wants == WATCHED
         monkeypatch.setattr("aeseg_edge.page.hub._WATCHED", 0.0)
         put(sink)
-        assert asked == [WATCHED, frozenset()]
+        assert sink.wants == frozenset()
 
 
 def test_invented_viewers_take_no_memory(sink: WebSink) -> None:

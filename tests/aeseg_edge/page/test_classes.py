@@ -258,14 +258,3 @@ def test_only_clusters_of_the_label_are_looked_at(segmenter: Segmenter) -> None:
     for label in range(5):
         found = cluster_at(segmenter.codebook, Geometry(96, 64), latents, (64, 96), (10, 10), label)
         assert segmenter.codebook.remap[found] == label
-
-
-def test_outputs_that_are_always_wanted_come_with_every_frame(segmenter: Segmenter) -> None:
-    scene = draw_scene(0, 96, 64)
-    assert segmenter(scene).margin is None
-    segmenter.always = frozenset({"margin"})
-    result = segmenter(scene, want=frozenset({"latents"}))
-    assert result.margin is not None
-    assert result.latents is not None
-    segmenter.always = frozenset()
-    assert segmenter(scene).margin is None

@@ -43,17 +43,11 @@ class Run:
         self.bundle = bundle
         self.segmenter = Segmenter.load(bundle, backend="onnxruntime", threads=1)
 
-        def want(outputs: frozenset[str]) -> None:
-            self.segmenter.always = outputs
+        class Told(WebSink):
+            def figures(self) -> dict[str, object]:
+                return {"reconnects_total": 7}
 
-        self.sink = WebSink(
-            f"http://{host}:0",
-            Live(
-                editor=LiveClasses(self.segmenter),
-                status=lambda: {"reconnects_total": 7},
-                on_want=want,
-            ),
-        )
+        self.sink = Told(f"http://{host}:0", Live(editor=LiveClasses(self.segmenter)))
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.feed)
         self.thread.start()
@@ -64,7 +58,7 @@ class Run:
             captured = time.monotonic()
             image = draw_scene(index, 192, 128)
             frame = Frame(image, index, captured, "test")
-            result = self.segmenter(image, captured=captured)
+            result = self.segmenter(image, captured=captured, want=self.sink.wants)
             self.sink.write(frame, replace(result, frame=frame))
             index += 1
 

@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aeseg_edge import sources
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sinks import gstreamer as gst_sink
-from aeseg_edge.sources import csi_pipeline, gstreamer, open_source, rtsp_pipeline
+from aeseg_edge.sources import gstreamer, open_source
 from aeseg_edge.sources.base import Source
-from aeseg_edge.sources.gstreamer import LaunchedSource, i420_to_bgr, open_pipeline
+from aeseg_edge.sources.gstreamer import (
+    LaunchedSource,
+    csi_pipeline,
+    i420_to_bgr,
+    open_pipeline,
+    rtsp_pipeline,
+)
 from aeseg_edge.sources.mjpeg import MjpegSource
 from aeseg_edge.sources.recorded import RealTime
 from aeseg_edge.support.text import without_password
@@ -94,8 +99,8 @@ def test_a_camera_with_other_channels_is_refused_at_once_and_not_opened_again(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     camera = FakeCamera()
-    monkeypatch.setattr(sources, "opencv_has_gstreamer", lambda: False)
-    monkeypatch.setattr(sources, "has_element", lambda name: False)
+    monkeypatch.setattr(gstreamer, "opencv_has_gstreamer", lambda: False)
+    monkeypatch.setattr(gstreamer, "has_element", lambda name: False)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: camera)
     with pytest.raises(SourceError, match="has 3 channels, the bundle wants 4"):
         open_source(uri, channels=4)
@@ -127,7 +132,7 @@ def test_a_uri_that_says_nothing_sensible_is_refused(uri: str, problem: str) -> 
 
 
 def test_a_csi_uri_becomes_a_pipeline_of_the_jetson() -> None:
-    assert csi_pipeline("1?size=1920x1080&fps=29.97&flip=2") == (
+    assert csi_pipeline("csi://1?size=1920x1080&fps=29.97&flip=2") == (
         "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM),format=NV12,width=1920,"
         "height=1080,framerate=29970/1000 ! nvvidconv flip-method=2 ! video/x-raw,format=BGRx ! "
         "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -135,7 +140,7 @@ def test_a_csi_uri_becomes_a_pipeline_of_the_jetson() -> None:
 
 
 def test_a_csi_camera_elsewhere_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "has_element", lambda name: False)
+    monkeypatch.setattr(gstreamer, "has_element", lambda name: False)
     with pytest.raises(SourceError, match=r"nvarguscamerasrc, which is not there.*JetPack"):
         open_source("csi://0")
 
@@ -151,9 +156,8 @@ def test_an_rtsp_address_becomes_a_pipeline_with_the_device_decoder() -> None:
 def test_without_gstreamer_the_missing_piece_and_the_fix_are_named(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (gstreamer, sources):
-        monkeypatch.setattr(module, "opencv_has_gstreamer", lambda: False)
-        monkeypatch.setattr(module, "has_launch", lambda: False)
+    monkeypatch.setattr(gstreamer, "opencv_has_gstreamer", lambda: False)
+    monkeypatch.setattr(gstreamer, "has_launch", lambda: False)
     monkeypatch.setattr(cv2.videoio_registry, "getStreamBackends", lambda: [])
     with pytest.raises(SourceError, match=r"gst-launch-1\.0.*apt install gstreamer1\.0-tools"):
         open_source(uri)
@@ -174,8 +178,8 @@ def test_rtsp_uses_the_ffmpeg_of_an_opencv_that_has_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened = []
-    monkeypatch.setattr(sources, "opencv_has_gstreamer", lambda: False)
-    monkeypatch.setattr(sources, "has_element", lambda name: False)
+    monkeypatch.setattr(gstreamer, "opencv_has_gstreamer", lambda: False)
+    monkeypatch.setattr(gstreamer, "has_element", lambda name: False)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *how: opened.append(how) or FakeCamera())
     with open_source("rtsp://user:secret@cam:554/1") as source:
         assert source.name == "rtsp://cam:554/1"
@@ -486,7 +490,7 @@ def test_a_password_in_a_pipeline_is_no_part_of_the_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened = []
-    monkeypatch.setattr(sources, "open_pipeline", lambda *given: opened.append(given))
+    monkeypatch.setattr(gstreamer, "open_pipeline", lambda *given: opened.append(given))
     text = "rtspsrc location=rtsp://u:se!cret@h/1 ! decodebin ! appsink"
     open_source(f"gst://{text}")
     assert opened == [("gst://rtspsrc location=rtsp://h/1", text, 3)]

@@ -13,7 +13,8 @@ import pytest
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sources import open_source
-from aeseg_edge.sources.capture import VideoSource
+from aeseg_edge.sources.capture import open_video
+from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.recorded import ImageSource
 
 cv2 = pytest.importorskip("cv2")
@@ -149,7 +150,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, name: str, content: bytes) 
 @pytest.mark.parametrize("name", ["notes.txt", "data.bin", "README.NFO"])
 def test_text_is_not_played_as_a_terminals_picture(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"Dear diary,\n" * 300)
-    with pytest.raises(SourceError, match="is neither a video nor an image"):
+    with pytest.raises(SourceError, match="is neither an image nor a video"):
         open_source(str(tmp_path / name))
 
 
@@ -178,14 +179,14 @@ def test_a_folder_is_read_in_natural_order_and_other_files_are_left_alone(tmp_pa
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="has no images, but nothing"):
+    with pytest.raises(SourceError, match="holds no images or videos, but no files"):
         open_source(str(tmp_path))
 
 
 def test_a_folder_of_text_files_is_refused_with_their_number(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text("x")
-    with pytest.raises(SourceError, match="has no images, but 3 other files"):
+    with pytest.raises(SourceError, match="holds no images or videos, but 3 other files"):
         open_source(str(tmp_path))
 
 
@@ -387,7 +388,7 @@ def test_a_test_scene_of_no_size_or_rate_is_refused(rest: str) -> None:
 
 def test_a_video_is_decoded_as_it_is_read(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", 30)
-    source = VideoSource(path, 3)
+    source = open_video(path, 3)
     reads = 0
     capture = source._capture
 
@@ -456,7 +457,8 @@ def test_a_jpeg_cut_short_is_skipped_also_where_its_thumbnail_is_whole(
     whole = with_exif(jpeg(), 1, thumbnail)
     (tmp_path / "1.jpg").write_bytes(whole)
     (tmp_path / "2.jpg").write_bytes(whole[: -len(jpeg()) // 2])
-    source = ImageSource("made", [tmp_path / "1.jpg", tmp_path / "2.jpg"], 3)
+    names = (str(tmp_path / "1.jpg"), str(tmp_path / "2.jpg"))
+    source = ImageSource(Pictures("made", "images", names), 3)
     assert len(list(source)) == 1
     assert source.skipped == [str(tmp_path / "2.jpg")]
 
