@@ -28,7 +28,8 @@ from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.calibration.graphs.assemble import OPSET
 from aeseg_edge.calibration.graphs.layers import HEAD
-from aeseg_edge.calibration.report.roofline import Device, Roofline, roofline
+from aeseg_edge.calibration.report.devices import Device
+from aeseg_edge.calibration.report.roofline import Roofline, roofline
 from aeseg_edge.errors import CalibrationError, MissingDependency
 
 PRODUCTS = (
