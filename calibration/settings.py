@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from aeseg_edge.calibration.clusters.methods import MAX_CLUSTERS, METHODS
-from aeseg_edge.calibration.clusters.mixture import DEFAULT_COVARIANCE, check_covariance
-from aeseg_edge.calibration.clusters.regions import BALANCES
+from aeseg_edge.calibration.clusters.mixture import (
+    COVARIANCES,
+    DEFAULT_COVARIANCE,
+    check_covariance,
+)
 from aeseg_edge.calibration.clusters.starts import MANY, RESTARTS
 from aeseg_edge.errors import CalibrationError, UsageError
+from aeseg_edge.support.options import KEY, option, positive, share
+
+BALANCES = ("none", "regions")
+RANGES = ("minmax", "percentile", "entropy")
+AUTO_CLUSTERS = (4, 40)
+"""Lowest and highest K of ``auto`` alone."""
+
+
+def parse_clusters(text: str) -> int | tuple[int, int]:
+    """Parse a number of clusters, ``auto`` or ``auto:4-40``."""
+    if text == "auto":
+        return AUTO_CLUSTERS
+    match = re.fullmatch(r"auto:(\d+)-(\d+)", text)
+    if match is not None:
+        return int(match[1]), int(match[2])
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number of at least 1, auto or auto:4-40"
+        ) from error
+
+
+def parse_excluded(text: str) -> tuple[str, ...] | str:
+    """Parse names of convolutions, ``auto`` or ``none``."""
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else ()
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names, auto or none")
+    return names
 
 
 @dataclass(frozen=True)
@@ -37,21 +74,90 @@ class FitSettings:
         threads: For ONNX Runtime; its own choice when None.
     """
 
-    clusters: int = 27
+    clusters: int = option(
+        27,
+        parse=parse_clusters,
+        metavar="K|auto:LO-HI",
+        help="2..1024, or auto: the number in a range (auto alone: 4-40) whose clusters are "
+        "stable and far apart; the curve is written beside the bundle (default {default})",
+        remembered=True,
+    )
     cluster_range: tuple[int, int] | None = None
-    clustering: str = "spherical"
-    covariance: str = DEFAULT_COVARIANCE
-    balance: str = "none"
-    restarts: int | None = None
+    clustering: str = option(
+        "spherical",
+        choices=tuple(METHODS),
+        help="by nearest centre, by nearest direction whatever the contrast, or by a Gaussian "
+        "mixture (default {default})",
+        remembered=True,
+    )
+    covariance: str = option(
+        DEFAULT_COVARIANCE,
+        choices=(*COVARIANCES, "full"),
+        help="with --clustering gmm: one shape for all clusters, a spread for each channel, or "
+        "one spread a cluster; full is refused, the deployed graph cannot hold it "
+        "(default {default})",
+        remembered=True,
+    )
+    balance: str = option(
+        "none",
+        choices=BALANCES,
+        help="regions: cluster one vector a connected region, so that large surfaces do not "
+        "take most of the clusters (default {default})",
+        remembered=True,
+    )
+    restarts: int | None = option(
+        None,
+        parse=positive,
+        help="K-means starts (default 16, fewer beyond 32 clusters); up to 32 clusters three times "
+        "as many where clusters are not stable",
+    )
     samples: int = 60_000
-    seed: int = 0
+    seed: int = option(0, parse=int, help="makes it repeatable (default {default})")
     calibration_frames: int = 48
     agreement_frames: int = 24
-    minimum_agreement: float = 0.95
-    int8_exclude: tuple[str, ...] | Literal["auto"] = ()
-    int8_target: float | None = None
-    ranges: str = "minmax"
-    threads: int | None = None
+    minimum_agreement: float = option(
+        0.95,
+        "--min-agreement",
+        parse=share,
+        metavar="SHARE",
+        help="gate on agreement with fp32 (default {default})",
+        before="0.95, whatever it was before",
+    )
+    int8_exclude: tuple[str, ...] | Literal["auto"] = option(
+        (),
+        parse=parse_excluded,
+        metavar="NAME[,NAME]|auto",
+        help="convolutions that stay in floating point; auto: those that buy most agreement, "
+        "until --int8-target is met or a quarter of the encoder's operations are in floating "
+        "point; aeseg report has the names (default {default})",
+        shown="none",
+        remembered=True,
+    )
+    int8_target: float | None = option(
+        None,
+        parse=share,
+        metavar="AGREEMENT",
+        help="with --int8-exclude auto: agreement with fp32 to reach (default: {default})",
+        shown="--min-agreement",
+        before="{before}, else --min-agreement",
+        remembered=True,
+    )
+    ranges: str = option(
+        "minmax", choices=RANGES, help="how int8 ranges are found (default {default})"
+    )
+    threads: int | None = option(
+        None, parse=positive, help="CPU threads (default: the libraries' own choice)"
+    )
+
+    def remembered(self) -> dict[str, Any]:
+        """Give what a later export takes over where it is told nothing else."""
+        return {name: getattr(self, name) for name in _remembered()}
+
+    @staticmethod
+    def recalled(told: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn what ``remembered`` gave, read from JSON, into arguments; fewer from older ones."""
+        known = {name: told[name] for name in _remembered() if name in told}
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
 
     @property
     def excluded(self) -> tuple[str, ...]:
@@ -121,3 +227,10 @@ class FitSettings:
         for name in ("restarts", "samples", "calibration_frames", "agreement_frames"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} is {value}", fix="Use 1 or more.")
+
+
+def _remembered() -> list[str]:
+    options = {each.name: each.metadata.get(KEY) for each in fields(FitSettings)}
+    # The range belongs to the option that gives the number.
+    options["cluster_range"] = options["clusters"]
+    return [name for name, told in options.items() if told is not None and told.remembered]

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aeseg_edge.errors import TrainingError, UsageError
-from aeseg_edge.export.network.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder
+from aeseg_edge.export.network.catalogue import AutoencoderConfig
 from aeseg_edge.support.files import write_bytes, write_error
 from aeseg_edge.support.require import import_cv2
 

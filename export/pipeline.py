@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.geometry import RESIZE_MODES, Geometry
 from aeseg_edge.bundle.manifest import Modality
-from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.calibration.footage.gather import Footage, gather
 from aeseg_edge.calibration.footage.pairs import find_modalities
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.export.checkpoint import save_model
 from aeseg_edge.export.finish import Trained, all_frames, finish, reduced, told
-from aeseg_edge.export.network.autoencoder import (
-    ARCHITECTURES,
-    Autoencoder,
-    AutoencoderConfig,
-    build_autoencoder,
-)
+from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder
+from aeseg_edge.export.network.catalogue import ARCHITECTURES
 from aeseg_edge.export.network.efficientnet import ORIGIN
 from aeseg_edge.export.network.reduce import TRAINED as TRAINED
-from aeseg_edge.export.network.reduce import Wanted
 from aeseg_edge.export.region import save_region
+from aeseg_edge.export.settings import TrainOptions
 from aeseg_edge.export.sizes import check_output_stride, round_size
 from aeseg_edge.export.steps import (
     Progress,
@@ -42,7 +37,6 @@ from aeseg_edge.export.training.history import TrainResult
 from aeseg_edge.export.training.invariance import even_latents
 from aeseg_edge.export.training.loop import train
 from aeseg_edge.export.training.losses import Objective, Taught
-from aeseg_edge.export.training.settings import TrainSettings
 from aeseg_edge.export.training.teacher import (
     EfficientNetTeacher,
     Targets,
@@ -54,48 +48,6 @@ from aeseg_edge.sources.pairs import describe
 from aeseg_edge.version import __version__
 
 _log = logging.getLogger(__name__)
-
-REMEMBERED = (
-    *("clusters", "cluster_range", "clustering", "covariance", "balance"),
-    *("int8_exclude", "int8_target"),
-)
-"""What a later export takes over from the training where it is told nothing else."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What ``aeseg train`` can be told.
-
-    Attributes:
-        model: Architecture, latent dimension, channels.
-        image_size: Width and height; the architecture's own when None. Rounded to
-            multiples of the deepest stride.
-        resize: ``stretch`` or ``letterbox``.
-        output_stride: Label stride s; half the encoder's stride when None.
-        training: Loss, optimiser, length.
-        fit: Clusters and ranges.
-        reduce_to: Latent channels to keep after training, or ``auto``; None for all.
-        max_frames: Budget of footage frames.
-        keep_frames: Keep a sample of the frames beside the checkpoint.
-        fresh: Start again although a checkpoint is there.
-        region: Region of interest, uint8 [h, w], or None; goes into the bundle.
-        decoder: Put the decoder into the bundle.
-        provenance: What is known of origin and licence of the footage.
-    """
-
-    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    image_size: tuple[int, int] | None = None
-    resize: str = "stretch"
-    output_stride: int | None = None
-    training: TrainSettings = field(default_factory=TrainSettings)
-    fit: FitSettings = field(default_factory=FitSettings)
-    reduce_to: Wanted | None = None
-    max_frames: int = 600
-    keep_frames: bool = True
-    fresh: bool = False
-    region: NDArray[np.uint8] | None = None
-    decoder: bool = False
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train_bundle(
@@ -192,7 +144,7 @@ def _train(
     size = round_size(
         options.image_size or defaults.image_size, autoencoder.multiple, options.model.arch
     )
-    geometry = Geometry(size[0], size[1], options.model.channels, options.resize)
+    geometry = Geometry(size[0], size[1], options.model.channels, options.resize or RESIZE_MODES[0])
     output_stride = check_output_stride(options.output_stride, autoencoder.stride)
     folder = train_folder(output)
     check_excluded(autoencoder, geometry, options.fit)
@@ -201,7 +153,7 @@ def _train(
         sources,
         size=size,
         channels=options.model.channels,
-        resize=options.resize,
+        resize=geometry.resize,
         max_frames=options.max_frames,
         seed=options.training.seed,
         modalities=modalities,
@@ -303,7 +255,7 @@ def _from_model(
             "output_stride": output_stride,
             "training": summary,
             "provenance": provenance,
-            "fit": {name: getattr(options.fit, name) for name in REMEMBERED},
+            "fit": options.fit.remembered(),
             "modalities": [asdict(each) for each in modalities],
         },
     )

@@ -127,14 +127,9 @@ def remembered_fit(folder: Path) -> dict[str, Any]:
         folder: ``NAME.train``.
 
     Returns:
-        The settings of ``REMEMBERED``, for ``FitSettings``; fewer from older trainings.
+        Arguments of ``FitSettings``; fewer from older trainings.
 
     Raises:
         TrainingError: If the checkpoint is missing or damaged.
     """
-    told = dict(load_model(folder)[1].get("fit", {}))
-    if told.get("cluster_range") is not None:
-        told["cluster_range"] = tuple(told["cluster_range"])
-    if isinstance(told.get("int8_exclude"), list):
-        told["int8_exclude"] = tuple(told["int8_exclude"])
-    return told
+    return FitSettings.recalled(load_model(folder)[1].get("fit", {}))

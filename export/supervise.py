@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,11 @@ from aeseg_edge.calibration.score.sensitivity import check_names
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import UsageError
 from aeseg_edge.export.checkpoint import MODEL, load_frames, load_model, load_sizes, save_model
-from aeseg_edge.export.network.autoencoder import (
-    ARCHITECTURES,
-    Autoencoder,
-    AutoencoderConfig,
-    add_class_head,
-    build_autoencoder,
-)
+from aeseg_edge.export.network.autoencoder import Autoencoder, add_class_head, build_autoencoder
+from aeseg_edge.export.network.catalogue import ARCHITECTURES
 from aeseg_edge.export.network.efficientnet import ORIGIN
 from aeseg_edge.export.region import frame_region, load_region, save_region
+from aeseg_edge.export.settings import SuperviseOptions
 from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size
 from aeseg_edge.export.steps import (
     Progress,
@@ -59,56 +55,12 @@ from aeseg_edge.export.training.labels import (
     head_codebook,
 )
 from aeseg_edge.export.training.loop import train
-from aeseg_edge.export.training.settings import TrainSettings
 from aeseg_edge.version import __version__
 
 _log = logging.getLogger(__name__)
 
 GATE_LATENTS = 10_000
 """Latents that the smoothing gate is measured on."""
-
-
-@dataclass(frozen=True)
-class SuperviseOptions:
-    """What ``aeseg train --masks`` can be told.
-
-    Attributes:
-        class_names: Of the classes 0, 1, ... of the masks.
-        ignore: Mask value that does not count, or None.
-        class_weights: ``none``, ``log`` or ``power``.
-        start: NAME.train whose encoder is where training starts; None for fresh weights.
-        tune: ``all`` weights, or those of the ``head`` alone.
-        model: Architecture, latent dimension, channels; those of ``start`` where it is given.
-        pretrained: Let the trunk of ``lite`` start from EfficientNet-Lite0's weights.
-        image_size: Width and height; those of ``start``, or the architecture's own, when None.
-        resize: ``stretch`` or ``letterbox``; that of ``start``, or ``stretch``, when None.
-        output_stride: Label stride s; half the encoder's stride when None.
-        training: Optimiser, length, seed; its loss and teacher are not used.
-        fit: Ranges, gate and threads; what it says of clusters is not used.
-        max_frames: Budget of labelled frames.
-        keep_frames: Keep a sample of the frames beside the checkpoint.
-        fresh: Start again although a checkpoint is there.
-        region: Region of interest, uint8 [h, w], or None; goes into the bundle.
-        provenance: What is known of origin and licence of the footage.
-    """
-
-    class_names: tuple[str, ...]
-    ignore: int | None = None
-    class_weights: str = "none"
-    start: Path | None = None
-    tune: str = "all"
-    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    pretrained: bool = False
-    image_size: tuple[int, int] | None = None
-    resize: str | None = None
-    output_stride: int | None = None
-    training: TrainSettings = field(default_factory=TrainSettings)
-    fit: FitSettings = field(default_factory=FitSettings)
-    max_frames: int = 600
-    keep_frames: bool = True
-    fresh: bool = False
-    region: NDArray[np.uint8] | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

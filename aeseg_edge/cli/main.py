@@ -11,14 +11,34 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
+from typing import Any
 
-from aeseg_edge.cli import analyse, bench, compare, deploy, device, learn, measure, name
-from aeseg_edge.cli.options import VerbParser, check_reports
+from aeseg_edge.cli.options import check_reports
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.version import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+VERBS = {
+    "train": "train on unlabelled footage and write a bundle",
+    "export": "make a bundle from a checkpoint again",
+    "calibrate": "fit new centres and int8 ranges on other footage (no torch needed)",
+    "run": "segment every frame of a source",
+    "info": "say what is in a bundle",
+    "name": "name, merge and colour what a bundle found; nothing is built again",
+    "eval": "score a bundle on labelled frames",
+    "flicker": "measure how much labels flicker where the picture stands still",
+    "bench": "time a bundle, stage by stage",
+    "roofline": "bound the latency of a bundle from below, layer by layer",
+    "report": "compare all precisions of a bundle on real frames, as one HTML page",
+    "compare": "say how the labels of two bundles differ on the same frames",
+    "build": "build TensorRT engines of a bundle for this device",
+    "doctor": "check what this machine has and lacks for running bundles",
+    "selftest": "build engines here and compare their labels with ONNX Runtime",
+}
+"""What each verb does. Its module in ``verbs`` is imported when it is used."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +105,54 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(
         dest="verb", required=True, metavar="VERB", parser_class=VerbParser
     )
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
-    for module in (learn, deploy, name, measure, bench, analyse, compare, device):
-        module.add_verbs(verbs, common)
+    for name, summary in VERBS.items():
+        verbs.add_parser(name, verb=name, help=summary)
     return parser
+
+
+class VerbParser(argparse.ArgumentParser):
+    """The parser of a verb, filled when it is used: others stay unimported.
+
+    It takes words and options in any order, as in ``aeseg bench B.aeseg --threads 1 clip.mp4``;
+    argparse alone is done with words that may be left out once it has seen the first option.
+
+    Args:
+        verb: A key of ``VERBS``, and the module's name.
+        more: Of ``ArgumentParser``.
+    """
+
+    def __init__(self, *, verb: str, **more: Any) -> None:
+        summary = VERBS[verb]
+        super().__init__(
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **more,
+        )
+        self.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+        self._verb: str | None = verb
+        self._mixing = False
+
+    def fill(self) -> None:
+        """Add the options of the verb; once."""
+        if self._verb is not None:
+            module = import_module(f"aeseg_edge.cli.verbs.{self._verb}")
+            self._verb = None
+            self.epilog = f"example:\n  {module.EXAMPLE}"
+            self.set_defaults(run=module.run)
+            module.add_arguments(self)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse options first, then what is left as words; as argparse does where a ``--`` is."""
+        self.fill()
+        if self._mixing or "--" in (args or ()):
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 @contextmanager

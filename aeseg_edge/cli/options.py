@@ -1,75 +1,34 @@
-"""Argument types and outputs that several verbs share."""
+"""Options that several verbs share, what they were given, and what they lead to."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.errors import AesegError, UsageError
+from aeseg_edge.cli.fields import filled, given
+from aeseg_edge.errors import AesegError, MissingDependency, UsageError
 from aeseg_edge.sinks.targets import refuse_inputs
 from aeseg_edge.sources.images import read_grey
-from aeseg_edge.sources.pairs import SCHEME, SKIP
-from aeseg_edge.support.files import is_stream, temporary_beside, write_bytes
-from aeseg_edge.support.text import to_json
+from aeseg_edge.sources.pairs import SCHEME, SKIP, UNPAIRED
+from aeseg_edge.support.files import is_stream, temporary_beside
+from aeseg_edge.support.options import size
 
 if TYPE_CHECKING:
+    from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.bundle.manifest import Manifest
+    from aeseg_edge.calibration.settings import FitSettings
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.sources.base import Source
 
 _log = logging.getLogger(__name__)
-
-Verbs = Any
-"""What ``add_subparsers`` returns; argparse keeps its class to itself."""
-
-
-class VerbParser(argparse.ArgumentParser):
-    """Takes words and options in any order, as in ``aeseg bench B.aeseg --threads 1 clip.mp4``.
-
-    argparse alone is done with words that may be left out once it has seen the first option.
-    """
-
-    _mixing = False
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse options first, then what is left as words; as argparse does where a ``--`` is."""
-        if self._mixing or "--" in (args or ()):
-            return super().parse_known_args(args, namespace)
-        self._mixing = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._mixing = False
-
-
-def add_verb(
-    verbs: Verbs,
-    common: argparse.ArgumentParser,
-    name: str,
-    run: Callable[[argparse.Namespace], int | None],
-    *,
-    summary: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    """Add a verb whose help ends in an example."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name,
-        parents=[common],
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -79,28 +38,26 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_runner(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose how a bundle is run."""
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cache-dir``."""
     parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "fp16", "int8"),
-        default="auto",
-        help="default: int8 where the bundle recommends it",
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="where engines are kept (default: ~/.cache/aeseg_edge)",
     )
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "onnxruntime", "tensorrt"),
-        default="auto",
-        help="default: TensorRT where it is installed, else ONNX Runtime",
-    )
-    parser.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
-    parser.add_argument(
-        "--imgsz",
-        type=size,
-        metavar="WxH",
-        help="run at another size, multiples of the encoder's deepest stride (32 for edge): larger "
-        "is finer and slower (default: the bundle's own)",
-    )
+
+
+def add_imgsz(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--imgsz`` to a verb that runs no bundle."""
+    parser.add_argument("--imgsz", type=size, metavar="WxH", help=text)
+
+
+def add_footage(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add SOURCE, ``--modalities`` and ``--output`` to a verb that makes a bundle."""
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=text)
+    add_modalities(parser)
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
 
 
 def add_modalities(parser: argparse.ArgumentParser, *, stands_for: str = "SOURCE") -> None:
@@ -113,10 +70,70 @@ def add_modalities(parser: argparse.ArgumentParser, *, stands_for: str = "SOURCE
     )
     parser.add_argument(
         "--unpaired",
-        choices=("refuse", "skip"),
-        default="refuse",
-        help="what becomes of files without a partner (default: refuse)",
+        choices=UNPAIRED,
+        default=UNPAIRED[0],
+        help=f"what becomes of files without a partner (default: {UNPAIRED[0]})",
     )
+
+
+def add_classes(parser: argparse._ActionsContainer, **more: Any) -> None:
+    """Add ``--classes`` and ``--ignore`` to a verb that reads masks."""
+    numbers = "" if more else ", for 0, 1, ..."
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help=f"one class name a line{numbers}", **more
+    )
+    parser.add_argument("--ignore", type=int, metavar="ID", help="mask value left out")
+
+
+def add_roi(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add ``--roi``; ``more`` goes on with its help."""
+    parser.add_argument(
+        "--roi", metavar="MASK", help=f"picture whose white part is segmented{more}"
+    )
+
+
+def add_names(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--names-from``; ``default`` ends its help."""
+    parser.add_argument(
+        "--names-from",
+        metavar="OLD.aeseg",
+        help="names, colours, merges and void of an earlier bundle of the same encoder go to the "
+        f"clusters near its own ({default})",
+    )
+
+
+@contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Import inside this: what is missing is named, with the extra that has it."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependency(
+            f"{what} ({error})", fix=f"Install it: pip install 'aeseg_edge[{extra}]'."
+        ) from error
+
+
+def import_calibration() -> Any:
+    """Give ``calibration.recalibrate``, or say what is missing for it."""
+    with needing("calibrate", "calibration needs a package that is not importable"):
+        from aeseg_edge.calibration import recalibrate
+    return recalibrate
+
+
+def fit_settings(options: argparse.Namespace, told: Mapping[str, Any] | None = None) -> FitSettings:
+    """Join what the options say with how it was done before."""
+    import_calibration()
+    from aeseg_edge.calibration.settings import FitSettings
+
+    said, before = given(options, FitSettings), dict(told or {})
+    if isinstance(said.get("clusters"), tuple):
+        said["cluster_range"] = said.pop("clusters")
+    elif "clusters" in said:
+        before.pop("cluster_range", None)
+    if "int8_exclude" in said:
+        # A target goes with auto alone, and that may have been asked for earlier.
+        before.pop("int8_target", None)
+    return FitSettings(**before | said)
 
 
 def all_sources(given: Sequence[str], options: argparse.Namespace) -> list[str]:
@@ -131,89 +148,46 @@ def all_sources(given: Sequence[str], options: argparse.Namespace) -> list[str]:
         raise UsageError(problem, fix="Give a SOURCE, or --modalities visible=DIR,thermal=DIR.")
     if pairs is None:
         return list(given)
-    return [f"{SCHEME}{pairs}{SKIP if options.unpaired == 'skip' else ''}"]
+    return [f"{SCHEME}{pairs}{SKIP if options.unpaired == UNPAIRED[1] else ''}"]
 
 
-def size(text: str) -> tuple[int, int]:
-    """Parse ``WxH``."""
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
-    if match is None or not (width := int(match[1])) or not (height := int(match[2])):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 480x360")
-    return width, height
+def one_source(options: argparse.Namespace) -> str:
+    """Give the one source of a verb that takes no more."""
+    (uri,) = all_sources([] if options.source is None else [options.source], options)
+    return uri
 
 
-def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
+def open_for(manifest: Manifest, uri: str) -> Source:
+    """Open a source with the channels that a bundle takes."""
+    from aeseg_edge.sources import open_source
+
+    return open_source(uri, channels=manifest.geometry.channels, modalities=manifest.modalities)
 
 
-def seconds(text: str) -> float:
-    """Parse a time above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds above 0")
-    return value
+def open_bundle(options: argparse.Namespace) -> Bundle:
+    """Open the bundle that was named, or the pretrained one, at the size that was asked for.
+
+    Raises:
+        BundleError: If it cannot be used, or none was named and the package has none.
+    """
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
+
+    path = options.bundle
+    if path is None:
+        path = pretrained_path()
+        _log.warning(NOTICE)
+    bundle = Bundle.open(path)
+    imgsz = getattr(options, "imgsz", None)
+    return bundle if imgsz is None else bundle.with_size(*imgsz)
 
 
-def share(text: str) -> float:
-    """Parse a number within 0..1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not within 0..1")
-    return value
+def open_segmenter(bundle: Path | Bundle, options: argparse.Namespace, **more: Any) -> Segmenter:
+    """Open a bundle as the runner's options say; ``more`` goes to ``Segmenter.load``."""
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.segment.settings import RunnerSettings
 
-
-def natural(text: str) -> int:
-    """Parse a whole number of at least 0."""
-    return 0 if text == "0" else positive(text)
-
-
-DEFAULT_SMOOTH = -1.0
-"""``--smooth`` without a value: the bundle's own default."""
-
-
-def strength(text: str) -> float:
-    """Parse a strength of smoothing, 0 up to below 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value < 1.0:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a strength within 0 up to below 1 (to give none, put --smooth "
-            "after the source)"
-        )
-    return value
-
-
-def smooth_for(manifest: Manifest, given: float) -> float:
-    """Turn what ``--smooth`` gave into a strength."""
-    from aeseg_edge.segment.smoothing import default_strength
-
-    return default_strength(manifest) if given == DEFAULT_SMOOTH else given
-
-
-def write_json(target: str | None, data: Any) -> None:
-    """Write results where ``--json`` says; nothing without it."""
-    if target is None:
-        return
-    text = to_json(data, indent=1, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        write_bytes(Path(target), text.encode(), error=AesegError)
+    return Segmenter.load(bundle, **asdict(filled(options, RunnerSettings)) | more)
 
 
 def read_mask(path: str | None) -> NDArray[np.uint8] | None:
@@ -241,6 +215,14 @@ def check_output(path: Path, suffix: str | None = None) -> Path:
         # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
         temporary_beside(path, error=AesegError).unlink()
     return path
+
+
+def check_picture(path: Path, options: argparse.Namespace, *inputs: Path) -> None:
+    """Refuse a picture that cannot be written, or would write over what is read."""
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UsageError(f"{path} is no picture", fix="Name it sheet.png.")
+    refuse_inputs([path], [*given_files(options), *inputs])
+    check_output(path)
 
 
 def check_reports(options: argparse.Namespace) -> None:
@@ -272,38 +254,3 @@ def given_files(options: argparse.Namespace) -> Iterator[Path]:
         sources.append(f"{SCHEME}{pairs}")
     for uri in sources:
         yield from files_of(uri)
-
-
-def entries_table(manifest: Manifest) -> list[str]:
-    """Lines that list every (precision, backend) with its agreement."""
-    lines = []
-    for entry in manifest.entries:
-        found = entry.agreement
-        agreement = f"{100 * found['labels_equal']:6.2f} %" if found else "reference"
-        advice = "" if entry.recommended else "  NOT RECOMMENDED"
-        size_mb = manifest.files[entry.graph].size / 1e6
-        lines.append(
-            f"{entry.precision:<5} {entry.backend:<12} {size_mb:5.2f} MB  "
-            f"agreement {agreement:>9}{advice}"
-        )
-    return lines
-
-
-def join(items: Sequence[str]) -> str:
-    """Join for a sentence."""
-    return ", ".join(items)
-
-
-def bundle_or_pretrained(path: Path | None) -> Path:
-    """Give the bundle that was named, or the pretrained one, with a notice.
-
-    Raises:
-        BundleError: If none was named and the package has none.
-    """
-    if path is not None:
-        return path
-    from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
-
-    found = pretrained_path()
-    _log.warning(NOTICE)
-    return found

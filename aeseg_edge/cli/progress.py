@@ -19,32 +19,15 @@ class Progress:
     """
 
     def __init__(self, *, plain: bool = False) -> None:
-        self._bars: Any = None
+        self._bars = None if plain or not sys.stderr.isatty() else _bars()
         self._tasks: dict[str, Any] = {}
         self._stage = ""
-        self._said = 0.0
-        self._begun = 0.0
-        self._plain = plain or not sys.stderr.isatty()
+        self._said = self._begun = 0.0
 
     def __enter__(self) -> Progress:
         """Start the bars where there can be any."""
-        if not self._plain:
-            try:
-                from rich.console import Console
-                from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-                from rich.progress import Progress as Bars
-            except ImportError:
-                self._plain = True
-            else:
-                self._bars = Bars(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    TextColumn("{task.percentage:3.0f} %"),
-                    TimeElapsedColumn(),
-                    TextColumn("{task.fields[note]}"),
-                    console=Console(stderr=True),
-                )
-                self._bars.start()
+        if self._bars is not None:
+            self._bars.start()
         return self
 
     def __exit__(
@@ -56,7 +39,6 @@ class Progress:
         """Stop the bars."""
         if self._bars is not None:
             self._bars.stop()
-            self._bars = None
 
     def update(self, stage: str, fraction: float, note: str = "") -> None:
         """Say how far a stage is.
@@ -67,10 +49,9 @@ class Progress:
             note: Something short, such as a loss.
         """
         if self._bars is not None:
-            task = self._tasks.get(stage)
-            if task is None:
-                task = self._tasks[stage] = self._bars.add_task(stage, total=1.0, note=note)
-            self._bars.update(task, completed=fraction, note=note)
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=1.0, note=note)
+            self._bars.update(self._tasks[stage], completed=fraction, note=note)
             return
         now = time.monotonic()
         if stage != self._stage:
@@ -80,3 +61,20 @@ class Progress:
         self._said = now
         took = f" ({now - self._begun:.1f} s)" if fraction >= 1.0 else ""
         print(f"{stage}: {100 * fraction:.0f} %{took} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _bars() -> Any:
+    """Give rich's bars, not started; None where rich is missing."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        return None
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )

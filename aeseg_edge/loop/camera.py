@@ -17,6 +17,7 @@ from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.loop.delivery import Delivery
 from aeseg_edge.loop.feed import Captured, Feed, Input
 from aeseg_edge.loop.rate import RateLine, RateReporter, RunTotals
+from aeseg_edge.loop.settings import DROPS
 from aeseg_edge.loop.watchdog import Patience
 from aeseg_edge.sinks.base import Routed, Sink
 from aeseg_edge.sinks.counters import LoopCounters, SourceCounters
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-DROPS = ("auto", "latest", "none")
 _LOSSLESS_ROOM = 2
 _TICK = 0.02
 _NAP = 1.0

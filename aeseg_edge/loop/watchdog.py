@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from aeseg_edge.errors import UsageError
+from aeseg_edge.support.options import option, positive, seconds
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,23 @@ class Patience:
         window: See ``restarts``.
     """
 
-    stall: float = 5.0
+    stall: float = option(
+        5.0,
+        parse=seconds,
+        metavar="S",
+        help="seconds without a frame after which a camera is opened again (default {default})",
+    )
     opening: float = 15.0
     backoff: float = 0.5
     most: float = 30.0
     jitter: float = 0.5
     settled: float = 10.0
-    restarts: int | None = None
+    restarts: int | None = option(
+        None,
+        parse=positive,
+        metavar="N",
+        help="give a camera up after N reconnects in ten minutes (default: never)",
+    )
     window: float = 600.0
 
     def __post_init__(self) -> None:

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 SCHEME = "pairs://"
 SKIP = "?unpaired=skip"
+UNPAIRED = ("refuse", "skip")
+"""What becomes of files without a partner."""
 
 _NAMED = 3
 """File names that a message about unpaired files shows."""

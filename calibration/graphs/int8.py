@@ -30,7 +30,6 @@ from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
 
-CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 SMALLEST_SCALE = 1e-6
 """Below this a float16 scale underflows, which TensorRT refuses."""
 
@@ -171,13 +170,17 @@ def _quantize(
 ) -> onnx.ModelProto:
     if not len(frames):
         raise CalibrationError("there are no frames to calibrate on", fix="Give some footage.")
-    if method not in CALIBRATION_METHODS:
-        raise CalibrationError(
-            f"calibration method {method!r} is unknown",
-            fix=f"Use one of {', '.join(CALIBRATION_METHODS)}.",
-        )
     load_onnxruntime(extra="calibrate")
     ortq = require("onnxruntime.quantization", extra="calibrate")
+    methods = {
+        "minmax": ortq.CalibrationMethod.MinMax,
+        "percentile": ortq.CalibrationMethod.Percentile,
+        "entropy": ortq.CalibrationMethod.Entropy,
+    }
+    if method not in methods:
+        raise CalibrationError(
+            f"calibration method {method!r} is unknown", fix=f"Use one of {', '.join(methods)}."
+        )
     fixed = _with_sizes(encoder, frames[0])
     projection = next(n.name for n in fixed.graph.node if ENCODED in n.output)
     _check_excluded(fixed, exclude)
@@ -190,11 +193,6 @@ def _quantize(
         if progress is not None:
             progress("int8 ranges", min(1.0, done / len(frames)))
 
-    ortq_method = {
-        "minmax": ortq.CalibrationMethod.MinMax,
-        "percentile": ortq.CalibrationMethod.Percentile,
-        "entropy": ortq.CalibrationMethod.Entropy,
-    }[method]
     activation = ortq.QuantType.QUInt8 if unsigned else ortq.QuantType.QInt8
     zero = np.array(128, np.uint8) if unsigned else np.array(0, np.int8)
     overrides = {
@@ -216,7 +214,7 @@ def _quantize(
                 activation_type=activation,
                 weight_type=ortq.QuantType.QInt8,
                 nodes_to_exclude=[projection],
-                calibrate_method=ortq_method,
+                calibrate_method=methods[method],
                 extra_options=extra,
             )
         model = onnx.load(target)

@@ -24,6 +24,11 @@ from aeseg_edge.calibration.score.evaluation import Progress, count_clusters
 from aeseg_edge.errors import CodebookError, EvaluationError
 from aeseg_edge.segment.segmenter import Segmenter
 
+FITS = ("majority", "linear")
+"""How names follow from masks: by most pixels, or with a codebook fitted to them."""
+
+WEIGHTS = ("none", "power")
+
 Unseen = Literal["own", "nearest", "void"]
 UNSEEN: tuple[Unseen, ...] = ("own", "nearest", "void")
 """What becomes of clusters without a labelled pixel: they keep the class that they have,

@@ -27,7 +27,8 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import HEAD, GraphSpec
 from aeseg_edge.calibration.graphs.assemble import OPSET
-from aeseg_edge.calibration.report.roofline import Device, Roofline, roofline
+from aeseg_edge.calibration.report.devices import Device
+from aeseg_edge.calibration.report.roofline import Roofline, roofline
 from aeseg_edge.errors import CalibrationError
 
 PRODUCTS = (

@@ -10,7 +10,7 @@ shift everything by half a pixel of its input at every stage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -18,68 +18,12 @@ from torch import Tensor, nn
 
 from aeseg_edge.errors import UsageError
 from aeseg_edge.export.network.appearance import AppearanceHead
+from aeseg_edge.export.network.catalogue import AutoencoderConfig
 from aeseg_edge.export.network.trunks import MEAN as MEAN
 from aeseg_edge.export.network.trunks import STD as STD
 from aeseg_edge.export.network.trunks import EdgeTrunk, LiteTrunk, unit
 
 Activation = Literal["sigmoid", "identity"]
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """Everything that rebuilds an autoencoder before its weights are loaded.
-
-    Attributes:
-        arch: A key of ``ARCHITECTURES``.
-        latent_dim: Latent channels D, 1..1024: how fine the segmentation can be.
-        channels: Image channels C, 1..16.
-        trained_dim: Latent channels in training, where they were reduced to ``latent_dim``
-            afterwards (see dimension.py); the decoder then starts with the way back.
-        classes: Classes of a supervised head (see ``add_class_head``); 0 for none.
-        head: Channels of that head's convolution.
-    """
-
-    arch: str = "edge"
-    latent_dim: int = 32
-    channels: int = 3
-    trained_dim: int | None = None
-    classes: int = 0
-    head: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values no network can be built from."""
-        if self.arch not in ARCHITECTURES:
-            raise UsageError(
-                f"architecture {self.arch!r} is unknown",
-                fix=f"Use one of {', '.join(sorted(ARCHITECTURES))}.",
-            )
-        if not 1 <= self.latent_dim <= 1024:
-            raise UsageError(
-                f"latent dimension {self.latent_dim} is not within 1..1024",
-                fix="Use 16 to 64 for most footage.",
-            )
-        if not self.latent_dim <= (self.trained_dim or self.latent_dim) <= 1024:
-            raise UsageError(
-                f"{self.latent_dim} latent channels are no reduction of {self.trained_dim}",
-                fix="Reduce to fewer channels than were trained.",
-            )
-        if not 1 <= self.channels <= 16:
-            raise UsageError(
-                f"{self.channels} image channels are not within 1..16",
-                fix="Use 3 for colour, 1 for grey, 4 for colour and thermal.",
-            )
-        if (self.classes, self.head) != (0, 0) and not (
-            2 <= self.classes <= 255 and 1 <= self.head <= 1024
-        ):
-            raise UsageError(
-                f"a head of {self.head} channels cannot tell {self.classes} classes apart",
-                fix="Use 2 to 255 classes and 1 to 1024 channels.",
-            )
-
-    @property
-    def encoded_dim(self) -> int:
-        """Channels that the deployed encoder gives: the head's, where there is one."""
-        return self.head or self.latent_dim
 
 
 class Autoencoder(nn.Module):
@@ -211,48 +155,6 @@ class Autoencoder(nn.Module):
         """
         latents = self.encode(images)
         return latents, self.decode(latents)
-
-
-@dataclass(frozen=True)
-class ArchitectureDefaults:
-    """What an architecture was made for; each can be overridden when training.
-
-    Attributes:
-        image_size: Width and height in pixels.
-        loss: ``mse``, ``bce`` or ``l1``.
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
-        learning_rate: Peak learning rate.
-        batch: Images a step.
-        summary: One line for ``--help`` and ``info``.
-    """
-
-    image_size: tuple[int, int]
-    loss: str
-    optimizer: str
-    learning_rate: float
-    batch: int
-    summary: str
-
-
-ARCHITECTURES: dict[str, ArchitectureDefaults] = {
-    "edge": ArchitectureDefaults(
-        (480, 360), "l1", "adamw", 2e-3, 8, "dense 3x3 trunk with context, stride 8 (default)"
-    ),
-    "lite": ArchitectureDefaults(
-        (480, 360),
-        "l1",
-        "adamw",
-        2e-3,
-        8,
-        "EfficientNet-Lite0 stages 1 to 5 with context, stride 8; best with its teacher",
-    ),
-    "shallow": ArchitectureDefaults(
-        (224, 224), "mse", "sgd", 0.01, 8, "conv 32-64, stride 4, as in article 1"
-    ),
-    "deep": ArchitectureDefaults(
-        (256, 256), "bce", "adam", 1e-3, 8, "conv 64-128-256, stride 8, as in article 2"
-    ),
-}
 
 
 def build_autoencoder(

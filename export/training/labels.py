@@ -44,10 +44,9 @@ from aeseg_edge.errors import FootageError, TrainingError, UsageError
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.training.augment import Augmentation
 from aeseg_edge.export.training.losses import Batch
+from aeseg_edge.export.training.settings import CLASS_WEIGHTS, TUNE
 from aeseg_edge.support.require import import_cv2
 
-TUNE = ("all", "head")
-WEIGHTS = ("none", "log", "power")
 HEAD_CHANNELS = 64
 
 Mask = NDArray[np.uint8]
@@ -164,8 +163,8 @@ def loss_weights(pixels: NDArray[np.int64], kind: str) -> NDArray[np.float32]:
     Raises:
         UsageError: For another kind.
     """
-    if kind not in WEIGHTS:
-        raise UsageError(f"class weights {kind!r} are unknown", fix=f"Use one of {WEIGHTS}.")
+    if kind not in CLASS_WEIGHTS:
+        raise UsageError(f"class weights {kind!r} are unknown", fix=f"Use one of {CLASS_WEIGHTS}.")
     if kind == "power":
         return class_weights(pixels).astype(np.float32)
     seen = pixels > 0

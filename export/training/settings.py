@@ -6,16 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from aeseg_edge.errors import UsageError
-from aeseg_edge.export.network.autoencoder import ARCHITECTURES
-from aeseg_edge.export.training.losses import Reconstruction
+from aeseg_edge.export.network.catalogue import ARCHITECTURES
+from aeseg_edge.support.options import option, positive
 
 ARITHMETIC = ("auto", "float32", "bfloat16")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+LOSSES = ("mse", "bce", "l1")
+CLASS_WEIGHTS = ("none", "log", "power")
+TUNE = ("all", "head")
 DEFAULT_STEPS = 1200
 """Steps where neither epochs nor minutes are given, rounded up to whole epochs."""
+
+_BY_ARCHITECTURE = "default: the architecture's"
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,44 @@ class TrainSettings:
             ``none`` for pixels (and, with `edge`, appearance).
     """
 
-    loss: str = "l1"
-    optimizer: str = "adamw"
-    learning_rate: float = 2e-3
-    batch: int = 8
-    epochs: int | None = None
-    minutes: float | None = None
+    loss: str = option("l1", choices=LOSSES, help=_BY_ARCHITECTURE)
+    optimizer: str = option("adamw", choices=OPTIMIZERS, help=_BY_ARCHITECTURE)
+    learning_rate: float = option(
+        2e-3, "--learning-rate", "--lr", parse=float, metavar="RATE", help="peak learning rate"
+    )
+    batch: int = option(
+        8,
+        parse=positive,
+        help="images a step; under torchrun, of each process (default: the architecture's)",
+    )
+    epochs: int | None = option(
+        None, parse=positive, apart="length", help="default: about 1200 steps"
+    )
+    minutes: float | None = option(
+        None, parse=float, apart="length", help="train for so long instead"
+    )
     crop: tuple[int, int] | Literal["auto"] | None = "auto"
     weight_decay: float = 1e-4
     momentum: float = 0.9
-    augment: bool = True
+    augment: bool = option(
+        True, "--no-augment", off=True, help="no flips, crops, colour jitter and noise"
+    )
     seed: int = 0
     threads: int | None = None
     arithmetic: str = "auto"
-    teacher: str = "none"
+    teacher: str = option(
+        "none",
+        metavar="NAME",
+        help="whose features to learn: none, efficientnet_lite0, timm:NAME or a NAME.train "
+        "folder (default: efficientnet_lite0 for lite, else none)",
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        Reconstruction(self.loss)
+        if self.loss not in LOSSES:
+            raise UsageError(
+                f"loss {self.loss!r} is unknown", fix=f"Use one of {', '.join(LOSSES)}."
+            )
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(
                 f"optimizer {self.optimizer!r} is unknown", fix=f"Use one of {OPTIMIZERS}."
@@ -106,12 +129,6 @@ class TrainSettings:
             "batch": defaults.batch,
         }
         return cls(**values | {name: v for name, v in changes.items() if v is not None})
-
-    def resolved_arithmetic(self) -> str:
-        """Give ``float32`` or ``bfloat16``, as this machine decides for ``auto``."""
-        if self.arithmetic != "auto":
-            return self.arithmetic
-        return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
 
     def crop_of(self, frame: tuple[int, int], multiple: int) -> tuple[int, int]:
         """Find the size of the crops.

@@ -21,10 +21,12 @@ from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
 from aeseg_edge.export.checkpoint import load_frames, save_frames, save_model  # noqa: E402
-from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder  # noqa: E402
-from aeseg_edge.export.pipeline import TrainOptions, train_bundle  # noqa: E402
+from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
+from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.pipeline import train_bundle  # noqa: E402
 from aeseg_edge.export.reexport import export_bundle  # noqa: E402
 from aeseg_edge.export.region import frame_region  # noqa: E402
+from aeseg_edge.export.settings import TrainOptions  # noqa: E402
 from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size  # noqa: E402
 from aeseg_edge.export.supervise import export_supervised  # noqa: E402
 from aeseg_edge.export.training.settings import TrainSettings  # noqa: E402

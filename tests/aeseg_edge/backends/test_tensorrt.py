@@ -163,7 +163,8 @@ def edge() -> tuple[bytes, GraphSpec]:
     """The default architecture's graph; made before stand-ins hide what torch looks for."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.network.autoencoder import build_autoencoder
+    from aeseg_edge.export.network.catalogue import AutoencoderConfig
     from aeseg_edge.export.onnx.encoder import export_encoder
 
     model = build_autoencoder(AutoencoderConfig("edge", latent_dim=8), seed=0).eval()

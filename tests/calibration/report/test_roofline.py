@@ -18,8 +18,8 @@ from aeseg_edge.calibration.graphs.assemble import attach_head  # noqa: E402
 from aeseg_edge.calibration.graphs.int8 import quantize_for_tensorrt  # noqa: E402
 from aeseg_edge.calibration.graphs.layers import Layer, layers_of  # noqa: E402
 from aeseg_edge.calibration.report import cpu as cpu_peak  # noqa: E402
-from aeseg_edge.calibration.report.roofline import DEVICES, Device, roofline, rooflines  # noqa: E402
-from aeseg_edge.cli import analyse  # noqa: E402
+from aeseg_edge.calibration.report.devices import CPU, DEVICES, NAMES, Device  # noqa: E402
+from aeseg_edge.calibration.report.roofline import roofline, rooflines  # noqa: E402
 from aeseg_edge.cli.main import main  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
 from tests.doubles.graph import SPEC, codebook, deployed, encoder  # noqa: E402
@@ -146,7 +146,7 @@ def test_the_figures_of_devices_are_dense_and_cite_a_data_sheet() -> None:
     for device in DEVICES.values():
         assert device.operations["int8"] / device.operations["fp16"] == pytest.approx(2, rel=0.05)
         assert "NVIDIA" in device.source
-    assert {*DEVICES, analyse.CPU} == set(analyse.DEVICES)
+    assert {*DEVICES, CPU} == set(NAMES)
 
 
 # --- this CPU -------------------------------------------------------------------------------------

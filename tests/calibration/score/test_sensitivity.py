@@ -28,8 +28,8 @@ from aeseg_edge.calibration.graphs.int8 import quantize_for_cpu, quantize_for_te
 from aeseg_edge.calibration.recalibrate import recalibrate, settings_of  # noqa: E402
 from aeseg_edge.calibration.score import sensitivity  # noqa: E402
 from aeseg_edge.calibration.score.sensitivity import choose_exclusion, measure_sensitivity  # noqa: E402
-from aeseg_edge.cli.fitting import fit_settings  # noqa: E402
 from aeseg_edge.cli.main import build_parser, main  # noqa: E402
+from aeseg_edge.cli.options import fit_settings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 
@@ -111,7 +111,8 @@ def test_with_all_put_back_nothing_is_quantised_and_relus_are_there_again(
 def test_every_shape_of_the_network_can_be_put_back(backend: str) -> None:
     """`lite` has ReLU6, depthwise convolutions and sums; `edge` sums and resizes."""
     pytest.importorskip("torch")
-    from aeseg_edge.export.network.autoencoder import AutoencoderConfig, build_autoencoder
+    from aeseg_edge.export.network.autoencoder import build_autoencoder
+    from aeseg_edge.export.network.catalogue import AutoencoderConfig
     from aeseg_edge.export.onnx.encoder import export_encoder
 
     network = build_autoencoder(AutoencoderConfig("lite", 4), seed=0).eval()

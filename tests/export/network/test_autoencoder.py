@@ -9,12 +9,8 @@ torch = pytest.importorskip("torch")
 from torch import fx, nn  # noqa: E402
 
 from aeseg_edge.errors import UsageError  # noqa: E402
-from aeseg_edge.export.network.autoencoder import (  # noqa: E402
-    ARCHITECTURES,
-    Autoencoder,
-    AutoencoderConfig,
-    build_autoencoder,
-)
+from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
+from aeseg_edge.export.network.catalogue import ARCHITECTURES, AutoencoderConfig  # noqa: E402
 
 ARCHS = sorted(ARCHITECTURES)
 STRIDES = {"edge": (8, 32), "lite": (8, 32), "shallow": (4, 4), "deep": (8, 8)}

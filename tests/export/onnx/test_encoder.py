@@ -27,12 +27,8 @@ from aeseg_edge.calibration.graphs.assemble import (  # noqa: E402
     to_half,
 )
 from aeseg_edge.errors import CodebookError, ExportError  # noqa: E402
-from aeseg_edge.export.network.autoencoder import (  # noqa: E402
-    ARCHITECTURES,
-    Autoencoder,
-    AutoencoderConfig,
-    build_autoencoder,
-)
+from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
+from aeseg_edge.export.network.catalogue import ARCHITECTURES, AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.onnx.encoder import export_encoder  # noqa: E402
 
 HEIGHT, WIDTH, DIM = 160, 160, 8

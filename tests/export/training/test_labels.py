@@ -20,11 +20,8 @@ from aeseg_edge.bundle.geometry import Geometry  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import EvaluationError, FootageError, UsageError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
-from aeseg_edge.export.network.autoencoder import (  # noqa: E402
-    AutoencoderConfig,
-    add_class_head,
-    build_autoencoder,
-)
+from aeseg_edge.export.network.autoencoder import add_class_head, build_autoencoder  # noqa: E402
+from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.network.windows import Windows  # noqa: E402
 from aeseg_edge.export.training.labels import (  # noqa: E402
     CrossEntropy,
@@ -396,7 +393,8 @@ def test_options_that_do_not_go_together_are_refused(
 
 def test_the_trunk_of_lite_learns_slowly_also_from_a_checkpoint(tmp_path: Path) -> None:
     from aeseg_edge.export.checkpoint import save_model
-    from aeseg_edge.export.supervise import SuperviseOptions, _network
+    from aeseg_edge.export.settings import SuperviseOptions
+    from aeseg_edge.export.supervise import _network
 
     start = tmp_path / "before.train"
     before = build_autoencoder(AutoencoderConfig("lite", 4), seed=0)

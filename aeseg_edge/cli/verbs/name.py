@@ -1,4 +1,4 @@
-"""The verb that names what a bundle found: name."""
+"""``aeseg name``: names and colours for what a bundle found."""
 
 from __future__ import annotations
 
@@ -8,69 +8,63 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aeseg_edge.bundle.codebook import VOID, Codebook
-from aeseg_edge.cli.from_masks import add_from_masks, check_from_masks, format_report, name_from
-from aeseg_edge.cli.options import (
-    Verbs,
-    add_json,
-    add_verb,
-    check_output,
-    given_files,
-    positive,
-    write_json,
+from aeseg_edge.cli.options import add_json, check_output, check_picture, open_bundle, open_for
+from aeseg_edge.cli.output import write_json, write_picture
+from aeseg_edge.cli.verbs.name_masks import (
+    add_from_masks,
+    check_from_masks,
+    format_report,
+    name_from,
 )
-from aeseg_edge.errors import CodebookError, SinkError, UsageError
-from aeseg_edge.sinks.targets import refuse_inputs
+from aeseg_edge.errors import CodebookError, UsageError
+from aeseg_edge.support.options import positive
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle.archive import Bundle
 
+EXAMPLE = "aeseg name street.aeseg 3=road 5=sky --merge 7,9 --void 4"
 SHEET_FRAMES = 60
 
 
-def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
-    """Add this module's verbs."""
-    name = add_verb(
-        verbs,
-        common,
-        "name",
-        _name,
-        summary="name, merge and colour what a bundle found; nothing is built again",
-        example="aeseg name street.aeseg 3=road 5=sky --merge 7,9 --void 4",
-    )
-    name.add_argument("bundle", type=Path)
-    name.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument(
         "names",
         nargs="*",
         metavar="WHICH=NAME",
         help="WHICH is a cluster's number (see --sheet), which stands for the class it "
         "belongs to, or a class's present name; two of one name become one class",
     )
-    name.add_argument("-o", "--output", type=Path, metavar="OTHER.aeseg", help="default: in place")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OTHER.aeseg", help="default: in place"
+    )
     for option, metavar, text in (
         ("--split", "N", "give a cluster a class of its own again"),
         ("--merge", "A,B", "make one class of two or more; the first gives name and colour"),
         ("--void", "WHICH", "leave out: 255 in label maps"),
         ("--color", "WHICH=RRGGBB", "draw in this colour"),
     ):
-        name.add_argument(option, action="append", default=[], metavar=metavar, help=text)
-    name.add_argument(
+        parser.add_argument(option, action="append", default=[], metavar=metavar, help=text)
+    parser.add_argument(
         "--sheet",
         nargs=2,
         metavar=("FILE", "SOURCE"),
         help="write a picture of what each cluster looks like in a video or folder",
     )
-    name.add_argument(
+    parser.add_argument(
         "--sheet-frames", type=positive, default=SHEET_FRAMES, metavar="N", help="default: 60"
     )
-    add_from_masks(name)
-    add_json(name)
+    add_from_masks(parser)
+    add_json(parser)
 
 
-def _name(options: argparse.Namespace) -> int:
-    from aeseg_edge.bundle.archive import Bundle
+def run(options: argparse.Namespace) -> int:
+    """Run this verb."""
+    from aeseg_edge.sources import files_of
 
     check_from_masks(options)
-    bundle = Bundle.open(options.bundle)
+    bundle = open_bundle(options)
     edits = any((options.names, options.split, options.merge, options.void, options.color))
     labelled = options.from_masks is not None
     if not edits and not labelled and options.sheet is None and options.output is None:
@@ -79,7 +73,7 @@ def _name(options: argparse.Namespace) -> int:
             fix="Name clusters (3=road), give --from-masks, or ask for --sheet.",
         )
     if options.sheet is not None:
-        _check_sheet(options)
+        check_picture(Path(options.sheet[0]), options, *files_of(options.sheet[1]))
     report: dict[str, Any] | None = None
     target: Path | None = None
     if edits or labelled or options.output is not None:
@@ -194,38 +188,16 @@ def _find(codebook: Codebook, which: str) -> int:
     return found.id
 
 
-def _check_sheet(options: argparse.Namespace) -> None:
-    """Refuse a sheet that cannot be written, or would write over what is read."""
-    from aeseg_edge.sources import files_of
-
-    target, source = options.sheet
-    path = Path(target)
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"{target} is no picture", fix="Name it sheet.png.")
-    refuse_inputs([path], [*given_files(options), *files_of(source)])
-    check_output(path)
-
-
 def _write_sheet(bundle: Bundle, target: str, source: str, *, frames: int) -> None:
     from aeseg_edge.segment.segmenter import Segmenter
-    from aeseg_edge.sources import open_source
-    from aeseg_edge.support.files import write_bytes
-    from aeseg_edge.support.require import import_cv2
     from aeseg_edge.view import sheet
 
-    path = Path(target)
-    manifest = bundle.manifest
     with (
         Segmenter.load(bundle, backend="onnxruntime") as segmenter,
-        open_source(
-            source, channels=manifest.geometry.channels, modalities=manifest.modalities
-        ) as opened,
+        open_for(bundle.manifest, source) as opened,
     ):
         # Spread over a recording whose length is known; a camera's first frames otherwise.
         step = max(1, (opened.total or 0) // frames)
         chosen = (frame.image for frame in opened if frame.index % step == 0)
         gallery = sheet.collect(segmenter, islice(chosen, frames))
-    done, data = import_cv2().imencode(path.suffix, sheet.draw(gallery, bundle.codebook))
-    if not done:
-        raise SinkError(f"{target} cannot be encoded", fix="Write .png.")
-    write_bytes(path, data.tobytes(), error=SinkError)
+    write_picture(Path(target), sheet.draw(gallery, bundle.codebook))

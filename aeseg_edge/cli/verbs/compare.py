@@ -1,4 +1,4 @@
-"""The verb that sets two bundles side by side: compare."""
+"""``aeseg compare``: how the labels of two bundles differ on the same frames."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.cli.fields import add_options
 from aeseg_edge.cli.options import (
-    Verbs,
     add_json,
     add_modalities,
-    add_runner,
-    add_verb,
-    all_sources,
-    check_output,
-    given_files,
-    positive,
-    write_json,
+    check_picture,
+    one_source,
+    open_segmenter,
 )
-from aeseg_edge.errors import SinkError, UsageError
-from aeseg_edge.sinks.targets import refuse_inputs
+from aeseg_edge.cli.output import write_json, write_picture
+from aeseg_edge.errors import UsageError
 from aeseg_edge.sources.pairs import describe
+from aeseg_edge.support.options import positive
 from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
@@ -37,66 +34,59 @@ if TYPE_CHECKING:
 
 Picture = NDArray[np.uint8]
 
+EXAMPLE = (
+    "aeseg compare rgb.aeseg rgbt.aeseg --modalities visible=rgb,thermal=ir --sheet thermal.png"
+)
 ROWS = 6
 
 
-def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
-    """Add this module's verbs."""
-    compare = add_verb(
-        verbs,
-        common,
-        "compare",
-        _compare,
-        summary="say how the labels of two bundles differ on the same frames",
-        example="aeseg compare rgb.aeseg rgbt.aeseg --modalities visible=rgb,thermal=ir "
-        "--sheet thermal.png",
-    )
-    compare.add_argument("first", type=Path, metavar="A.aeseg")
-    compare.add_argument("second", type=Path, metavar="B.aeseg")
-    compare.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    from aeseg_edge.segment.settings import RunnerSettings
+
+    parser.add_argument("first", type=Path, metavar="A.aeseg")
+    parser.add_argument("second", type=Path, metavar="B.aeseg")
+    parser.add_argument(
         "source",
         nargs="?",
         help="video, folder or glob; of --modalities, a bundle for some gets these alone",
     )
-    add_modalities(compare)
-    compare.add_argument(
+    add_modalities(parser)
+    parser.add_argument(
         "--blank",
         metavar="NAME",
         help="give A the frame's mean instead of this modality; with one bundle as A and B: "
         "how much of its labels hangs on it",
     )
-    add_runner(compare)
-    compare.add_argument("--frames", type=positive, metavar="N", help="look at N frames at most")
-    compare.add_argument(
+    add_options(parser, RunnerSettings)
+    parser.add_argument("--frames", type=positive, metavar="N", help="look at N frames at most")
+    parser.add_argument(
         "--sheet",
         type=Path,
         metavar="FILE",
         help="write a picture: each modality, labels of A, labels of B in A's colours, and "
         "where they differ",
     )
-    compare.add_argument(
+    parser.add_argument(
         "--rows", type=positive, default=ROWS, metavar="N", help=f"of the sheet (default {ROWS})"
     )
-    add_json(compare)
+    add_json(parser)
 
 
-def _compare(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Run this verb."""
     from aeseg_edge.calibration.score.difference import LabelCounts
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.segment.segmenter import Segmenter
     from aeseg_edge.support.require import import_scipy
 
-    (uri,) = all_sources([] if options.source is None else [options.source], options)
+    uri = one_source(options)
     import_scipy("optimize")  # Needed at the end, so asked for before the frames.
     if options.sheet is not None:
-        if options.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            raise UsageError(f"{options.sheet} is no picture", fix="Name it sheet.png.")
-        refuse_inputs([options.sheet], given_files(options))
-        check_output(options.sheet)
+        check_picture(options.sheet, options)
     counts = LabelCounts()
     with (
-        _load(Segmenter, options.first, options) as first,
-        _load(Segmenter, options.second, options) as second,
+        open_segmenter(options.first, options) as first,
+        open_segmenter(options.second, options) as second,
         Progress() as progress,
     ):
         modalities = _all_modalities(first.manifest, second.manifest)
@@ -160,16 +150,6 @@ def _channels_of(name: str, modalities: Sequence[Modality]) -> list[int]:
     known = ", ".join(each.name for each in modalities) or "only one"
     raise UsageError(
         f"there is no modality {name!r}", fix=f"The bundles have {known}; see aeseg info."
-    )
-
-
-def _load(kind: type[Segmenter], path: Path, options: argparse.Namespace) -> Segmenter:
-    return kind.load(
-        path,
-        precision=options.precision,
-        backend=options.backend,
-        threads=options.threads,
-        imgsz=options.imgsz,
     )
 
 
@@ -242,8 +222,6 @@ def _write_sheet(
     counts: LabelCounts,
     names: tuple[str, str],
 ) -> None:
-    from aeseg_edge.support.files import write_bytes
-    from aeseg_edge.support.require import import_cv2
     from aeseg_edge.view.draw import as_bgr, contact_sheet, fit, mask
 
     matched = counts.matching()
@@ -265,10 +243,7 @@ def _write_sheet(
         rows.append([fit(each, *size) for each in row])
     titles = [each.name for each in modalities] or ["frame"]
     titles += [f"A: {names[0]}", f"B: {names[1]}, in A's colours", "where they differ"]
-    done, data = import_cv2().imencode(path.suffix, contact_sheet(rows, titles))
-    if not done:
-        raise SinkError(f"{path} cannot be encoded", fix="Write .png.")
-    write_bytes(path, data.tobytes(), error=SinkError)
+    write_picture(path, contact_sheet(rows, titles))
 
 
 def _print(found: Comparison, options: argparse.Namespace) -> None:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aeseg_edge.cli.agreement import agreement_json
-from aeseg_edge.cli.fitting import import_calibration
-from aeseg_edge.cli.options import entries_table, positive, share
+from aeseg_edge.cli.options import add_classes, import_calibration
+from aeseg_edge.cli.output import agreement_json, entries_table
 from aeseg_edge.errors import UsageError
+from aeseg_edge.support.options import positive, share
 
 if TYPE_CHECKING:
     from aeseg_edge.bundle.archive import Bundle
@@ -32,6 +32,8 @@ MIN_AGREEMENT = 0.95
 
 def add_from_masks(parser: argparse.ArgumentParser) -> None:
     """Add ``--from-masks`` and what belongs to it."""
+    from aeseg_edge.calibration.labels.naming import FITS, UNSEEN, WEIGHTS
+
     group = parser.add_argument_group("names from labelled frames")
     group.add_argument(
         "--from-masks",
@@ -41,10 +43,7 @@ def add_from_masks(parser: argparse.ArgumentParser) -> None:
         help="name every cluster by the class that most of its pixels have; MASKS are 8-bit "
         "index PNGs, named as the images. Class ids become the values of the masks",
     )
-    group.add_argument(
-        "--classes", type=Path, metavar="FILE", help="one class name a line, for 0, 1, ..."
-    )
-    group.add_argument("--ignore", type=int, metavar="ID", help="mask value left out")
+    add_classes(group)
     group.add_argument(
         "--frames",
         type=positive,
@@ -53,19 +52,19 @@ def add_from_masks(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--fit",
-        choices=("majority", "linear"),
+        choices=FITS,
         help="linear: replace the clusters by a linear codebook, fitted to the masks on this "
         "machine's CPU in seconds; agreement with fp32 is measured again (default: majority)",
     )
     group.add_argument(
         "--class-weights",
-        choices=("none", "power"),
+        choices=WEIGHTS,
         help="power: divide by frequency^0.3, for rare classes (default: none, power with "
         "--fit linear)",
     )
     group.add_argument(
         "--unseen",
-        choices=("own", "nearest", "void"),
+        choices=UNSEEN,
         help="clusters in no labelled pixel: keep their class, take that of the nearest named "
         "cluster, or leave out (default: own)",
     )

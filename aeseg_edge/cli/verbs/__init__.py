@@ -1,0 +1,1 @@
+"""One module a verb: its example, its options, and what it does."""

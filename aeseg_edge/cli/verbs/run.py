@@ -1,0 +1,262 @@
+"""``aeseg run``: segment every frame of sources."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aeseg_edge.cli.fields import add_options, filled
+from aeseg_edge.cli.options import (
+    add_cache,
+    add_modalities,
+    add_roi,
+    all_sources,
+    given_files,
+    open_bundle,
+    open_segmenter,
+    read_mask,
+)
+from aeseg_edge.cli.output import write_json
+from aeseg_edge.errors import BackendError
+from aeseg_edge.support.options import strength
+from aeseg_edge.support.text import without_password
+
+if TYPE_CHECKING:
+    from aeseg_edge.bundle.archive import Bundle
+    from aeseg_edge.bundle.manifest import Manifest
+    from aeseg_edge.loop.feed import Input
+    from aeseg_edge.page.sink import Live
+    from aeseg_edge.segment.segmenter import Segmenter
+    from aeseg_edge.segment.settings import RunnerSettings
+    from aeseg_edge.sinks.base import Sink
+    from aeseg_edge.sinks.counters import LoopCounters
+
+EXAMPLE = "aeseg run drive.mp4 -b street.aeseg -o drive_labels.mp4 --view both"
+_DEFAULT_SMOOTH = -1.0
+"""``--smooth`` without a value: the bundle's own default."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    from aeseg_edge.loop.settings import LoopSettings
+    from aeseg_edge.loop.watchdog import Patience
+    from aeseg_edge.segment.settings import RunnerSettings
+    from aeseg_edge.sinks import FORMS as SINK_FORMS
+    from aeseg_edge.sources import FORMS as SOURCE_FORMS
+    from aeseg_edge.view.settings import DrawSettings
+
+    parser.add_argument(
+        "source",
+        nargs="*",
+        help=f"{SOURCE_FORMS}; several share one engine",
+    )
+    add_modalities(parser)
+    parser.add_argument(
+        "-b",
+        "--bundle",
+        type=Path,
+        help="the .aeseg file (default: the pretrained street bundle, not for commercial use)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="SINK",
+        help=SINK_FORMS.replace("%", "%%") + " (repeatable; {source} makes one for each source)",
+    )
+    add_options(parser, RunnerSettings)
+    add_options(parser, DrawSettings)
+    add_roi(parser)
+    parser.add_argument(
+        "--smooth",
+        nargs="?",
+        const=_DEFAULT_SMOOTH,
+        type=strength,
+        default=0.0,
+        metavar="S",
+        help="hold labels still where the picture does; S from 0 (off) to below 1 "
+        "(0.9 without a value; 0.5 for older bundles, which have no gate for what moves)",
+    )
+    add_options(parser, LoopSettings)
+    parser.add_argument("--realtime", action="store_true", help="play recordings at their own rate")
+    add_options(parser, Patience)
+    add_cache(parser)
+    parser.add_argument("--token", help="what the live page asks for; made and shown if left out")
+    parser.add_argument("--stats", metavar="FILE", help="write the summary as JSON, - for stdout")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run this verb."""
+    from aeseg_edge.loop.camera import CameraLoop
+    from aeseg_edge.loop.settings import LoopSettings
+    from aeseg_edge.loop.watchdog import Patience
+    from aeseg_edge.segment.settings import RunnerSettings
+    from aeseg_edge.segment.smoothing import default_strength
+    from aeseg_edge.sinks import needs_decoder, open_sinks
+    from aeseg_edge.sinks.base import Routed
+    from aeseg_edge.support.signals import stop_on_signals
+    from aeseg_edge.view.settings import DrawSettings
+
+    sources = all_sources(options.source, options)
+    roi = read_mask(options.roi)
+    patience, wanted = filled(options, Patience), filled(options, LoopSettings)
+    drawn, runner = filled(options, DrawSettings), filled(options, RunnerSettings)
+    bundle = open_bundle(options)
+    if options.smooth == _DEFAULT_SMOOTH:
+        options.smooth = default_strength(bundle.manifest)
+    if runner.backend != "onnxruntime":
+        _build_if_missing(bundle, runner, options.cache_dir)
+    with (
+        open_segmenter(
+            bundle,
+            options,
+            imgsz=None,
+            roi=roi,
+            smooth=options.smooth,
+            decoder=any(needs_decoder(uri, drawn.view) for uri in options.output),
+            cache_dir=options.cache_dir,
+        ) as segmenter,
+        stop_on_signals() as stop,
+        ExitStack() as undo,
+    ):
+        inputs = _open_inputs(sources, segmenter.manifest, undo, realtime=options.realtime)
+        rates = [(each.name, each.source.fps) for each in inputs]
+        _check_sinks(options, [each.name for each in inputs])
+        live = _live(segmenter, options)
+        sinks: list[Sink | Routed] = []
+        for uri in options.output or ["null://"]:
+            opened = open_sinks(uri, rates, **asdict(drawn), live=live)
+            for each in opened:
+                # The loop closes them first; what is closed cannot be aborted any more.
+                undo.callback((each.sink if isinstance(each, Routed) else each).abort)
+            sinks += opened
+        # A recording at its own rate stands for a camera.
+        if options.realtime and wanted.drop == "auto":
+            wanted = replace(wanted, drop="latest")
+        loop = CameraLoop(segmenter, inputs, sinks, **asdict(wanted), patience=patience)
+        undo.pop_all()
+        try:
+            totals = loop.run(stop=stop, on_line=lambda line: print(line, file=sys.stderr))
+        finally:
+            counters = loop.counters()
+            _print_summary(counters)
+        entry = segmenter.entry
+    latency = totals.latency
+    spread = f", p50 {latency.p50:.1f} ms, p95 {latency.p95:.1f} ms" if latency else ""
+    print(
+        f"{totals.frames} frames in {totals.seconds:.1f} s: {totals.fps:.1f} fps{spread} "
+        f"({entry.precision} on {segmenter.backend.name})",
+        file=sys.stderr,
+    )
+    shown = [without_password(uri) for uri in sources]
+    write_json(
+        options.stats,
+        {
+            **totals.to_json(),
+            **counters.to_json(),
+            "source": shown[0] if len(shown) == 1 else shown,
+            "precision": entry.precision,
+            "backend": segmenter.backend.name,
+            "stopped_by_signal": stop.is_set(),
+        },
+    )
+    return 0
+
+
+def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
+    """What a live page among the sinks may see and change."""
+    from aeseg_edge.page.classes import LiveClasses
+    from aeseg_edge.page.sink import Live
+
+    return Live(
+        editor=LiveClasses(segmenter),
+        token=options.token,
+        announce=lambda address: print(f"live page: {address}", file=sys.stderr),
+    )
+
+
+def _open_inputs(
+    sources: Sequence[str], manifest: Manifest, undo: ExitStack, *, realtime: bool
+) -> list[Input]:
+    """Open every source, under names unlike each other."""
+    from aeseg_edge.loop.feed import Input
+    from aeseg_edge.sources import open_source
+
+    inputs: list[Input] = []
+    for uri in sources:
+        reopen = partial(
+            open_source,
+            uri,
+            channels=manifest.geometry.channels,
+            realtime=realtime,
+            modalities=manifest.modalities,
+        )
+        source = reopen()
+        undo.callback(source.close)
+        name, count = source.name, 2
+        while name in {each.name for each in inputs}:
+            name, count = f"{source.name} ({count})", count + 1
+        inputs.append(Input(source, name, reopen if source.live else None))
+    return inputs
+
+
+def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse sinks that would write over an input, or two of them one file, before any is open."""
+    from aeseg_edge.sinks.names import name_each
+    from aeseg_edge.sinks.targets import refuse_inputs, refuse_shared, target_of
+
+    uris = [each for uri in options.output for each in name_each(uri, names)]
+    targets = [target for uri in uris if (target := target_of(uri)) is not None]
+    refuse_inputs(targets, given_files(options))
+    refuse_shared(uris if options.stats in (None, "-") else [*uris, f"json:{options.stats}"])
+
+
+def _print_summary(counters: LoopCounters) -> None:
+    """Say what became of every camera's frames; recordings lose none."""
+    for each in counters.sources:
+        lost = sum(each.dropped.values())
+        if not (lost or each.stalls or each.reconnects or len(counters.sources) > 1):
+            continue
+        age = ""
+        if each.age is not None:
+            age = f", age p50 {each.age.p50:.0f} p95 {each.age.p95:.0f} p99 {each.age.p99:.0f} ms"
+        print(
+            f"{each.name}: {each.frames_in} frames in, {each.segmented} segmented, {lost} dropped, "
+            f"{each.stalls} stalls, {each.reconnects} reconnects{age}",
+            file=sys.stderr,
+        )
+    for sink in counters.sinks:
+        if sink.dropped:
+            print(
+                f"{sink.name}: {sink.delivered} results, {sink.dropped} dropped: it is slower than "
+                "the source",
+                file=sys.stderr,
+            )
+
+
+def _build_if_missing(bundle: Bundle, runner: RunnerSettings, cache_dir: Path | None) -> None:
+    """Build the engine that a run needs, the first time; nothing where there is no TensorRT."""
+    from aeseg_edge.backends.choose import choose_entry, has_tensorrt
+    from aeseg_edge.cli.verbs.build import build_engines
+    from aeseg_edge.errors import EngineNotBuilt
+
+    if runner.backend == "auto" and not has_tensorrt():
+        return
+    from aeseg_edge.backends.tensorrt import open_backend
+
+    entry = choose_entry(bundle.manifest, runner.precision, "tensorrt")
+    try:
+        open_backend(bundle, entry, cache_dir=cache_dir).close()
+    except EngineNotBuilt as missing:
+        print(f"{missing.problem}: building it now, once", file=sys.stderr)
+        build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
+    except BackendError:
+        if runner.backend == "tensorrt":
+            raise

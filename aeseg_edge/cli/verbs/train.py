@@ -1,0 +1,123 @@
+"""``aeseg train``: footage to bundle."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from aeseg_edge.cli.fields import add_options, filled, given
+from aeseg_edge.cli.options import (
+    add_classes,
+    add_footage,
+    add_json,
+    add_roi,
+    all_sources,
+    check_output,
+    fit_settings,
+    needing,
+    read_mask,
+)
+from aeseg_edge.cli.output import report_fitted
+from aeseg_edge.errors import UsageError
+
+_log = logging.getLogger(__name__)
+
+EXAMPLE = "aeseg train drive.mp4 photos/ -o street.aeseg --imgsz 480x360 --clusters 27"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this verb."""
+    from aeseg_edge.calibration.settings import FitSettings
+    from aeseg_edge.export.network.catalogue import AutoencoderConfig
+    from aeseg_edge.export.settings import SuperviseOptions, TrainOptions
+    from aeseg_edge.export.training.settings import TrainSettings
+
+    add_footage(parser, "videos, folders of images, globs, zips of images")
+    add_options(parser, AutoencoderConfig)
+    add_options(parser, TrainOptions, leave=("reduce_to",))
+    add_options(parser, TrainSettings)
+    parser.add_argument("--footage-licence", metavar="TEXT", help="noted in the bundle")
+    add_options(parser, FitSettings)
+    add_roi(parser, "; goes into the bundle")
+    group = parser.add_argument_group("training with labels")
+    group.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="8-bit index PNGs, named as the images of SOURCE (one folder): train a per-pixel "
+        "classifier behind the encoder",
+    )
+    add_classes(group)
+    add_options(group, SuperviseOptions, only=("class_weights", "start", "tune"))
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run this verb."""
+    with needing("host", "training needs a package that is not importable"):
+        from aeseg_edge.export import pipeline
+    from aeseg_edge.cli.progress import Progress
+    from aeseg_edge.cli.verbs.train_labels import check_label_free, check_labelled, train_labelled
+    from aeseg_edge.export.network.catalogue import ARCHITECTURES, TAUGHT_DIM, AutoencoderConfig
+    from aeseg_edge.export.settings import TrainOptions
+    from aeseg_edge.export.supervise import arch_of
+    from aeseg_edge.export.training.settings import TrainSettings
+    from aeseg_edge.export.training.team import join_team
+
+    sources = all_sources(options.sources, options)
+    if options.channels is not None and options.modalities is not None:
+        raise UsageError(
+            "--channels and --modalities exclude each other",
+            fix="Leave --channels out; state a modality's as thermal:1=DIR.",
+        )
+    output = check_output(options.output, ".aeseg")
+    labelled = options.masks is not None
+    (check_labelled if labelled else check_label_free)(options)
+    arch = AutoencoderConfig.arch if options.start is None else arch_of(options.start)
+    arch = options.arch or arch
+    usual = ARCHITECTURES[arch].teacher
+    teacher = options.teacher or usual
+    fit = fit_settings(options)
+    said = given(options, TrainSettings) | {"teacher": "none" if labelled else teacher}
+    training = TrainSettings.for_arch(arch, seed=fit.seed, threads=fit.threads, **said)
+    if labelled and teacher not in ("none", usual):
+        raise UsageError(
+            f"--teacher {teacher} does nothing with --masks",
+            fix="Leave it out; lite starts from the weights of its own teacher.",
+        )
+    network = given(options, AutoencoderConfig)
+    automatic = options.latent_dim == "auto"
+    if automatic:
+        network["latent_dim"] = pipeline.TRAINED
+    elif teacher != "none" and not labelled:
+        network.setdefault("latent_dim", TAUGHT_DIM)
+    made = {
+        "model": AutoencoderConfig(**network),
+        "training": training,
+        "fit": fit,
+        "region": read_mask(options.roi),
+        "provenance": {"footage_licence": options.footage_licence}
+        if options.footage_licence
+        else {},
+    }
+    if labelled:
+        pretrained = options.start is None and teacher != "none"
+        return train_labelled(options, output, pretrained=pretrained, **made)
+    reduce_to = "auto" if automatic else None
+    settings = filled(options, TrainOptions, reduce_to=reduce_to, **made)
+    with join_team() as team:
+        if not team.first:
+            logging.getLogger().setLevel(logging.ERROR)
+            pipeline.join_training(sources, output, settings, team)
+            return 0
+        if team.size > 1:
+            _log.info(
+                "%d processes train together, %d images a step each", team.size, training.batch
+            )
+        with Progress() as progress:
+            trained = pipeline.train_bundle(
+                sources, output, settings, progress=progress.update, team=team
+            )
+    report_fitted(trained.fitted, output, options, fit.minimum_agreement, trained.dimension)
+    return 0
