@@ -106,7 +106,7 @@ class Pages:
 
     async def file(self, request: Request) -> Answer:
         """One of the page's own files."""
-        return self._files[request.url.path]
+        return self._files[request.scope["path"]]
 
     async def state(self, request: Request) -> Answer:
         """Everything but pictures: classes, counters, state of the source and of all."""

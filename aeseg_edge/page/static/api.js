@@ -1,5 +1,5 @@
 // Talking to the server, and the dialog that asks for its token.
-import { $, setOffline, takeState, toast } from "./state.js";
+import { $, chosenSource, setOffline, takeState, toast } from "./state.js";
 
 class Refused extends Error {}
 
@@ -23,7 +23,8 @@ const post = (path, data) => askJson(path, {
 // Change something; says whether that was done, and why not.
 export async function act(path, data = {}, said = null) {
   try {
-    takeState(await post(path, data));
+    // The state that comes back is that of the source that is looked at.
+    takeState(await post(path + chosenSource("?"), data));
     if (said) toast(said);
     return true;
   } catch (error) {

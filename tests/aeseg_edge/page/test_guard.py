@@ -273,6 +273,14 @@ def test_a_huge_body_is_not_read(sink: object, length: str) -> None:
     assert "more than 16384 bytes" in reply.data["problem"]
 
 
+@pytest.mark.parametrize("host", ["[", "a:b:c", "[::1", "//", "x:99999999"])
+def test_the_pages_own_files_do_not_care_for_odd_hosts(sink: object, host: str) -> None:
+    from tests.doubles.web import ask
+
+    for path in ("/", "/main.js"):
+        assert ask(sink, path, Host=host).status == 200  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "path",
     [

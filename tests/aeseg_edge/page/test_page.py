@@ -30,7 +30,8 @@ from tests.doubles.chromium import Browser  # noqa: E402
 ENTER, ESCAPE, TAB, CONTROL, RIGHT = "\ue007", "\ue00c", "\ue004", "\ue009", "\ue014"
 # What the page's scripts give one another, for the tests' own scripts.
 EXPOSE = (
-    "return Promise.all(['state', 'picture', 'classes'].map((name) => import(`/${name}.js`)))"
+    "return Promise.all(['api', 'state', 'picture', 'classes']"
+    ".map((name) => import(`/${name}.js`)))"
     ".then((all) => { Object.assign(window, ...all); return true; })"
 )
 MOVING = "return Number(document.getElementById('picture').dataset.frame) > arguments[0]"
@@ -351,7 +352,7 @@ def test_several_sources_are_chosen_between_and_each_shows_its_own(
     browser: Browser, v1_bundle: Path
 ) -> None:
     with Segmenter.load(v1_bundle, backend="onnxruntime", threads=1) as segmenter:
-        sink = WebSink("http://127.0.0.1:0", Live())
+        sink = WebSink("http://127.0.0.1:0", Live(editor=LiveClasses(segmenter)))
         stopping = threading.Event()
 
         def feed() -> None:
@@ -382,6 +383,12 @@ def test_several_sources_are_chosen_between_and_each_shows_its_own(
             browser.until(f"{shown} === 'rear' && {frame} > 1000 && c.width === 96")
             size = "return document.getElementById('counters').innerText.includes(arguments[0])"
             browser.until(size, "96 \u00d7 96")
+            # What comes back of a change is of the source that is looked at, too.
+            browser.run(EXPOSE)
+            browser.run("return edit({ action: 'rename', id: 1, name: 'kerb' })")
+            assert browser.run("return page.state.source.name") == "rear"
+            browser.run("return act('/api/undo')")
+            assert browser.run("return page.state.source.name") == "rear"
             assert "source=rear" in browser.run("return document.getElementById('snapshot').href")
             browser.press("n")
             browser.until(f"{shown} === 'front' && {frame} < 1000 && c.width === 192")

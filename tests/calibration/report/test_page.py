@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -207,6 +208,21 @@ def test_a_page_that_cannot_be_written_is_refused_before_any_work(
     v1_bundle: Path, footage: Path, tmp_path: Path, name: str
 ) -> None:
     assert main(["report", str(v1_bundle), str(footage), "-o", str(tmp_path / name)]) in (1, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_jinja2_the_command_says_what_to_install_before_any_work(
+    v1_bundle: Path,
+    footage: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delitem(sys.modules, "aeseg_edge.calibration.report.page")
+    target = tmp_path / "report.html"
+    assert main(["report", str(v1_bundle), str(footage), "-o", str(target)]) == 1
+    assert "pip install 'aeseg_edge[calibrate]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

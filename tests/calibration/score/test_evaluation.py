@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from aeseg_edge.calibration.score.evaluation import (
     read_classes,
     read_mask,
 )
-from aeseg_edge.errors import EvaluationError
+from aeseg_edge.errors import EvaluationError, MissingDependency
 
 CLASSES = ("sky", "road", "car")
 VOID_VALUE = 11
@@ -280,6 +281,16 @@ def test_a_small_file_that_unpacks_to_far_too_many_pixels_is_refused(
     )
     with pytest.raises(EvaluationError, match=r"m\.png .* cannot be decoded"):
         read_mask(path)
+
+
+def test_without_pillow_a_mask_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_png(tmp_path / "m.png", np.zeros((4, 4), np.uint8))
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingDependency, match="not importable") as caught:
+        read_mask(tmp_path / "m.png")
+    assert "aeseg_edge[calibrate]" in caught.value.fix
 
 
 def test_what_comes_after_a_whole_mask_does_not_matter(tmp_path: Path) -> None:
