@@ -11,15 +11,14 @@ from aeseg_edge.bundle.codebook import ClassInfo
 from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.drift import Spread
 from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.variants import BACKENDS as BACKENDS
+from aeseg_edge.bundle.variants import PRECISIONS as PRECISIONS
 from aeseg_edge.errors import AesegError, BundleError
 from aeseg_edge.support.text import to_json
 
 FORMAT = "aeseg-bundle"
 SCHEMA_VERSION = 2
 """2: graphs may be without squares of latents (``squares``); 1 always had them."""
-
-PRECISIONS = ("fp32", "fp16", "int8")
-BACKENDS = ("onnxruntime", "tensorrt")
 
 
 @dataclass(frozen=True)

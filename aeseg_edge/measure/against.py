@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.session import inputs_of, open_session, synthesise
 from aeseg_edge.bundle.archive import SUFFIX, Bundle
 from aeseg_edge.bundle.geometry import fit_frame
+from aeseg_edge.bundle.variants import ONNXRUNTIME
 from aeseg_edge.errors import BackendError, UsageError
 from aeseg_edge.measure.bench import Comparison, alternate, hold, sizes_of
 from aeseg_edge.measure.machine import environment
@@ -120,7 +121,7 @@ def side_by_side(
 
         def opened(which: Bundle, name: str) -> tuple[Segmenter, dict[str, Candidate]]:
             segmenter = stack.enter_context(
-                Segmenter.load(which, precision=precision, backend="onnxruntime", threads=threads)
+                Segmenter.load(which, precision=precision, backend=ONNXRUNTIME, threads=threads)
             )
             title = f"{name} {segmenter.entry.precision}"
             return segmenter, {

@@ -17,6 +17,7 @@ from aeseg_edge.backends.choose import choose_entry
 from aeseg_edge.backends.session import label_feed, open_session
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.contract import ENCODED, HEAD, OUTPUTS
+from aeseg_edge.bundle.variants import ONNXRUNTIME
 from aeseg_edge.errors import BackendError
 from aeseg_edge.support.require import require
 
@@ -124,7 +125,7 @@ def profile_nodes(
     onnx = require("onnx")
     manifest = bundle.manifest
     spec = manifest.spec
-    entry = choose_entry(manifest, precision, "onnxruntime")
+    entry = choose_entry(manifest, precision, ONNXRUNTIME)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "runs.onnx"
         session = open_session(

@@ -20,7 +20,8 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, palette
 from aeseg_edge.bundle.drift import distances
 from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
-from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS, Entry, Manifest
+from aeseg_edge.bundle.manifest import Entry, Manifest
+from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
 from aeseg_edge.errors import UsageError
 from aeseg_edge.segment.decoder import Decoder, Decoding
 from aeseg_edge.segment.result import Segmentation
@@ -160,12 +161,12 @@ class Segmenter:
         if imgsz is not None:
             bundle = bundle.with_size(*imgsz)
         drawer = Decoder.open(bundle, threads=threads) if decoder else None
-        if backend in ("auto", "tensorrt") and graph is None:
-            opened = open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")
+        if backend in ("auto", TENSORRT) and graph is None:
+            opened = open_tensorrt(bundle, precision, cache_dir, required=backend == TENSORRT)
             if opened is not None:
                 runner, entry = opened
                 return cls(bundle, runner, entry, roi=roi, smooth=smooth, decoder=drawer)
-        entry = choose_entry(bundle.manifest, precision, graph or "onnxruntime")
+        entry = choose_entry(bundle.manifest, precision, graph or ONNXRUNTIME)
         from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 
         cpu = OnnxRuntimeBackend(
@@ -173,7 +174,7 @@ class Segmenter:
             bundle.manifest.spec,
             bundle.codebook,
             threads=threads,
-            emulate=entry.backend != "onnxruntime",
+            emulate=entry.backend != ONNXRUNTIME,
         )
         return cls(bundle, cpu, entry, roi=roi, smooth=smooth, decoder=drawer)
 

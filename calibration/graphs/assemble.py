@@ -27,8 +27,8 @@ from aeseg_edge.bundle.contract import (
     OUTPUTS,
     GraphSpec,
 )
+from aeseg_edge.bundle.variants import Layout
 from aeseg_edge.calibration.graphs.head import BRANCH, Head, Projection
-from aeseg_edge.calibration.graphs.head import Target as Target
 from aeseg_edge.errors import ExportError
 
 OPSET = 19
@@ -45,7 +45,7 @@ def attach_head(
     spec: GraphSpec,
     *,
     gate: float | None = None,
-    target: Target = "any",
+    target: Layout = "any",
 ) -> onnx.ModelProto:
     """Put the head behind an encoder.
 

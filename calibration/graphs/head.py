@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,11 +29,9 @@ from aeseg_edge.bundle.contract import (
     WEIGHTS,
     GraphSpec,
 )
+from aeseg_edge.bundle.variants import TENSORRT, Layout
 
 BRANCH = f"{HEAD}if_extras"
-
-Target = Literal["any", "cpu", "tensorrt"]
-"""What a head is laid out for; ``any`` is for a CPU first, and TensorRT builds it too."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Head:
         self,
         spec: GraphSpec,
         gate: float | None,
-        target: Target,
+        target: Layout,
         projection: Projection | None = None,
     ) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -74,7 +72,7 @@ class Head:
         self._spec, self._gate, self._target = spec, gate, target
         self._constants: dict[str, NDArray[Any]] = {}
         # Where the clusters are in the table of scores, and in the planes made of it.
-        self._last = target != "tensorrt"
+        self._last = target != TENSORRT
         self._axis, self._plane_axis = (1, 3) if self._last else (0, 1)
 
     @property

@@ -26,6 +26,7 @@ from aeseg_edge.backends.session import label_feed, load_onnxruntime, open_sessi
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import HEAD, GraphSpec
+from aeseg_edge.bundle.variants import FLOAT, INT8, ONNXRUNTIME
 from aeseg_edge.calibration.graphs.assemble import OPSET
 from aeseg_edge.calibration.report.roofline import Device, Roofline, roofline
 from aeseg_edge.errors import CalibrationError
@@ -91,7 +92,7 @@ class CpuPeaks:
         return Device(
             "cpu",
             "this CPU, one thread",
-            {"int8": self.int8, "fp32": self.fp32},
+            {INT8: self.int8, FLOAT: self.fp32},
             max(self.cached, self.memory),
             f"measured here: matrix products through ONNX Runtime {self.runtime}, copies by numpy",
         )
@@ -174,9 +175,9 @@ def cpu_share(bundle: Bundle, *, peaks: CpuPeaks | None = None, runs: int = RUNS
         BundleError: If the bundle has no such graph.
         CalibrationError: If ONNX Runtime's profile cannot be read.
     """
-    graph = bundle.graph("int8", "onnxruntime")
+    graph = bundle.graph(INT8, ONNXRUNTIME)
     found = measure_peaks() if peaks is None else peaks
-    bound: Roofline = roofline(bundle, found.device(), "int8")
+    bound: Roofline = roofline(bundle, found.device(), INT8)
     spent = profile(graph, bundle.manifest.spec, bundle.codebook, runs=runs)
     return CpuShare(
         bound_ms=bound.milliseconds("encoder"),
@@ -208,7 +209,7 @@ def measure_peaks(*, seconds: float = SECONDS, progress: Progress | None = None)
         tell(done / total)
 
     best: dict[str, tuple[float, tuple[int, int, int]]] = {}
-    for precision in ("int8", "fp32"):
+    for precision in (INT8, FLOAT):
         for shape in PRODUCTS:
             run = _product(shape, precision)
             rate = 2 * shape[0] * shape[1] * shape[2] / _fastest(run, seconds)
@@ -223,10 +224,10 @@ def measure_peaks(*, seconds: float = SECONDS, progress: Progress | None = None)
     memory = _copy(large, seconds)
     step()
     return CpuPeaks(
-        int8=best["int8"][0],
-        fp32=best["fp32"][0],
-        int8_shape=best["int8"][1],
-        fp32_shape=best["fp32"][1],
+        int8=best[INT8][0],
+        fp32=best[FLOAT][0],
+        int8_shape=best[INT8][1],
+        fp32_shape=best[FLOAT][1],
         cached=cached,
         memory=memory,
         copied=large,
@@ -331,7 +332,7 @@ def _product(shape: tuple[int, int, int], precision: str) -> Callable[[], Any]:
     random = np.random.default_rng(0)
     first: NDArray[Any]
     second: NDArray[Any]
-    if precision == "int8":
+    if precision == INT8:
         first = random.integers(0, 256, (rows, inner), dtype=np.uint8)
         second = random.integers(-127, 128, (inner, columns), dtype=np.int8)
         kind, takes, gives = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32

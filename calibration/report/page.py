@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import palette
+from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, TENSORRT, variant
 from aeseg_edge.calibration.report.roofline import DEVICES, roofline
 from aeseg_edge.calibration.score.precisions import PrecisionFigures, PrecisionReport, WorstFrame
 from aeseg_edge.calibration.score.sensitivity import Sensitivity
@@ -142,7 +143,7 @@ def _overview(report: PrecisionReport) -> str:
 
 
 def _layers(found: Sensitivity, bundle: Bundle) -> str:
-    cpu = found.backend == "onnxruntime"
+    cpu = found.backend == ONNXRUNTIME
     made = "ONNX Runtime" if cpu else "TensorRT, emulated"
     wider = "float32" if cpu else "fp16"
     bounds = {} if cpu else _more_bound(bundle)
@@ -172,7 +173,8 @@ def _layers(found: Sensitivity, bundle: Bundle) -> str:
 def _more_bound(bundle: Bundle) -> dict[str, float]:
     """By how many microseconds the bound on each layer rises from int8 to fp16."""
     device = DEVICES[BOUND_ON]
-    int8, half = (roofline(bundle, device, precision) for precision in ("int8", "fp16"))
+    beside = variant(INT8, TENSORRT).beside
+    int8, half = (roofline(bundle, device, precision) for precision in (INT8, beside))
     return {
         after.layer.name: 1e3 * (after.milliseconds - before.milliseconds)
         for before, after in zip(int8.layers, half.layers, strict=True)

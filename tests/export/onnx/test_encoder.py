@@ -19,8 +19,8 @@ from torch.nn import functional  # noqa: E402
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from aeseg_edge.bundle.codebook import Codebook, default_classes  # noqa: E402
 from aeseg_edge.bundle.contract import INPUTS, GraphSpec  # noqa: E402
+from aeseg_edge.bundle.variants import Layout  # noqa: E402
 from aeseg_edge.calibration.graphs.assemble import (  # noqa: E402
-    Target,
     attach_head,
     centre_latents,
     detach_head,
@@ -106,7 +106,7 @@ def test_labels_equal_pytorch_at_every_output_stride(
     encoder: onnx.ModelProto,
     frame: np.ndarray,
     output_stride: int,
-    target: Target,
+    target: Layout,
 ) -> None:
     if model.stride % output_stride:
         pytest.skip(f"{model.config.arch} has stride {model.stride}")
@@ -126,7 +126,7 @@ def test_labels_equal_pytorch_at_every_output_stride(
 
 @pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
 def test_without_squares_the_labels_are_the_same_from_half_the_weights(
-    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Target
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Layout
 ) -> None:
     whole = spec(model, model.stride // 2)
     plain = dataclasses.replace(whole, squares=False)
@@ -205,7 +205,7 @@ def latents_of(sizes: GraphSpec) -> int:
 
 @pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
 def test_every_head_comes_off_again(
-    model: Autoencoder, encoder: onnx.ModelProto, target: Target
+    model: Autoencoder, encoder: onnx.ModelProto, target: Layout
 ) -> None:
     sizes = spec(model, model.stride)
     assert detach_head(attach_head(encoder, sizes, gate=1.0, target=target)) == detach_head(
@@ -307,7 +307,7 @@ def test_smoothing_mixes_in_the_last_frame(
 
 @pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
 def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
-    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Target
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Layout
 ) -> None:
     sizes = spec(model, model.stride)
     noisy = np.clip(frame.astype(int) + np.arange(frame.size).reshape(frame.shape) % 3 - 1, 0, 255)
