@@ -21,11 +21,10 @@ from aeseg_edge.calibration.score.agreement import Agreement, gate, measure_agre
 from aeseg_edge.calibration.score.sensitivity import RECORD, exclude_layers, excluded_of
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.progress import Progress
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
-"""(stage, fraction of that stage)."""
 
 GATE = 0.25
 """Chosen with the default strength on a driving and a fixed camera: docs/reliability.md."""

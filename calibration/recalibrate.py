@@ -16,11 +16,11 @@ from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.clusters.methods import METHODS
 from aeseg_edge.calibration.clusters.regions import BALANCES
 from aeseg_edge.calibration.decoding import attach_decoder
-from aeseg_edge.calibration.entries import Progress
 from aeseg_edge.calibration.fit import Fitted, fit_bundle
 from aeseg_edge.calibration.graphs.assemble import detach_head
 from aeseg_edge.calibration.score.sensitivity import RECORD
 from aeseg_edge.calibration.settings import FitSettings
+from aeseg_edge.support.progress import Progress
 
 
 def recalibrate(

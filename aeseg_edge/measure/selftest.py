@@ -22,6 +22,7 @@ from aeseg_edge.bundle.geometry import check_frame, fit_frame
 from aeseg_edge.bundle.variants import ENGINES, REFERENCE, TENSORRT
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.measure.machine import environment
+from aeseg_edge.support.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ LEAK = 8 << 20
 
 Build = Callable[[str], float | None]
 """Makes sure that the engine of a precision is in the cache; seconds taken, None if none."""
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from aeseg_edge.calibration.score.sensitivity import FRAMES as LAYER_FRAMES
 from aeseg_edge.calibration.score.sensitivity import Sensitivity, measure_sensitivity
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.progress import Progress
 
 Image = NDArray[np.uint8]
-Progress = Callable[[str, float], None]
-"""(stage, fraction of that stage)."""
 
 BINS = 24
 """Of the margin histogram; the last holds everything above."""

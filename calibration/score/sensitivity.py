@@ -12,7 +12,7 @@ No ranges are fitted again: a convolution is put back into the quantised graph i
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from aeseg_edge.calibration.graphs.layers import layers_of
 from aeseg_edge.calibration.score.agreement import Agreement, measure_agreement
 from aeseg_edge.errors import CalibrationError, UsageError
 from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.progress import Tick
 
 FRAMES = 12
 """Frames that sensitivity is measured on, evenly over those given."""
@@ -40,7 +41,6 @@ RECORD = "int8_excluded"
 """Where the manifest's record of the calibration says what was left out."""
 
 
-Progress = Callable[[float], None]
 Frames = Sequence[NDArray[np.uint8]]
 
 
@@ -134,7 +134,7 @@ def measure_sensitivity(
     backend: str = ONNXRUNTIME,
     threads: int | None = None,
     most: int = FRAMES,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Sensitivity:
     """Measure what leaving out each int8 convolution buys, one at a time.
 
@@ -162,7 +162,7 @@ def choose_exclusion(
     threads: int | None = None,
     most: int = FRAMES,
     limit: float = MOST_EXCLUDED,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Exclusion:
     """Leave out the convolutions that buy most agreement, until a target is met.
 
@@ -249,7 +249,7 @@ def exclude_layers(
     *,
     stated: float | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Bundle:
     """Leave convolutions out of both int8 graphs where their agreement misses a target.
 
@@ -365,7 +365,7 @@ class _Bench:
         self.last_ms = statistics.median(spent)
         return made
 
-    def sensitivity(self, progress: Progress | None) -> Sensitivity:
+    def sensitivity(self, progress: Tick | None) -> Sensitivity:
         """Leave out each convolution in turn."""
         layers = []
         for index, name in enumerate(self.names):

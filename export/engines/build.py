@@ -15,8 +15,9 @@ from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.variants import ENGINES, TENSORRT
 from aeseg_edge.errors import EngineNotBuilt
 from aeseg_edge.export.engines.child import build_engine
-from aeseg_edge.export.engines.compile import BuildOptions, Progress
+from aeseg_edge.export.engines.compile import BuildOptions
 from aeseg_edge.export.engines.log import ConvolutionReport, explain
+from aeseg_edge.support.progress import Progress
 
 
 @dataclass(frozen=True)
