@@ -69,7 +69,7 @@ def deployed_graphs(
                 exclude=exclude,
                 progress=lambda _, done, stage=stage: tell(stage, done),
             )
-            made[row.graph] = attach_head(model, spec, gate=gate, target=row.layout)
+            made[row.graph] = attach_head(model, spec, gate=gate, layout=row.layout)
     return {path: model.SerializeToString() for path, model in made.items()}
 
 

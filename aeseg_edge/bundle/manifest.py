@@ -42,7 +42,7 @@ class Entry:
         precision: ``fp32``, ``fp16`` or ``int8``: a property of the graph.
         backend: ``onnxruntime`` or ``tensorrt``: what the graph was shaped for.
         graph: Path of the graph inside the bundle.
-        agreement: What agreement.py measured against fp32; None when not measured.
+        agreement: Measured against fp32 by calibration.score.agreement; None when not measured.
         recommended: False where agreement is below the gate that was asked for.
         note: For people: emulation, exclusions, why not recommended.
     """

@@ -41,7 +41,7 @@ class SideBySide:
         details: By other: what was made up for it, or what it consists of.
         frame_sizes: (width, height) of the frames, each once.
         source: Where the frames came from.
-        environment: What device.environment said before the run.
+        environment: What machine.environment said before the run.
     """
 
     precision: str

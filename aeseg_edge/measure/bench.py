@@ -57,7 +57,7 @@ class BenchReport:
         fps: Timed frames over the time spent in the segmenter.
         memory: Bytes of this process after the run, resident and peak, held frames included;
             None where it cannot be known.
-        environment: What device.environment said before the run.
+        environment: What machine.environment said before the run.
         settings: What the caller chose (threads, ...).
         power: Power, temperature and throttling during the timed frames.
     """

@@ -74,7 +74,7 @@ class SelfTest:
         frames: Number of frames compared.
         soak: Number of frames run for the memory check.
         min_agreement: Below this an engine fails.
-        machine: From `device.environment`.
+        machine: From `machine.environment`.
         bundle: The bundle's file name, size and codebook in words.
     """
 

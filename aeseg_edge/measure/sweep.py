@@ -107,7 +107,7 @@ class Sweep:
     Attributes:
         name: Of the bundle.
         rows: In the order of precision, backend, threads.
-        environment: What device.environment said before the first row.
+        environment: What machine.environment said before the first row.
     """
 
     name: str

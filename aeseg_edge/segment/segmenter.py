@@ -288,9 +288,9 @@ class Segmenter:
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
         codebook, colors = submitted.used
-        distance = unlike = None
+        distance = drift = None
         if far and outputs.latents is not None:
-            distance, unlike = self._distance(outputs.latents, codebook, *submitted.size)
+            distance, drift = self._distance(outputs.latents, codebook, *submitted.size)
         started, prepared = submitted.started, submitted.prepared
         spent = (inferred - prepared) / 1e6
         # A backend may measure copies on the device's clock; a part is never above the whole.
@@ -314,7 +314,7 @@ class Segmenter:
             margin=outputs.margin,
             latents=outputs.latents if "latents" in want else None,
             distance=distance,
-            unlike=unlike,
+            frame_drift=drift,
             decoding=(
                 None
                 if self._decoder is None or outputs.latents is None
@@ -442,7 +442,7 @@ class Segmenter:
     def _distance(
         self, latents: NDArray[np.float32], codebook: Codebook, height: int, width: int
     ) -> tuple[NDArray[np.float32] | None, float | None]:
-        """Distances in units of the 99th percentile, and how unlike they are."""
+        """Distances in units of the 99th percentile, and how unlike calibration's they are."""
         spread = self.manifest.spread
         if spread is None or codebook.centres is None:
             return None, None
@@ -450,7 +450,7 @@ class Segmenter:
         if self._unseen is None or self._unseen[0] != (height, width):
             self._unseen = (height, width), self._unseen_cells(height, width)
         found[self._unseen[1]] = np.nan
-        return found / np.float32(max(spread.p99, 1e-9)), spread.unlike(found)
+        return found / np.float32(max(spread.p99, 1e-9)), spread.drift(found)
 
     def _unseen_cells(self, height: int, width: int) -> NDArray[np.bool_]:
         """Latents whose middle lies in a letterbox bar or outside the region of interest."""

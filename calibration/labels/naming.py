@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.classes import check_name, find_class
+from aeseg_edge.bundle.classes import check_class_name, find_class
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
 from aeseg_edge.bundle.geometry import fit_labels
 from aeseg_edge.bundle.variants import REFERENCE
@@ -211,7 +211,7 @@ def mask_classes(class_names: Sequence[str], codebook: Codebook | None = None) -
             fix="Join some of them.",
         )
     infos = [
-        replace(item, name=check_name(name))
+        replace(item, name=check_class_name(name))
         for item, name in zip(default_classes(len(class_names)), class_names, strict=True)
     ]
     folded = [item.name.casefold() for item in infos]
