@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from stand_ins import random_codebook
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.measure.bench import alternate, random_codebook, synthetic_frame
+from aeseg_edge.measure.bench import alternate, synthetic_frame
 from aeseg_edge.measure.machine import environment
 from aeseg_edge.segment.segmenter import Segmenter
 

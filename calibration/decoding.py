@@ -12,6 +12,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import DecoderParts
 from aeseg_edge.bundle.geometry import fit_region
+from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.segment.decoder import Decoder, Decoding
 from aeseg_edge.segment.segmenter import Segmenter
 
@@ -54,7 +55,7 @@ def attach_decoder(
     outside = None
     if bundle.region is not None:
         outside = fit_region(bundle.region, *manifest.spec.latent_shape[1:]).ravel()
-    with Segmenter.load(bundle, precision="fp32", backend="onnxruntime", threads=threads) as run:
+    with Segmenter.load(bundle, *REFERENCE, threads=threads) as run:
         for index, frame in enumerate(chosen):
             result = run(frame, want=frozenset({"latents"}))
             assert result.latents is not None

@@ -15,43 +15,19 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.manifest import Entry, Manifest
-from aeseg_edge.calibration.graphs.assemble import Target, attach_head, to_half
-from aeseg_edge.calibration.graphs.int8 import quantize_for_cpu, quantize_for_tensorrt
+from aeseg_edge.bundle.variants import BACKENDS, INT8, ONNXRUNTIME, REFERENCE, VARIANTS, variant
+from aeseg_edge.calibration.graphs.assemble import attach_head
 from aeseg_edge.calibration.score.agreement import Agreement, gate, measure_agreement
 from aeseg_edge.calibration.score.sensitivity import RECORD, exclude_layers, excluded_of
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.progress import Progress
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
-"""(stage, fraction of that stage)."""
-
-GRAPHS = {
-    ("fp32", "onnxruntime"): "graphs/fp32.onnx",
-    ("fp32", "tensorrt"): "graphs/fp32.onnx",
-    ("fp16", "tensorrt"): "graphs/fp16.onnx",
-    ("int8", "onnxruntime"): "graphs/int8-cpu.onnx",
-    ("int8", "tensorrt"): "graphs/int8-tensorrt.onnx",
-}
-
-_TARGETS: dict[str, Target] = {
-    "graphs/fp32.onnx": "any",
-    "graphs/fp16.onnx": "tensorrt",
-    "graphs/int8-cpu.onnx": "cpu",
-    "graphs/int8-tensorrt.onnx": "tensorrt",
-}
 
 GATE = 0.25
 """Chosen with the default strength on a driving and a fixed camera: docs/reliability.md."""
-
-REFERENCE = ("fp32", "onnxruntime")
-
-_NOTES = {
-    ("fp32", "tensorrt"): "the same graph as fp32 for onnxruntime; not run on a GPU here",
-    ("fp16", "tensorrt"): "agreement measured with fp16 emulated on a CPU",
-    ("int8", "tensorrt"): "agreement measured with int8 and fp16 emulated on a CPU",
-}
 
 
 def deployed_graphs(
@@ -76,41 +52,32 @@ def deployed_graphs(
         progress: Called with a stage and its fraction.
 
     Returns:
-        Member path -> serialised ONNX, for every path of ``GRAPHS``.
+        Member path -> serialised ONNX, for every graph of ``VARIANTS``.
 
     Raises:
         CalibrationError: If there are no frames, or a range is not usable.
     """
     tell = progress or (lambda stage, fraction: None)
-    encoders = {
-        "graphs/fp32.onnx": encoder,
-        "graphs/fp16.onnx": to_half(encoder),
-        "graphs/int8-cpu.onnx": quantize_for_cpu(
-            encoder,
-            frames,
-            method=ranges,
-            exclude=exclude,
-            progress=lambda _, f: tell("int8 ranges (cpu)", f),
-        ),
-        "graphs/int8-tensorrt.onnx": quantize_for_tensorrt(
-            encoder,
-            frames,
-            method=ranges,
-            exclude=exclude,
-            progress=lambda _, f: tell("int8 ranges (tensorrt)", f),
-        ),
-    }
-    return {
-        name: attach_head(model, spec, gate=gate, target=_TARGETS[name]).SerializeToString()
-        for name, model in encoders.items()
-    }
+    made = {}
+    for row in VARIANTS:
+        if row.graph not in made:
+            stage = f"{row.precision} ranges ({row.layout})"
+            model = row.make(
+                encoder,
+                frames,
+                method=ranges,
+                exclude=exclude,
+                progress=lambda _, done, stage=stage: tell(stage, done),
+            )
+            made[row.graph] = attach_head(model, spec, gate=gate, layout=row.layout)
+    return {path: model.SerializeToString() for path, model in made.items()}
 
 
 def fresh_entries() -> tuple[Entry, ...]:
     """Give the manifest's entries for ``deployed_graphs``, before agreement is measured."""
     return tuple(
-        Entry(precision=key[0], backend=key[1], graph=path, note=_NOTES.get(key, ""))
-        for key, path in GRAPHS.items()
+        Entry(precision=row.precision, backend=row.backend, graph=row.graph, note=row.note)
+        for row in VARIANTS
     )
 
 
@@ -119,7 +86,7 @@ def named_exclusions(settings: FitSettings) -> dict[str, Any]:
     if not settings.excluded:
         return {}
     named = {"names": list(settings.excluded), "why": "named by the user"}
-    return {RECORD: {"asked": list(settings.excluded), "onnxruntime": named, "tensorrt": named}}
+    return {RECORD: {"asked": list(settings.excluded), **dict.fromkeys(BACKENDS, named)}}
 
 
 def chosen_exclusions(
@@ -233,7 +200,7 @@ def compare_entries(
         def labeller(key: tuple[str, str]) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
             segmenter = stack.enter_context(
                 Segmenter.load(
-                    bundle, precision=key[0], backend="onnxruntime", graph=key[1], threads=threads
+                    bundle, precision=key[0], backend=ONNXRUNTIME, graph=key[1], threads=threads
                 )
             )
             return lambda frame: segmenter(frame).labels
@@ -265,8 +232,8 @@ def _with_agreement(
     found = agreements.get(entry.key)
     if found is None:
         return entry
-    note = _NOTES.get(entry.key, "")
-    if entry.precision == "int8" and (floats := excluded_of(manifest.training, entry.backend)):
+    note = variant(*entry.key).note
+    if entry.precision == INT8 and (floats := excluded_of(manifest.training, entry.backend)):
         kept = f"not in int8: {', '.join(floats)}"
         note = f"{kept}; {note}" if note else kept
     if entry.key in below:

@@ -35,7 +35,6 @@ from aeseg_edge.calibration.clusters.match import (
 from aeseg_edge.calibration.clusters.methods import Clustering, reordered
 from aeseg_edge.calibration.clusters.stability import Stability
 from aeseg_edge.calibration.entries import (
-    Progress,
     chosen_exclusions,
     deployed_graphs,
     fresh_entries,
@@ -50,6 +49,7 @@ from aeseg_edge.calibration.score.sensitivity import check_names
 from aeseg_edge.calibration.search import find_codebook
 from aeseg_edge.calibration.settings import FitSettings as FitSettings
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.progress import Progress
 
 _log = logging.getLogger(__name__)
 

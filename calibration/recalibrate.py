@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.clusters.methods import METHODS
 from aeseg_edge.calibration.decoding import attach_decoder
-from aeseg_edge.calibration.entries import REFERENCE, Progress
 from aeseg_edge.calibration.fit import Fitted, fit_bundle
 from aeseg_edge.calibration.graphs.assemble import detach_head
 from aeseg_edge.calibration.score.sensitivity import RECORD
 from aeseg_edge.calibration.settings import BALANCES, FitSettings
+from aeseg_edge.support.progress import Progress
 
 
 def recalibrate(

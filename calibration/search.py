@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from aeseg_edge.calibration.clusters.regions import collect_regions, fine_cluste
 from aeseg_edge.calibration.clusters.stability import ENOUGH, LOW, Stability, between_halves
 from aeseg_edge.calibration.clusters.starts import MANY
 from aeseg_edge.calibration.settings import FitSettings
+from aeseg_edge.support.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +27,6 @@ CHOOSING_RESTARTS = 8
 
 MORE = 3
 """Times as many starts where the clusters are not stable."""
-
-Progress = Callable[[str, float], None]
-"""(stage, fraction of that stage)."""
 
 
 @dataclass(frozen=True)

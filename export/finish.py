@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.bundle.manifest import Modality
+from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.decoding import attach_decoder
-from aeseg_edge.calibration.entries import REFERENCE
 from aeseg_edge.calibration.fit import FitSettings, Fitted, fit_bundle
 from aeseg_edge.calibration.footage.gather import Footage
 from aeseg_edge.errors import FootageError

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.score.sensitivity import check_names
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import AesegError
@@ -111,7 +112,7 @@ def with_preview(bundle: Bundle, frames: NDArray[np.uint8] | None) -> Bundle:
         return bundle
     cv2 = import_cv2()
     frame = frames[len(frames) // 2]
-    with Segmenter.load(bundle, precision="fp32", backend="onnxruntime") as segmenter:
+    with Segmenter.load(bundle, *REFERENCE) as segmenter:
         result = segmenter(frame)
     picture = np.concatenate([frame[..., :3], result.palette[result.labels]], axis=1)
     scale = min(1.0, 640 / picture.shape[1])

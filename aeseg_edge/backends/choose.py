@@ -9,6 +9,7 @@ from pathlib import Path
 from aeseg_edge.backends.base import Backend
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Entry, Manifest
+from aeseg_edge.bundle.variants import ENGINES, FLOAT, TENSORRT, by_width
 from aeseg_edge.errors import AesegError, BackendError, EngineNotBuilt, MissingDependency
 
 _log = logging.getLogger(__name__)
@@ -36,12 +37,11 @@ def choose_entry(manifest: Manifest, precision: str, backend: str) -> Entry:
         if not entry.recommended:
             _log.warning("%s for %s is not recommended: %s", precision, backend, entry.note)
         return entry
-    order = ("int8", "fp16", "fp32") if backend == "tensorrt" else ("int8", "fp32")
-    for name in order:
+    for name in by_width(backend):
         for entry in manifest.entries:
             if entry.key == (name, backend) and entry.recommended:
                 return entry
-    return manifest.entry("fp32", backend)
+    return manifest.entry(FLOAT, backend)
 
 
 def open_tensorrt(
@@ -67,11 +67,11 @@ def open_tensorrt(
         return None
     from aeseg_edge.backends.tensorrt import open_backend
 
-    entries = [choose_entry(bundle.manifest, precision, "tensorrt")]
+    entries = [choose_entry(bundle.manifest, precision, TENSORRT)]
     if precision == "auto":
         # Whichever engine is built, before none at all.
-        others = [e for e in bundle.manifest.entries if e.backend == "tensorrt" and e.recommended]
-        entries += [e for e in others if e.precision in ("int8", "fp16") and e not in entries]
+        others = [e for e in bundle.manifest.entries if e.backend == TENSORRT and e.recommended]
+        entries += [e for e in others if e.precision in ENGINES and e not in entries]
     missing: AesegError | None = None
     for entry in entries:
         try:

@@ -28,6 +28,7 @@ from aeseg_edge.bundle.contract import (
     codebook_inputs,
     feed,
 )
+from aeseg_edge.bundle.variants import ONNXRUNTIME
 from aeseg_edge.errors import BackendError
 
 
@@ -48,7 +49,7 @@ class OnnxRuntimeBackend:
         CodebookError: If the codebook does not fit.
     """
 
-    name = "onnxruntime"
+    name = ONNXRUNTIME
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ from aeseg_edge.bundle.contract import (
     TensorSpec,
     codebook_inputs,
 )
+from aeseg_edge.bundle.variants import TENSORRT
 from aeseg_edge.errors import BackendError, EngineError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class TensorRTBackend:
         CodebookError: The codebook has other latents or more clusters than K_max.
     """
 
-    name = "tensorrt"
+    name = TENSORRT
 
     _runtime: trt.Runtime | None
     _engine: trt.ICudaEngine | None

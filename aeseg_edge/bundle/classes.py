@@ -40,7 +40,7 @@ def rename(codebook: Codebook, class_id: int, name: str) -> Codebook:
     Raises:
         CodebookError: If there is no such class, or the name cannot be used.
     """
-    wanted = check_name(name)
+    wanted = check_class_name(name)
     found = _class(codebook, class_id)
     same = find_class(codebook, wanted)
     if same is not None and same.id != class_id:
@@ -140,7 +140,7 @@ def find_class(codebook: Codebook, name: str) -> ClassInfo | None:
     return next((c for c in codebook.classes if c.name.casefold() == wanted), None)
 
 
-def check_name(name: str) -> str:
+def check_class_name(name: str) -> str:
     """Give a name without spaces at its ends.
 
     Raises:
@@ -190,7 +190,7 @@ def parse_edit(data: object) -> Edit:
         raise UsageError("the edit is not a JSON object", fix='Send {"action": "rename", ...}.')
     action = data.get("action")
     if action == "rename":
-        name = check_name(_typed(data, "name", str))
+        name = check_class_name(_typed(data, "name", str))
         return partial(rename, class_id=_whole(data, "id"), name=name)
     if action == "recolor":
         color = parse_color(_typed(data, "color", str))

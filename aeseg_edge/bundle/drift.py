@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class Spread:
         measure: ``cosine``: 1 minus the largest cosine with a centre, for spherical K-means,
             which looks at directions alone. ``euclidean``: to the nearest centre.
         percentiles: At ``LEVELS``.
-        usual: ``unlike`` of nine tenths of calibration's own frames is at most this.
+        usual: ``drift`` of nine tenths of calibration's own frames is at most this.
     """
 
     measure: str
@@ -42,8 +42,8 @@ class Spread:
         """What one latent of a hundred in known scenes lies beyond."""
         return self.percentiles[-1]
 
-    def unlike(self, found: NDArray[np.float32]) -> float | None:
-        """How unlike calibration's the distances of a frame are.
+    def drift(self, found: NDArray[np.float32]) -> float | None:
+        """Say how unlike calibration's the distances of a frame are.
 
         The largest difference between the two cumulative distributions, at ``LEVELS``: the
         statistic of Kolmogorov and Smirnov. Scenes of another kind may lie farther from the
@@ -61,13 +61,9 @@ class Spread:
         here = np.searchsorted(known, self.percentiles, side="right") / len(known)
         return float(np.abs(here - np.array(LEVELS) / 100).max())
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Spread:
-        """Read what ``to_json`` wrote.
+        """Read it from a manifest.
 
         Raises:
             ValueError: If it is no spread of distances.
@@ -157,12 +153,12 @@ def spread_of(
     measure = measure_for(codebook.method)
     found = distances(np.ascontiguousarray(latents.T), centres, measure)
     spread = Spread(measure, tuple(np.percentile(found, LEVELS).round(6).tolist()))
-    own = [spread.unlike(distances(each, centres, measure)) for each in frames]
+    own = [spread.drift(distances(each, centres, measure)) for each in frames]
     known = [each for each in own if each is not None]
     return replace(spread, usual=round(float(np.percentile(known, 90)), 4)) if known else spread
 
 
-class Drift:
+class RunningDrift:
     """How unlike the footage one camera's scene is: a running mean over its frames.
 
     Args:
@@ -172,9 +168,9 @@ class Drift:
     def __init__(self, weight: float = 0.1) -> None:
         self._weight = weight
         self.value: float | None = None
-        """0..1, see ``Spread.unlike``. None before the first frame."""
+        """0..1, see ``Spread.drift``. None before the first frame."""
 
-    def add(self, unlike: float) -> None:
+    def add(self, drift: float) -> None:
         """Take one frame's figure."""
-        last = unlike if self.value is None else self.value
-        self.value = last + self._weight * (unlike - last)
+        last = drift if self.value is None else self.value
+        self.value = last + self._weight * (drift - last)

@@ -11,15 +11,14 @@ from aeseg_edge.bundle.codebook import ClassInfo
 from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.drift import Spread
 from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.bundle.variants import BACKENDS as BACKENDS
+from aeseg_edge.bundle.variants import PRECISIONS as PRECISIONS
 from aeseg_edge.errors import AesegError, BundleError
 from aeseg_edge.support.text import to_json
 
 FORMAT = "aeseg-bundle"
 SCHEMA_VERSION = 2
 """2: graphs may be without squares of latents (``squares``); 1 always had them."""
-
-PRECISIONS = ("fp32", "fp16", "int8")
-BACKENDS = ("onnxruntime", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Entry:
         precision: ``fp32``, ``fp16`` or ``int8``: a property of the graph.
         backend: ``onnxruntime`` or ``tensorrt``: what the graph was shaped for.
         graph: Path of the graph inside the bundle.
-        agreement: What agreement.py measured against fp32; None when not measured.
+        agreement: Measured against fp32 by calibration.score.agreement; None when not measured.
         recommended: False where agreement is below the gate that was asked for.
         note: For people: emulation, exclusions, why not recommended.
     """

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from aeseg_edge.bundle.drift import Drift
+from aeseg_edge.bundle.drift import RunningDrift
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.loop.delivery import Delivery
 from aeseg_edge.loop.feed import Captured, Feed, Input
@@ -117,7 +117,7 @@ class CameraLoop:
         self._segmented = [0] * len(inputs)
         self._ages = [LatencySketch() for _ in inputs]
         self._drift_every = drift_every
-        self._drifts = [Drift() for _ in inputs]
+        self._drifts = [RunningDrift() for _ in inputs]
         self._reported_drops = 0
         self._stopping = False
         self._error: BaseException | None = None
@@ -364,8 +364,8 @@ class CameraLoop:
             self._segmented[lane] += 1
             self._reporter.frame(milliseconds)
             self._ages[lane].add(max(0.0, self._clock() - frame.captured) * 1e3)
-            if measured and result.unlike is not None:
-                self._drifts[lane].add(result.unlike)
+            if measured and result.frame_drift is not None:
+                self._drifts[lane].add(result.frame_drift)
             drift = self._drifts[lane].value
         delivered = replace(result, frame=frame, drift=drift)
         for delivery in self._deliveries:

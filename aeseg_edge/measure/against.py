@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.session import inputs_of, open_session, synthesise
 from aeseg_edge.bundle.archive import SUFFIX, Bundle
 from aeseg_edge.bundle.geometry import fit_frame
+from aeseg_edge.bundle.variants import ONNXRUNTIME
 from aeseg_edge.errors import BackendError, UsageError
 from aeseg_edge.measure.bench import Comparison, alternate, hold, sizes_of
 from aeseg_edge.measure.machine import environment
@@ -40,7 +41,7 @@ class SideBySide:
         details: By other: what was made up for it, or what it consists of.
         frame_sizes: (width, height) of the frames, each once.
         source: Where the frames came from.
-        environment: What device.environment said before the run.
+        environment: What machine.environment said before the run.
     """
 
     precision: str
@@ -120,7 +121,7 @@ def side_by_side(
 
         def opened(which: Bundle, name: str) -> tuple[Segmenter, dict[str, Candidate]]:
             segmenter = stack.enter_context(
-                Segmenter.load(which, precision=precision, backend="onnxruntime", threads=threads)
+                Segmenter.load(which, precision=precision, backend=ONNXRUNTIME, threads=threads)
             )
             title = f"{name} {segmenter.entry.precision}"
             return segmenter, {

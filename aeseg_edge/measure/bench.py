@@ -20,7 +20,6 @@ from aeseg_edge.support.stats import Summary, summarise
 from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle.codebook import Codebook
     from aeseg_edge.bundle.geometry import Geometry
     from aeseg_edge.segment.segmenter import Segmenter
 
@@ -58,7 +57,7 @@ class BenchReport:
         fps: Timed frames over the time spent in the segmenter.
         memory: Bytes of this process after the run, resident and peak, held frames included;
             None where it cannot be known.
-        environment: What device.environment said before the run.
+        environment: What machine.environment said before the run.
         settings: What the caller chose (threads, ...).
         power: Power, temperature and throttling during the timed frames.
     """
@@ -278,22 +277,6 @@ def warm_up(
         segmenter(next(frames))
         count += 1
     return count
-
-
-def random_codebook(clusters: int, latent_dim: int) -> Codebook:
-    """Return a codebook for timing: the cost does not depend on where the centres lie.
-
-    Args:
-        clusters: K.
-        latent_dim: D.
-    """
-    from aeseg_edge.bundle.codebook import Codebook, default_classes
-
-    centres = np.random.default_rng(0).normal(size=(clusters, latent_dim))
-    ids = min(clusters, 200)
-    return Codebook.from_centres(
-        centres, remap=np.arange(clusters) % ids, classes=default_classes(ids)
-    )
 
 
 def synthetic_frame(height: int, width: int, channels: int) -> NDArray[np.uint8]:

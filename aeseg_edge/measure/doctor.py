@@ -19,13 +19,14 @@ from pathlib import Path
 
 from aeseg_edge.backends.cache import EngineCache
 from aeseg_edge.backends.session import load_onnxruntime
+from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, TENSORRT
 from aeseg_edge.errors import AesegError, EngineError, MissingDependency, UsageError
 from aeseg_edge.measure.machine import Command, environment, run_command
 from aeseg_edge.support.require import import_cv2
 
 _log = logging.getLogger(__name__)
 
-BACKENDS = ("auto", "onnxruntime", "tensorrt")
+ASKED = ("auto", *BACKENDS)
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 OLDEST_NUMPY, OLDEST_OPENCV, OLDEST_ONNXRUNTIME = (1, 26), (4, 10), (1, 19)
 BUILD_MEMORY = 1536 << 20
@@ -80,19 +81,17 @@ def diagnose(
     Raises:
         UsageError: The backend is unknown.
     """
-    if backend not in BACKENDS:
-        raise UsageError(
-            f"backend {backend!r} is unknown", fix=f"Use one of {', '.join(BACKENDS)}."
-        )
+    if backend not in ASKED:
+        raise UsageError(f"backend {backend!r} is unknown", fix=f"Use one of {', '.join(ASKED)}.")
     machine = environment(root, command or run_command)
     jetson = machine["jetson"]
     tensorrt = _tensorrt(), _gpu()
     usable = all(check.ok for check in tensorrt)
-    with_tensorrt = backend == "tensorrt" or (backend == "auto" and (usable or jetson is not None))
+    with_tensorrt = backend == TENSORRT or (backend == "auto" and (usable or jetson is not None))
     runtime = _onnxruntime()
     # For "auto" one of the two is enough; what is not needed is told, and is no fault.
-    runtime_needed = backend == "onnxruntime" or (backend == "auto" and not usable)
-    tensorrt_needed = backend == "tensorrt" or (with_tensorrt and not runtime.ok)
+    runtime_needed = backend == ONNXRUNTIME or (backend == "auto" and not usable)
+    tensorrt_needed = backend == TENSORRT or (with_tensorrt and not runtime.ok)
     return [
         _python(),
         _numpy(),

@@ -48,7 +48,7 @@ class OpenLoopReport:
         frame_sizes: (width, height) of the frames, each once.
         warmup_frames: Frames segmented before the clock was started.
         memory: Bytes of this process after the run, resident and peak; None where unknown.
-        environment: What device.environment said before the run.
+        environment: What machine.environment said before the run.
         settings: What the caller chose (threads, ...).
         power: Power, temperature and throttling during the run.
     """
@@ -114,7 +114,7 @@ def open_loop(
     frames behind it old or has them dropped. Timed from when a frame is taken up instead, a
     stall would be counted once although it made every frame behind it late ("coordinated
     omission": G. Tene, How NOT to Measure Latency, 2013). What is dropped is what a camera
-    loop with one slot (`io.latest.Mailbox`) drops: all but the newest.
+    loop with one slot (`support.threads.Mailbox`) drops: all but the newest.
 
     Args:
         segmenter: An open segmenter.

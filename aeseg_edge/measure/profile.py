@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.choose import choose_entry
 from aeseg_edge.backends.session import label_feed, open_session
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.contract import ENCODED, HEAD, OUTPUTS
+from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.contract import ENCODED, HEAD, OUTPUTS, GraphSpec
+from aeseg_edge.bundle.variants import ONNXRUNTIME
 from aeseg_edge.errors import BackendError
 from aeseg_edge.support.require import require
 
@@ -121,33 +122,64 @@ def profile_nodes(
         BackendError: If the graph cannot be run, or writes no profile.
         BundleError: If the bundle has no such graph.
     """
-    onnx = require("onnx")
-    manifest = bundle.manifest
-    spec = manifest.spec
-    entry = choose_entry(manifest, precision, "onnxruntime")
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "runs.onnx"
-        session = open_session(
-            bundle.graph(*entry.key),
-            threads=threads,
-            sizes=spec.sizes,
-            profile=Path(folder) / "profile",
-            optimised=written,
-        )
-        feed = label_feed(session, spec, bundle.codebook, frame, everything=everything)
-        for _ in range(warmup + frames):
-            session.run(OUTPUTS, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-        nodes = onnx.load(written).graph.node
-        head, inner = head_nodes(nodes), inner_nodes(nodes)
+    entry = choose_entry(bundle.manifest, precision, ONNXRUNTIME)
+    events, head = run_profiled(
+        bundle.graph(*entry.key),
+        bundle.manifest.spec,
+        bundle.codebook,
+        frame,
+        threads=threads,
+        runs=warmup + frames,
+        everything=everything,
+    )
     if not head:
         raise BackendError(
             f"no node of the {entry.precision} graph is known as the head's",
             fix="Export the bundle again with this version of aeseg_edge.",
         )
-    # What runs inside a branch is in the time of the branch already.
-    events = [each for each in events if str(each["name"]).removesuffix(_EVENT) not in inner]
     return summarise_profile(events, head, warmup)
+
+
+def run_profiled(
+    graph: bytes,
+    spec: GraphSpec,
+    codebook: Codebook,
+    frame: NDArray[np.uint8],
+    *,
+    threads: int,
+    runs: int,
+    everything: bool = False,
+) -> tuple[list[dict[str, Any]], set[str]]:
+    """Run a deployed graph with the profiler on; see ``profile_nodes``.
+
+    Returns:
+        The profile's events, without those of nodes inside branches: what they take is in the
+        time of the branch already. And the names of the head's nodes.
+    """
+    onnx = require("onnx")
+    try:
+        with tempfile.TemporaryDirectory(prefix="aeseg-profile-") as folder:
+            written = Path(folder) / "runs.onnx"
+            session = open_session(
+                graph,
+                threads=threads,
+                sizes=spec.sizes,
+                profile=Path(folder) / "profile",
+                optimised=written,
+            )
+            feed = label_feed(session, spec, codebook, frame, everything=everything)
+            for _ in range(runs):
+                session.run(OUTPUTS, feed)
+            events = json.loads(Path(session.end_profiling()).read_text())
+            nodes = onnx.load(written).graph.node
+    except (OSError, ValueError) as error:
+        raise BackendError(
+            f"ONNX Runtime's profile cannot be read: {error}",
+            fix="Free some space, or set TMPDIR to a folder on another disk.",
+        ) from error
+    inner = inner_nodes(nodes)
+    shown = [each for each in events if str(each["name"]).removesuffix(_EVENT) not in inner]
+    return shown, head_nodes(nodes)
 
 
 def head_nodes(nodes: Iterable[Any]) -> set[str]:
@@ -191,6 +223,31 @@ def summarise_profile(events: Iterable[dict[str, Any]], head: set[str], warmup: 
     Raises:
         BackendError: If no node was timed.
     """
+    times, runs = node_times(events, warmup)
+    found = [
+        NodeTime(name, op, name in head, float(np.median(spent)), len(spent))
+        for (name, op), spent in times.items()
+    ]
+    found.sort(key=lambda node: -node.milliseconds)
+    return NodeProfile(tuple(found), float(np.median(runs)))
+
+
+def node_times(
+    events: Iterable[dict[str, Any]], warmup: int
+) -> tuple[dict[tuple[str, str], NDArray[np.float64]], NDArray[np.float64]]:
+    """Read the times of nodes and of whole runs from a profile.
+
+    Args:
+        events: See ``summarise_profile``.
+        warmup: First runs that are left out.
+
+    Returns:
+        Milliseconds of each counted run, float64 [runs]: of every node by name and operator, in
+        the order that they run in, and of the whole.
+
+    Raises:
+        BackendError: If no node was timed.
+    """
     times: dict[tuple[str, str], list[float]] = {}
     runs: list[float] = []
     for event in events:
@@ -200,19 +257,16 @@ def summarise_profile(events: Iterable[dict[str, Any]], head: set[str], warmup: 
         if event.get("cat") == "Node" and name.endswith(_EVENT):
             key = name.removesuffix(_EVENT), str(event["args"]["op_name"])
             times.setdefault(key, []).append(event["dur"])
-    counted = len(runs) - warmup
-    if not times or counted < 1:
+    if not times or len(runs) <= warmup:
         raise BackendError(
             "ONNX Runtime's profile times no node", fix="Use a build of it with profiling."
         )
-    found = []
-    for (name, op), durations in times.items():
-        # Nodes that share a name (layout changes do) come one after the other in each run.
-        rows = np.array(durations, np.float64).reshape(len(runs), -1)[warmup:]
-        typical = float(np.median(rows.sum(axis=1))) / 1e3
-        found.append(NodeTime(name, op, name in head, typical, counted))
-    found.sort(key=lambda node: -node.milliseconds)
-    return NodeProfile(tuple(found), statistics.median(runs[warmup:]) / 1e3)
+    # Nodes that share a name (layout changes do) come one after the other in each run.
+    counted = {
+        key: np.array(spent, np.float64).reshape(len(runs), -1)[warmup:].sum(axis=1) / 1e3
+        for key, spent in times.items()
+    }
+    return counted, np.array(runs[warmup:], np.float64) / 1e3
 
 
 def format_table(profile: NodeProfile, *, most: int = 20) -> str:

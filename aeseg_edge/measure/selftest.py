@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import check_frame, fit_frame
+from aeseg_edge.bundle.variants import ENGINES, REFERENCE, TENSORRT
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.measure.machine import environment
+from aeseg_edge.support.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +33,6 @@ LEAK = 8 << 20
 
 Build = Callable[[str], float | None]
 """Makes sure that the engine of a precision is in the cache; seconds taken, None if none."""
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SelfTest:
         frames: Number of frames compared.
         soak: Number of frames run for the memory check.
         min_agreement: Below this an engine fails.
-        machine: From `device.environment`.
+        machine: From `machine.environment`.
         bundle: The bundle's file name, size and codebook in words.
     """
 
@@ -142,7 +142,7 @@ def run_selftest(
     frames: Sequence[NDArray[np.uint8]],
     build: Build,
     *,
-    precisions: Sequence[str] = ("fp16", "int8"),
+    precisions: Sequence[str] = ENGINES,
     cache_dir: Path | None = None,
     soak: int = SOAK_FRAMES,
     min_agreement: float = MIN_AGREEMENT,
@@ -178,7 +178,7 @@ def run_selftest(
     images = [
         fit_frame(check_frame(f, manifest.geometry.channels), manifest.geometry) for f in frames
     ]
-    graph = bundle.graph("fp32", "onnxruntime")
+    graph = bundle.graph(*REFERENCE)
     reference = OnnxRuntimeBackend(graph, manifest.spec, bundle.codebook)
     wanted = []
     for number, image in enumerate(images):
@@ -218,7 +218,7 @@ def _check(
 ) -> EngineResult:
     from aeseg_edge.backends.tensorrt import open_backend
 
-    entry = bundle.manifest.entry(precision, "tensorrt")
+    entry = bundle.manifest.entry(precision, TENSORRT)
     seconds = build(precision)
     backend = open_backend(bundle, entry, cache_dir=cache_dir)
     try:

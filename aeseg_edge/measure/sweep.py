@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS
+from aeseg_edge.bundle.variants import BACKENDS, FLOAT, ONNXRUNTIME, PRECISIONS
 from aeseg_edge.errors import AesegError
 from aeseg_edge.measure.bench import BenchReport, bench, check_counts, hold
 from aeseg_edge.measure.machine import environment
@@ -107,7 +107,7 @@ class Sweep:
     Attributes:
         name: Of the bundle.
         rows: In the order of precision, backend, threads.
-        environment: What device.environment said before the first row.
+        environment: What machine.environment said before the first row.
     """
 
     name: str
@@ -185,9 +185,7 @@ class Sweep:
             ]
         parts += [f"{gpu['name']}" for gpu in machine["gpu"] or []]
         versions = {**machine["packages"], "tensorrt": machine["tensorrt"]}
-        parts += [
-            f"{name} {versions[name]}" for name in ("onnxruntime", "tensorrt") if versions[name]
-        ]
+        parts += [f"{name} {versions[name]}" for name in BACKENDS if versions[name]]
         return "; ".join(parts) + "."
 
 
@@ -237,7 +235,7 @@ def sweep(
     rows = []
     for backend in backends:
         for precision in precisions:
-            for count in threads if backend == "onnxruntime" else [None]:
+            for count in threads if backend == ONNXRUNTIME else [None]:
                 row = SweepRow(precision, backend, count)
                 if tell is not None:
                     tell(row.format)
@@ -265,7 +263,7 @@ def sweep(
                     replace(
                         row,
                         agreement=None if found is None else float(found["labels_equal"]),
-                        reference=precision == "fp32" and found is None,
+                        reference=precision == FLOAT and found is None,
                         report=report,
                     )
                 )

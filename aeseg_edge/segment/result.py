@@ -33,9 +33,9 @@ class Segmentation:
         distance: float32 [h/r, w/r] over the graph's input: how far each latent is from its
             centre, in units of calibration's 99th percentile: above 1 the footage had next
             to nothing like it. NaN outside the frame and the region of interest.
-        unlike: With ``distance``: how differently from calibration's they are distributed,
-            0..1; see ``novelty.Spread``, whose ``usual`` says what known frames have.
-        drift: From a loop: the running mean of ``unlike`` of this camera.
+        frame_drift: With ``distance``: how differently from calibration's they are distributed,
+            0..1; see ``bundle.drift.Spread``, whose ``usual`` says what known frames have.
+        drift: From a loop: the running mean of ``frame_drift`` of this camera.
         frame: The frame itself, from ``stream``.
         decoding: Draws the segmented image and the reconstruction error, where the
             segmenter was opened with a decoder.
@@ -49,7 +49,7 @@ class Segmentation:
     margin: NDArray[np.float32] | None = None
     latents: NDArray[np.float32] | None = None
     distance: NDArray[np.float32] | None = None
-    unlike: float | None = None
+    frame_drift: float | None = None
     drift: float | None = None
     frame: Frame | None = None
     decoding: Decoding | None = None

@@ -20,7 +20,8 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, palette
 from aeseg_edge.bundle.drift import distances
 from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
-from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS, Entry, Manifest
+from aeseg_edge.bundle.manifest import Entry, Manifest
+from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
 from aeseg_edge.errors import UsageError
 from aeseg_edge.segment.decoder import Decoder, Decoding
 from aeseg_edge.segment.result import Segmentation
@@ -155,12 +156,12 @@ class Segmenter:
         if imgsz is not None:
             bundle = bundle.with_size(*imgsz)
         drawer = Decoder.open(bundle, threads=threads) if decoder else None
-        if backend in ("auto", "tensorrt") and graph is None:
-            opened = open_tensorrt(bundle, precision, cache_dir, required=backend == "tensorrt")
+        if backend in ("auto", TENSORRT) and graph is None:
+            opened = open_tensorrt(bundle, precision, cache_dir, required=backend == TENSORRT)
             if opened is not None:
                 runner, entry = opened
                 return cls(bundle, runner, entry, roi=roi, smooth=smooth, decoder=drawer)
-        entry = choose_entry(bundle.manifest, precision, graph or "onnxruntime")
+        entry = choose_entry(bundle.manifest, precision, graph or ONNXRUNTIME)
         from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 
         cpu = OnnxRuntimeBackend(
@@ -168,7 +169,7 @@ class Segmenter:
             bundle.manifest.spec,
             bundle.codebook,
             threads=threads,
-            emulate=entry.backend != "onnxruntime",
+            emulate=entry.backend != ONNXRUNTIME,
         )
         return cls(bundle, cpu, entry, roi=roi, smooth=smooth, decoder=drawer)
 
@@ -282,9 +283,9 @@ class Segmenter:
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
         codebook, colors = submitted.used
-        distance = unlike = None
+        distance = drift = None
         if far and outputs.latents is not None:
-            distance, unlike = self._distance(outputs.latents, codebook, *submitted.size)
+            distance, drift = self._distance(outputs.latents, codebook, *submitted.size)
         started, prepared = submitted.started, submitted.prepared
         spent = (inferred - prepared) / 1e6
         # A backend may measure copies on the device's clock; a part is never above the whole.
@@ -308,7 +309,7 @@ class Segmenter:
             margin=outputs.margin,
             latents=outputs.latents if "latents" in want else None,
             distance=distance,
-            unlike=unlike,
+            frame_drift=drift,
             decoding=(
                 None
                 if self._decoder is None or outputs.latents is None
@@ -440,7 +441,7 @@ class Segmenter:
     def _distance(
         self, latents: NDArray[np.float32], codebook: Codebook, height: int, width: int
     ) -> tuple[NDArray[np.float32] | None, float | None]:
-        """Distances in units of the 99th percentile, and how unlike they are."""
+        """Distances in units of the 99th percentile, and how unlike calibration's they are."""
         spread = self.manifest.spread
         if spread is None or codebook.centres is None:
             return None, None
@@ -448,7 +449,7 @@ class Segmenter:
         if self._unseen is None or self._unseen[0] != (height, width):
             self._unseen = (height, width), self._unseen_cells(height, width)
         found[self._unseen[1]] = np.nan
-        return found / np.float32(max(spread.p99, 1e-9)), spread.unlike(found)
+        return found / np.float32(max(spread.p99, 1e-9)), spread.drift(found)
 
     def _unseen_cells(self, height: int, width: int) -> NDArray[np.bool_]:
         """Latents whose middle lies in a letterbox bar or outside the region of interest."""

@@ -31,7 +31,7 @@ class SourceCounters:
             first.
         size: Columns and rows of the last frame; None before the first.
         problem: Why it was lost last; None while it never was.
-        drift: How unlike the footage its scene is, 0..1; see ``novelty.Spread.unlike``. None
+        drift: How unlike the footage its scene is, 0..1; see ``bundle.drift.Spread``. None
             where it is not measured.
     """
 

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.calibration.clusters.curves import Curve
-from aeseg_edge.calibration.clusters.latents import Samples, Tick
+from aeseg_edge.calibration.clusters.latents import Samples
 from aeseg_edge.calibration.clusters.methods import Clustering, unit
 from aeseg_edge.calibration.clusters.stability import LOW, between_halves
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.progress import Tick
 from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)

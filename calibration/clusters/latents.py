@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,7 @@ from aeseg_edge.backends.session import open_session
 from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import CalibrationError
-
-Tick = Callable[[float], None]
+from aeseg_edge.support.progress import Tick
 
 Boxes = Sequence[tuple[int, int, int, int]]
 """Top, left, rows and columns of each frame's picture in the graph's input: no bars."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
+from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.clusters.latents import EncoderSession
 from aeseg_edge.calibration.clusters.methods import unit
 from aeseg_edge.calibration.graphs.assemble import detach_head
@@ -202,7 +203,7 @@ def encoder_of(bundle: Bundle) -> onnx.ModelProto:
         ExportError: If its graph is not one of this project.
         BundleError: If it has no fp32 graph for ONNX Runtime.
     """
-    return detach_head(onnx.load_from_string(bundle.graph("fp32", "onnxruntime")))
+    return detach_head(onnx.load_from_string(bundle.graph(*REFERENCE)))
 
 
 def _distances(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.calibration.clusters.latents import Boxes, EncoderSession, Samples, Tick, cells_seen
+from aeseg_edge.calibration.clusters.latents import Boxes, EncoderSession, Samples, cells_seen
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.progress import Tick
 from aeseg_edge.support.require import import_scipy
 
 FINE_CLUSTERS = 40

@@ -2,9 +2,9 @@
 
 The trainer exports one encoder in float32 (``frame`` -> ``encoded``). Everything else is
 made from it here, without torch: centring, the fp16 encoder, and the head that smooths,
-scores, upsamples and assigns. ``calibration.ranges`` makes the two int8 encoders.
+scores, upsamples and assigns. ``int8.py`` makes the two int8 encoders.
 
-The head's contract (names, shapes, dtypes) is in docs/architecture.md.
+The head's contract (names, shapes, dtypes) is in bundle/contract.py.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from aeseg_edge.bundle.contract import (
     OUTPUTS,
     GraphSpec,
 )
+from aeseg_edge.bundle.variants import Layout
 from aeseg_edge.calibration.graphs.head import BRANCH, Head, Projection
-from aeseg_edge.calibration.graphs.head import Target as Target
 from aeseg_edge.errors import ExportError
 
 OPSET = 19
@@ -45,7 +45,7 @@ def attach_head(
     spec: GraphSpec,
     *,
     gate: float | None = None,
-    target: Target = "any",
+    layout: Layout = "any",
 ) -> onnx.ModelProto:
     """Put the head behind an encoder.
 
@@ -63,7 +63,7 @@ def attach_head(
         spec: Sizes. H, W and K stay symbolic in the graph (``height``, ``width``,
             ``clusters``); a backend fixes H and W when it opens it.
         gate: Width of the gate in units of the latents; None mixes everywhere alike.
-        target: What the graph is laid out for; every runtime runs all three. On a CPU scores of
+        layout: What the graph is laid out for; every runtime runs all three. On a CPU scores of
             one place lie side by side (channels last), which ONNX Runtime resizes and compares
             twice as fast. ``cpu`` has one more input, ``extras`` (bool [1]): where it is false,
             nothing is smoothed, whatever ``mix`` is, latents and margin are empty, and, without
@@ -89,15 +89,15 @@ def attach_head(
     model = onnx.ModelProto()
     model.CopyFrom(encoder)
     graph = model.graph
-    folds = target == "cpu" and not spec.squares
-    head = Head(spec, gate, target, _take_projection(model) if folds else None)
+    folds = layout == "cpu" and not spec.squares
+    head = Head(spec, gate, layout, _take_projection(model) if folds else None)
     head.build()
     graph.node.extend(head.nodes)
     graph.initializer.extend(head.constants)
     del graph.input[:]
     del graph.output[:]
     del graph.value_info[:]
-    asks = (EXTRAS,) if target == "cpu" else ()
+    asks = (EXTRAS,) if layout == "cpu" else ()
     graph.input.extend(_tensor(spec, name) for name in (*INPUTS, *asks))
     graph.output.extend(_tensor(spec, name) for name in OUTPUTS)
     return finish(model)

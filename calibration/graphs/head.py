@@ -1,13 +1,13 @@
-"""The nodes of the head: smoothing, scores, upsampling, assignment, for each kind of target.
+"""The nodes of the head: smoothing, scores, upsampling, assignment, for each layout.
 
-``calibration.graph`` puts them behind an encoder; the contract is in docs/architecture.md.
+``assemble.py`` puts them behind an encoder; the contract is in bundle/contract.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,11 +29,9 @@ from aeseg_edge.bundle.contract import (
     WEIGHTS,
     GraphSpec,
 )
+from aeseg_edge.bundle.variants import TENSORRT, Layout
 
 BRANCH = f"{HEAD}if_extras"
-
-Target = Literal["any", "cpu", "tensorrt"]
-"""What a head is laid out for; ``any`` is for a CPU first, and TensorRT builds it too."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Head:
     Args:
         spec: Sizes.
         gate: Width of the smoothing gate; None mixes everywhere alike.
-        target: See ``calibration.graph.attach_head``.
+        layout: See ``calibration.graphs.assemble.attach_head``.
         projection: Taken out of the encoder, to be run only where latents are needed; for ``cpu``
             and a codebook without squares.
     """
@@ -66,15 +64,15 @@ class Head:
         self,
         spec: GraphSpec,
         gate: float | None,
-        target: Target,
+        layout: Layout,
         projection: Projection | None = None,
     ) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self._projection = projection
-        self._spec, self._gate, self._target = spec, gate, target
+        self._spec, self._gate, self._layout = spec, gate, layout
         self._constants: dict[str, NDArray[Any]] = {}
         # Where the clusters are in the table of scores, and in the planes made of it.
-        self._last = target != "tensorrt"
+        self._last = layout != TENSORRT
         self._axis, self._plane_axis = (1, 3) if self._last else (0, 1)
 
     @property
@@ -88,7 +86,7 @@ class Head:
         # bias and maxima.
         placed = ENCODED if self._projection is None else self._projection.node.input[0]
         grid = self._add("Shape", [placed], "head_grid", start=2, end=4)
-        if self._target == "cpu":
+        if self._layout == "cpu":
             scores = self._only_what_is_asked_for(grid)
         else:
             smoothed = self._smooth()
@@ -165,7 +163,7 @@ class Head:
                 coordinate_transformation_mode="half_pixel",
             )
         cluster = self._add("ArgMax", [planes], "head_cluster", axis=self._plane_axis, keepdims=0)
-        if self._target == "cpu":
+        if self._layout == "cpu":
             ids = self._add("Cast", [REMAP], "head_ids", to=TensorProto.UINT8)
             self._add("Gather", [ids, cluster], LABELS, axis=0)
             return

@@ -26,6 +26,7 @@ from aeseg_edge.calibration.graphs.assemble import finish, to_half, upstream
 from aeseg_edge.calibration.graphs.exclude import float_convolutions as float_convolutions
 from aeseg_edge.calibration.graphs.exclude import restored
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.progress import Progress
 from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
@@ -40,8 +41,6 @@ _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 CPU_OPERATIONS = ("Conv", "Relu", "Clip", "Add", "Resize", "MaxPool")
 """Operations with int8 kernels in ONNX Runtime's CPU provider that the encoders use."""
-
-Progress = Callable[[str, float], None]
 
 
 class _Reader:

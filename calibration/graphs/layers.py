@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import onnx
 
 from aeseg_edge.bundle.contract import FRAME, HEAD, WEIGHTS, GraphSpec
+from aeseg_edge.bundle.variants import WIDTHS
 from aeseg_edge.errors import ExportError
-
-WIDTHS = {"fp32": 4, "fp16": 2, "int8": 1}
-"""Bytes of one value."""
 
 
 @dataclass(frozen=True)

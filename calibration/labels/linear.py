@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import VOID, ClassInfo, Codebook
+from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.footage.masks import Pair, fit_mask, labelled_frames
 from aeseg_edge.calibration.labels.naming import class_weights
 from aeseg_edge.calibration.score.counts import class_iou
@@ -125,9 +126,7 @@ def labelled_cells(
     generator = np.random.default_rng(seed)
     latents, shares, origin = [], [], []
     want = frozenset({"latents"})
-    with Segmenter.load(
-        bundle, precision="fp32", backend="onnxruntime", threads=threads
-    ) as segmenter:
+    with Segmenter.load(bundle, *REFERENCE, threads=threads) as segmenter:
         frames = labelled_frames(pairs, class_names, ignore=ignore)
         for index, (_, frame, mask) in enumerate(frames):
             clean = fit_mask(mask, manifest.geometry, len(class_names), ignore)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.classes import check_name, find_class
+from aeseg_edge.bundle.classes import check_class_name, find_class
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
 from aeseg_edge.bundle.geometry import fit_labels
+from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.footage.masks import Pair
 from aeseg_edge.calibration.score.counts import UNMATCHED, majority_map
 from aeseg_edge.calibration.score.evaluation import Progress, count_clusters
@@ -179,9 +180,7 @@ def count_pixels(
         EvaluationError: A file is missing or faulty, or a mask holds a value that is no class.
     """
     manifest, region = bundle.manifest, bundle.region
-    with Segmenter.load(
-        bundle, precision="fp32", backend="onnxruntime", threads=threads
-    ) as segmenter:
+    with Segmenter.load(bundle, *REFERENCE, threads=threads) as segmenter:
 
         def predict(frame: NDArray[np.uint8]) -> NDArray[np.int64]:
             found = segmenter.clusters(frame)
@@ -217,7 +216,7 @@ def mask_classes(class_names: Sequence[str], codebook: Codebook | None = None) -
             fix="Join some of them.",
         )
     infos = [
-        replace(item, name=check_name(name))
+        replace(item, name=check_class_name(name))
         for item, name in zip(default_classes(len(class_names)), class_names, strict=True)
     ]
     folded = [item.name.casefold() for item in infos]

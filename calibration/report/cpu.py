@@ -9,11 +9,8 @@ the bound uses the faster of the two.
 
 from __future__ import annotations
 
-import json
-import statistics
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from aeseg_edge.backends.session import label_feed, load_onnxruntime, open_session
+from aeseg_edge.backends.session import load_onnxruntime, open_session
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.bundle.contract import HEAD, GraphSpec
+from aeseg_edge.bundle.variants import FLOAT, INT8, ONNXRUNTIME
 from aeseg_edge.calibration.graphs.assemble import OPSET
 from aeseg_edge.calibration.report.devices import Device
 from aeseg_edge.calibration.report.roofline import Roofline, roofline
-from aeseg_edge.errors import CalibrationError
+from aeseg_edge.measure.profile import node_times, run_profiled
+from aeseg_edge.support.progress import Tick
 
 PRODUCTS = (
     (256, 256, 256),
@@ -52,8 +49,6 @@ SECONDS = 0.3
 
 RUNS = 60
 """Frames of the profile."""
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class CpuPeaks:
         return Device(
             "cpu",
             "this CPU, one thread",
-            {"int8": self.int8, "fp32": self.fp32},
+            {INT8: self.int8, FLOAT: self.fp32},
             max(self.cached, self.memory),
             f"measured here: matrix products through ONNX Runtime {self.runtime}, copies by numpy",
         )
@@ -100,23 +95,6 @@ class CpuPeaks:
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
         return {**asdict(self), "beyond_cache": self.beyond_cache}
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What ONNX Runtime's profiler says of a deployed graph, milliseconds a frame.
-
-    Attributes:
-        encoder: Median of all that is not the head, conversions between layouts included.
-        encoder_fastest: Of the fastest frame.
-        head: Median.
-        nodes: Median of each node, by its name, in order.
-    """
-
-    encoder: float
-    encoder_fastest: float
-    head: float
-    nodes: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -173,23 +151,28 @@ def cpu_share(bundle: Bundle, *, peaks: CpuPeaks | None = None, runs: int = RUNS
 
     Raises:
         BundleError: If the bundle has no such graph.
-        CalibrationError: If ONNX Runtime's profile cannot be read.
+        BackendError: If ONNX Runtime's profile cannot be read.
     """
-    graph = bundle.graph("int8", "onnxruntime")
+    graph = bundle.graph(INT8, ONNXRUNTIME)
     found = measure_peaks() if peaks is None else peaks
-    bound: Roofline = roofline(bundle, found.device(), "int8")
-    spent = profile(graph, bundle.manifest.spec, bundle.codebook, runs=runs)
+    bound: Roofline = roofline(bundle, found.device(), INT8)
+    spec = bundle.manifest.spec
+    frame = np.random.default_rng(0).integers(0, 256, spec.frame_shape, dtype=np.uint8)
+    warm = max(1, runs // 10)
+    events, head = run_profiled(graph, spec, bundle.codebook, frame, threads=1, runs=warm + runs)
+    times, _ = node_times(events, warm)
+    encoder, rest = encoder_times(times, head)
     return CpuShare(
         bound_ms=bound.milliseconds("encoder"),
-        measured_ms=spent.encoder,
-        fastest_ms=spent.encoder_fastest,
-        head_ms=spent.head,
+        measured_ms=float(np.median(encoder)),
+        fastest_ms=float(encoder.min()),
+        head_ms=float(np.median(rest)),
         peaks=found,
-        layers_ms=spent.nodes,
+        layers_ms=tuple((name, float(np.median(spent))) for (name, _), spent in times.items()),
     )
 
 
-def measure_peaks(*, seconds: float = SECONDS, progress: Progress | None = None) -> CpuPeaks:
+def measure_peaks(*, seconds: float = SECONDS, progress: Tick | None = None) -> CpuPeaks:
     """Measure what one thread of this CPU can do at most.
 
     Args:
@@ -209,7 +192,7 @@ def measure_peaks(*, seconds: float = SECONDS, progress: Progress | None = None)
         tell(done / total)
 
     best: dict[str, tuple[float, tuple[int, int, int]]] = {}
-    for precision in ("int8", "fp32"):
+    for precision in (INT8, FLOAT):
         for shape in PRODUCTS:
             run = _product(shape, precision)
             rate = 2 * shape[0] * shape[1] * shape[2] / _fastest(run, seconds)
@@ -224,10 +207,10 @@ def measure_peaks(*, seconds: float = SECONDS, progress: Progress | None = None)
     memory = _copy(large, seconds)
     step()
     return CpuPeaks(
-        int8=best["int8"][0],
-        fp32=best["fp32"][0],
-        int8_shape=best["int8"][1],
-        fp32_shape=best["fp32"][1],
+        int8=best[INT8][0],
+        fp32=best[FLOAT][0],
+        int8_shape=best[INT8][1],
+        fp32_shape=best[FLOAT][1],
         cached=cached,
         memory=memory,
         copied=large,
@@ -236,80 +219,18 @@ def measure_peaks(*, seconds: float = SECONDS, progress: Progress | None = None)
     )
 
 
-def profile(graph: bytes, spec: GraphSpec, codebook: Codebook, *, runs: int = RUNS) -> Profile:
-    """Time every node of a deployed graph with ONNX Runtime's profiler, on one thread.
+def encoder_times(
+    times: Mapping[tuple[str, str], NDArray[np.float64]], head: set[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Add up nodes run by run: float64 [runs] of the encoder, and of the head.
 
     Args:
-        graph: A deployed graph for ONNX Runtime.
-        spec: Its sizes.
-        codebook: Its other inputs.
-        runs: Frames; a tenth as many more come first and do not count.
-
-    Raises:
-        CalibrationError: If the profile cannot be written or read.
+        times: See ``node_times``.
+        head: Names of the head's nodes.
     """
-    random = np.random.default_rng(0)
-    frame = random.integers(0, 256, (spec.height, spec.width, spec.channels), dtype=np.uint8)
-    warm = max(1, runs // 10)
-    try:
-        with tempfile.TemporaryDirectory(prefix="aeseg-profile-") as folder:
-            session = open_session(
-                graph, threads=1, sizes=spec.sizes, profile=Path(folder) / "profile"
-            )
-            feed = label_feed(session, spec, codebook, frame)
-            for _ in range(warm + runs):
-                session.run(None, feed)
-            events = json.loads(Path(session.end_profiling()).read_text())
-    except (OSError, ValueError) as error:
-        raise CalibrationError(
-            f"ONNX Runtime's profile cannot be read: {error}",
-            fix="Free some space, or set TMPDIR to a folder on another disk.",
-        ) from error
-    return summarise(events, warm)
-
-
-def summarise(events: Sequence[dict[str, Any]], skip: int) -> Profile:
-    """Add up a profile's events frame by frame.
-
-    Args:
-        events: As ONNX Runtime writes them: ``cat``, ``name``, ``ts`` and ``dur`` (microseconds).
-        skip: First frames that do not count.
-
-    Raises:
-        CalibrationError: If there are no frames among them.
-    """
-    ends = sorted(event["ts"] + event["dur"] for event in events if event["name"] == "model_run")
-    if len(ends) <= skip:
-        raise CalibrationError(
-            "ONNX Runtime's profile names no runs", fix="Use ONNX Runtime 1.17 or later."
-        )
-    frames: list[dict[str, float]] = [{} for _ in ends]
-    suffix = "_kernel_time"
-    nodes = sorted(
-        (e for e in events if e["cat"] == "Node" and e["name"].endswith(suffix)),
-        key=lambda event: float(event["ts"]),
-    )
-    run = 0
-    for event in nodes:
-        while run < len(ends) - 1 and event["ts"] > ends[run]:
-            run += 1
-        name = event["name"].removesuffix(suffix)
-        frames[run][name] = frames[run].get(name, 0.0) + event["dur"] / 1e3
-    counted = frames[skip:]
-
-    def spent(belongs: Callable[[str], bool]) -> list[float]:
-        return [sum(ms for name, ms in frame.items() if belongs(name)) for frame in counted]
-
-    encoder = spent(lambda name: not name.startswith(HEAD))
-    names = dict.fromkeys(name for frame in counted for name in frame)
-    return Profile(
-        encoder=statistics.median(encoder),
-        encoder_fastest=min(encoder),
-        head=statistics.median(spent(lambda name: name.startswith(HEAD))),
-        nodes=tuple(
-            (name, statistics.median(frame.get(name, 0.0) for frame in counted)) for name in names
-        ),
-    )
+    zero = np.zeros(len(next(iter(times.values()))))
+    encoder = sum((spent for (name, _), spent in times.items() if name not in head), zero)
+    return encoder, sum((spent for (name, _), spent in times.items() if name in head), zero)
 
 
 def last_level_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
@@ -332,7 +253,7 @@ def _product(shape: tuple[int, int, int], precision: str) -> Callable[[], Any]:
     random = np.random.default_rng(0)
     first: NDArray[Any]
     second: NDArray[Any]
-    if precision == "int8":
+    if precision == INT8:
         first = random.integers(0, 256, (rows, inner), dtype=np.uint8)
         second = random.integers(-127, 128, (inner, columns), dtype=np.int8)
         kind, takes, gives = "MatMulInteger", TensorProto.UINT8, TensorProto.INT32

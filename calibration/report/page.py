@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import palette
+from aeseg_edge.bundle.variants import INT8, TENSORRT, variant
 from aeseg_edge.calibration.report.devices import DEVICES
 from aeseg_edge.calibration.report.roofline import roofline
 from aeseg_edge.calibration.score.precisions import PrecisionFigures, PrecisionReport, WorstFrame
@@ -73,7 +74,8 @@ def render_page(report: PrecisionReport, *, title: str, made: str, machine: str)
 def _more_bound(bundle: Bundle) -> dict[str, float]:
     """By how many microseconds the bound on each layer rises from int8 to fp16."""
     device = DEVICES[BOUND_ON]
-    int8, half = (roofline(bundle, device, precision) for precision in ("int8", "fp16"))
+    beside = variant(INT8, TENSORRT).beside
+    int8, half = (roofline(bundle, device, precision) for precision in (INT8, beside))
     return {
         after.layer.name: 1e3 * (after.milliseconds - before.milliseconds)
         for before, after in zip(int8.layers, half.layers, strict=True)

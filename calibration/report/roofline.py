@@ -20,9 +20,17 @@ from typing import Any
 import onnx
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.manifest import PRECISIONS
+from aeseg_edge.bundle.variants import (
+    FLOAT,
+    ONNXRUNTIME,
+    PRECISIONS,
+    REFERENCE,
+    TENSORRT,
+    WIDTHS,
+    variant,
+)
 from aeseg_edge.calibration.graphs.int8 import float_convolutions
-from aeseg_edge.calibration.graphs.layers import WIDTHS, Layer, layers_of
+from aeseg_edge.calibration.graphs.layers import Layer, layers_of
 from aeseg_edge.calibration.report.devices import Device
 from aeseg_edge.errors import UsageError
 
@@ -151,17 +159,17 @@ def roofline(bundle: Bundle, device: Device, precision: str) -> Roofline:
             f"{device.name} has no {precision} figures",
             fix=f"Use one of {', '.join(device.operations)}.",
         )
-    backend = "onnxruntime" if device.name == "cpu" else "tensorrt"
+    backend = _backend(device)
     made = onnx.load_from_string(bundle.graph(precision, backend))
-    floats = set(float_convolutions(made)) if precision == "int8" else set()
-    beside = "fp32" if backend == "onnxruntime" else "fp16"
+    beside = variant(precision, backend).beside
+    floats = set(float_convolutions(made)) if beside else set()
     # The fp32 graph has the same layers and none of the conversions.
-    plain = onnx.load_from_string(bundle.graph("fp32", "onnxruntime"))
+    plain = onnx.load_from_string(bundle.graph(*REFERENCE))
     bounds = []
     for layer in layers_of(plain, bundle.manifest.spec, bundle.codebook.clusters):
         runs = precision if layer.name not in floats else beside
         if layer.part == "head":
-            runs = "fp32"
+            runs = FLOAT
         bounds.append(
             LayerBound(
                 layer,
@@ -173,9 +181,13 @@ def roofline(bundle: Bundle, device: Device, precision: str) -> Roofline:
     return Roofline(device, precision, tuple(bounds))
 
 
+def _backend(device: Device) -> str:
+    return ONNXRUNTIME if device.name == "cpu" else TENSORRT
+
+
 def rooflines(bundle: Bundle, device: Device) -> list[Roofline]:
     """Bound every precision that both the device and the bundle have, fp32 first."""
-    backend = "onnxruntime" if device.name == "cpu" else "tensorrt"
+    backend = _backend(device)
     has = {entry.precision for entry in bundle.manifest.entries if entry.backend == backend}
     return [
         roofline(bundle, device, precision)

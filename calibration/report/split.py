@@ -12,6 +12,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import check_frame, fit_frame, fit_labels
+from aeseg_edge.bundle.variants import ONNXRUNTIME
 from aeseg_edge.calibration.graphs.assemble import detach_head
 from aeseg_edge.measure.against import threads_held
 from aeseg_edge.support.require import import_cv2, require
@@ -57,7 +58,7 @@ class SplitPath:
     ) -> None:
         cluster = require("sklearn.cluster")
         manifest = bundle.manifest
-        entry = choose_entry(manifest, precision, "onnxruntime")
+        entry = choose_entry(manifest, precision, ONNXRUNTIME)
         encoder = detach_head(onnx.load_model_from_string(bundle.graph(*entry.key)))
         spec = manifest.spec
         self._session = open_session(

@@ -15,15 +15,15 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.bundle.manifest import Entry
+from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, TITLES
 from aeseg_edge.calibration.score.agreement import Agreement
 from aeseg_edge.calibration.score.sensitivity import FRAMES as LAYER_FRAMES
-from aeseg_edge.calibration.score.sensitivity import REFERENCE, Sensitivity, measure_sensitivity
+from aeseg_edge.calibration.score.sensitivity import Sensitivity, measure_sensitivity
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.progress import Progress
 
 Image = NDArray[np.uint8]
-Progress = Callable[[str, float], None]
-"""(stage, fraction of that stage)."""
 
 BINS = 24
 """Of the margin histogram; the last holds everything above."""
@@ -78,7 +78,7 @@ class PrecisionFigures:
     @property
     def title(self) -> str:
         """For people."""
-        made = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}[self.entry.backend]
+        made = TITLES[self.entry.backend]
         return f"{self.entry.precision} for {made}" + (", emulated" if self.emulated else "")
 
     def to_json(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def compare_precisions(
                 Segmenter.load(
                     bundle,
                     precision=entry.precision,
-                    backend="onnxruntime",
+                    backend=ONNXRUNTIME,
                     graph=entry.backend,
                     threads=threads,
                 )
@@ -199,7 +199,7 @@ def compare_precisions(
         figures = (reference.figures(None), *(other.figures(count) for other in others))
     sensitivities = []
     for other in others if layers else ():
-        if other.entry.precision == "int8":
+        if other.entry.precision == INT8:
             backend = other.entry.backend
             sensitivities.append(
                 measure_sensitivity(
@@ -275,7 +275,7 @@ class _Running:
         """Sum up; ``frames`` is None for fp32 itself."""
         return PrecisionFigures(
             entry=self.entry,
-            emulated=self.entry.backend != "onnxruntime",
+            emulated=self.entry.backend != ONNXRUNTIME,
             agreement=None if frames is None else self._agreement(frames),
             shares=tuple(self._shares),
             milliseconds=statistics.median(self._spent),

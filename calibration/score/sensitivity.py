@@ -12,7 +12,7 @@ No ranges are fitted again: a convolution is put back into the quantised graph i
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.contract import ENCODED
+from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, WIDTHS, variant
 from aeseg_edge.calibration.graphs.exclude import quantised_convolutions, restored
-from aeseg_edge.calibration.graphs.layers import WIDTHS, layers_of
+from aeseg_edge.calibration.graphs.layers import layers_of
 from aeseg_edge.calibration.score.agreement import Agreement, measure_agreement
 from aeseg_edge.errors import CalibrationError, UsageError
 from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.progress import Tick
 
 FRAMES = 12
 """Frames that sensitivity is measured on, evenly over those given."""
@@ -38,10 +40,7 @@ MOST_EXCLUDED = 0.25
 RECORD = "int8_excluded"
 """Where the manifest's record of the calibration says what was left out."""
 
-REFERENCE = ("fp32", "onnxruntime")
-BACKENDS = ("onnxruntime", "tensorrt")
 
-Progress = Callable[[float], None]
 Frames = Sequence[NDArray[np.uint8]]
 
 
@@ -132,10 +131,10 @@ def measure_sensitivity(
     bundle: Bundle,
     frames: Frames,
     *,
-    backend: str = "onnxruntime",
+    backend: str = ONNXRUNTIME,
     threads: int | None = None,
     most: int = FRAMES,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Sensitivity:
     """Measure what leaving out each int8 convolution buys, one at a time.
 
@@ -159,11 +158,11 @@ def choose_exclusion(
     frames: Frames,
     target: float,
     *,
-    backend: str = "onnxruntime",
+    backend: str = ONNXRUNTIME,
     threads: int | None = None,
     most: int = FRAMES,
     limit: float = MOST_EXCLUDED,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Exclusion:
     """Leave out the convolutions that buy most agreement, until a target is met.
 
@@ -250,7 +249,7 @@ def exclude_layers(
     *,
     stated: float | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Tick | None = None,
 ) -> Bundle:
     """Leave convolutions out of both int8 graphs where their agreement misses a target.
 
@@ -274,7 +273,7 @@ def exclude_layers(
     record: dict[str, Any] = {"asked": "auto"}
     if stated is not None:
         record["target"] = stated
-    entries = [e for e in bundle.manifest.entries if e.precision == "int8"]
+    entries = [e for e in bundle.manifest.entries if e.precision == INT8]
     for index, entry in enumerate(entries):
         done, of = index, len(entries)
 
@@ -330,7 +329,7 @@ class _Bench:
         self.frames = len(self._shown)
         self._bundle, self._backend, self._threads = bundle, backend, threads
         self._ids = [item.id for item in bundle.codebook.classes]
-        self._model = onnx.load_from_string(bundle.graph("int8", backend))
+        self._model = onnx.load_from_string(bundle.graph(INT8, backend))
         self._plain = onnx.load_from_string(bundle.graph(*REFERENCE))
         self.names = quantised_convolutions(self._model)
         if not self.names:
@@ -341,7 +340,7 @@ class _Bench:
         layers = layers_of(self._plain, bundle.manifest.spec, bundle.codebook.clusters)
         total = sum(each.operations for each in layers if each.part == "encoder")
         self.operations = {each.name: each.operations / total for each in layers}
-        wider = WIDTHS["fp32" if backend == "onnxruntime" else "fp16"] - WIDTHS["int8"]
+        wider = WIDTHS[variant(INT8, backend).beside] - WIDTHS[INT8]
         self._more_bytes = {each.name: each.weights * wider for each in layers}
         self._expected = [labels for labels, _ in self._labels(bundle.graph(*REFERENCE), REFERENCE)]
         self.whole_ms = 0.0
@@ -352,7 +351,7 @@ class _Bench:
         """Measure the agreement without some convolutions in int8."""
         changed = restored(self._model, self._plain, names) if names else self._model
         spent: list[float] = []
-        found = self._labels(changed.SerializeToString(), ("int8", self._backend))
+        found = self._labels(changed.SerializeToString(), (INT8, self._backend))
         expected = iter(self._expected)
 
         def candidate(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -366,7 +365,7 @@ class _Bench:
         self.last_ms = statistics.median(spent)
         return made
 
-    def sensitivity(self, progress: Progress | None) -> Sensitivity:
+    def sensitivity(self, progress: Tick | None) -> Sensitivity:
         """Leave out each convolution in turn."""
         layers = []
         for index, name in enumerate(self.names):
@@ -396,7 +395,7 @@ class _Bench:
             self._bundle.manifest.spec,
             self._bundle.codebook,
             threads=self._threads,
-            emulate=key[1] != "onnxruntime",
+            emulate=key[1] != ONNXRUNTIME,
         )
         with Segmenter(self._bundle, backend, self._bundle.manifest.entry(*key)) as segmenter:
             for frame in self._shown:

@@ -12,13 +12,12 @@ from aeseg_edge.backends.cache import EngineCache, EngineKey, padded_clusters
 from aeseg_edge.backends.tensorrt import engine_key
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.variants import ENGINES, TENSORRT
 from aeseg_edge.errors import EngineNotBuilt
 from aeseg_edge.export.engines.child import build_engine
-from aeseg_edge.export.engines.compile import BuildOptions, Progress
+from aeseg_edge.export.engines.compile import BuildOptions
 from aeseg_edge.export.engines.log import ConvolutionReport, explain
-
-PRECISIONS = ("fp16", "int8")
-"""What `--precision both` means: fp32 engines are for comparing, not for running."""
+from aeseg_edge.support.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class BuiltEngine:
 
 def build_bundle(
     bundle: Bundle,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] = ENGINES,
     *,
     cache_dir: str | Path | None = None,
     size: tuple[int, int] | None = None,
@@ -86,7 +85,7 @@ def build_bundle(
     cache = EngineCache(cache_dir)
     results = []
     for precision in precisions:
-        entry = bundle.manifest.entry(precision, "tensorrt")
+        entry = bundle.manifest.entry(precision, TENSORRT)
         clusters = padded_clusters(bundle.manifest.clusters)
         key = make_key(bundle.manifest.files[entry.graph].sha256, precision, spec, clusters, device)
         reason = "a new one was asked for" if force else _missing(cache, key)
@@ -94,7 +93,7 @@ def build_bundle(
             with cache.locked(key, waiting=waiting):
                 # Another process may have built it while this one waited.
                 if force or _missing(cache, key):
-                    graph = bundle.graph(precision, "tensorrt")
+                    graph = bundle.graph(precision, TENSORRT)
                     results.append(_build(cache, key, graph, spec, options, progress, reason))
                     continue
         results.append(_stored(cache, key))

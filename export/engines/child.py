@@ -28,12 +28,12 @@ from aeseg_edge.errors import AesegError, EngineError
 from aeseg_edge.export.engines.compile import (
     BuildOptions,
     CompiledPlan,
-    Progress,
     available_memory,
     check_memory,
     compile_plan,
 )
 from aeseg_edge.export.engines.log import Kernel
+from aeseg_edge.support.progress import Progress
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "

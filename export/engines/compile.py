@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from aeseg_edge.bundle.contract import INPUTS, OUTPUTS, GraphSpec, TensorSpec
 from aeseg_edge.errors import EngineError
 from aeseg_edge.export.engines.log import Kernel, parse_kernels
 from aeseg_edge.export.engines.rtx import aim
+from aeseg_edge.support.progress import Progress
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -38,9 +39,6 @@ DEFAULT_WORKSPACE = 512 * MEBIBYTE
 BUILDER_NEEDS = 1024 * MEBIBYTE
 """Memory the builder itself takes beside the workspace: an estimate from TensorRT's library
 sizes and from reports, never measured on a Jetson by this project."""
-
-Progress = Callable[[str, float], None]
-"""Called with the stage's name and the fraction done, 0 to 1, never falling."""
 
 
 @dataclass(frozen=True)

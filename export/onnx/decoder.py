@@ -76,7 +76,7 @@ def export_decoder(autoencoder: Autoencoder, mean: NDArray[np.floating]) -> onnx
 def folded_mean(
     encoder: onnx.ModelProto, centred: onnx.ModelProto, *, output: str = ENCODED
 ) -> NDArray[np.float32]:
-    """Find what ``calibration.graph.centre_latents`` subtracted.
+    """Find what ``calibration.graphs.assemble.centre_latents`` subtracted.
 
     Args:
         encoder: As it came from the autoencoder.

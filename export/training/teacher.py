@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from aeseg_edge.export.network.efficientnet import (
     offsets,
 )
 from aeseg_edge.export.training.invariance import evened, view_covariance
+from aeseg_edge.support.progress import Tick
 from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ FIT_FRAMES = 64
 """Frames that decide the scale of channels and the principal components."""
 
 CACHE = "teacher.safetensors"
-
-Tick = Callable[[float], None]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ pytest.importorskip("sklearn")
 
 @pytest.fixture(scope="module")
 def rows(repository: Path) -> ModuleType:
+    load(repository / "benchmarks" / "stand_ins.py")
     return load(repository / "benchmarks" / "target_rows.py")
 
 

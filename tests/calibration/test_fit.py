@@ -166,7 +166,7 @@ def test_what_is_usual_is_what_a_run_over_the_footage_finds(v1_bundle: Path, kin
         results = [segmenter(pictures[i], want=frozenset({"distance"})) for i in ranges_on]
     assert found.manifest.spread is not None
     assert found.manifest.spread.usual == pytest.approx(
-        np.percentile([each.unlike for each in results], 90), abs=0.01
+        np.percentile([each.frame_drift for each in results], 90), abs=0.01
     )
     assert found.manifest.spread.usual < 0.4
     # Bars of 14 rows above and below: 9 of the 16 rows of latents, 4 of them in the lower half.

@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
     from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.export.engines.build import PRECISIONS
+    from aeseg_edge.bundle.variants import ENGINES
 
-    precisions = PRECISIONS if options.precision == BOTH else (options.precision,)
+    precisions = ENGINES if options.precision == BOTH else (options.precision,)
     built = build_engines(
         Bundle.open(options.bundle),
         precisions,

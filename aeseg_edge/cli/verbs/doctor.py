@@ -13,9 +13,9 @@ EXAMPLE = "aeseg doctor --backend tensorrt"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.measure.doctor import BACKENDS
+    from aeseg_edge.measure.doctor import ASKED
 
-    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
+    parser.add_argument("--backend", choices=ASKED, default=ASKED[0])
     add_cache(parser)
     add_json(parser)
 

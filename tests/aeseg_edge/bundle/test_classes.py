@@ -9,7 +9,7 @@ import pytest
 
 from aeseg_edge.bundle.classes import (
     MAX_NAME,
-    check_name,
+    check_class_name,
     clusters_of,
     find_class,
     make_void,
@@ -129,8 +129,8 @@ def test_an_edit_that_cannot_be_is_refused(
 
 
 def test_names_are_kept_in_the_form_in_which_they_compare_equal() -> None:
-    assert check_name("Stra\u00dfe") == "Stra\u00dfe"
-    assert check_name("caf\u0065\u0301") == "caf\u00e9"
+    assert check_class_name("Stra\u00dfe") == "Stra\u00dfe"
+    assert check_class_name("caf\u0065\u0301") == "caf\u00e9"
 
 
 def test_a_class_is_found_by_its_name_in_any_case(book: Codebook) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.bundle.drift import LEVELS, Drift, Spread, distances, spread_of
+from aeseg_edge.bundle.drift import LEVELS, RunningDrift, Spread, distances, spread_of
 from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.errors import BundleError
 from aeseg_edge.segment.segmenter import Segmenter
@@ -56,11 +56,11 @@ def test_the_spread_is_that_of_the_codebook_in_use(method: str) -> None:
     assert spread.measure == ("cosine" if method == "spherical" else "euclidean")
     found = distances(points.T, CENTRES, spread.measure)
     assert (found > spread.p99).mean() == pytest.approx(0.01, abs=0.001)
-    assert spread.unlike(found) == pytest.approx(0, abs=0.001)
+    assert spread.drift(found) == pytest.approx(0, abs=0.001)
     # Closer than calibration's is as unlike as farther.
-    assert spread.unlike(found[found < np.median(found)]) == pytest.approx(0.5, abs=0.01)
-    assert spread.unlike(found[found > np.median(found)]) == pytest.approx(0.5, abs=0.01)
-    assert spread.unlike(np.full(3, np.nan, np.float32)) is None
+    assert spread.drift(found[found < np.median(found)]) == pytest.approx(0.5, abs=0.01)
+    assert spread.drift(found[found > np.median(found)]) == pytest.approx(0.5, abs=0.01)
+    assert spread.drift(np.full(3, np.nan, np.float32)) is None
     assert spread_of(points, replace(book, centres=None)) is None
 
 
@@ -90,8 +90,8 @@ def unlike(bundle: Bundle, frame: NDArray[np.uint8]) -> float:
     with Segmenter.load(bundle, backend="onnxruntime", threads=1) as segmenter:
         result = segmenter(frame, want=WANT)
         assert result.latents is None
-        assert result.unlike is not None
-        return result.unlike
+        assert result.frame_drift is not None
+        return result.frame_drift
 
 
 def test_a_scene_that_the_footage_did_not_have_is_far_from_it(v1_bundle: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_older_bundle_says_that_it_does_not_know(v1_bundle: Path) -> None:
         assert not segmenter.measures_distance
         result = segmenter(draw_scene(0, 96, 64), want=WANT | {"margin"})
         assert result.distance is None
-        assert result.unlike is None
+        assert result.frame_drift is None
         assert result.margin is not None
 
 
@@ -130,7 +130,7 @@ def test_bars_and_what_is_outside_the_region_do_not_count(v1_bundle: Path) -> No
 
 
 def test_drift_is_a_running_mean() -> None:
-    drift = Drift(weight=0.5)
+    drift = RunningDrift(weight=0.5)
     assert drift.value is None
     for share in (0.2, 0.4, 0.0):
         drift.add(share)
@@ -144,10 +144,10 @@ def test_the_manifest_keeps_gate_and_spread_and_refuses_nonsense(v1_bundle: Path
     for name, wrong in (
         ("gate", 0),
         ("gate", "wide"),
-        ("spread", SPREAD.to_json() | {"measure": "miles"}),
-        ("spread", SPREAD.to_json() | {"percentiles": [1.0] * 3}),
-        ("spread", SPREAD.to_json() | {"percentiles": list(range(20, 0, -1))}),
-        ("spread", SPREAD.to_json() | {"usual": 2}),
+        ("spread", asdict(SPREAD) | {"measure": "miles"}),
+        ("spread", asdict(SPREAD) | {"percentiles": [1.0] * 3}),
+        ("spread", asdict(SPREAD) | {"percentiles": list(range(20, 0, -1))}),
+        ("spread", asdict(SPREAD) | {"usual": 2}),
         ("spread", {"measure": "cosine"}),
     ):
         data = json.loads(manifest.to_json())

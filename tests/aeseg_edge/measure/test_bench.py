@@ -17,7 +17,6 @@ from aeseg_edge.measure.bench import (
     alternate,
     bench,
     format_table,
-    random_codebook,
     synthetic_frame,
 )
 from aeseg_edge.measure.power import PowerRecorder
@@ -217,10 +216,6 @@ def test_too_few_frames_for_a_99th_percentile_are_called_that(segmenter: FakeSeg
     few = bench(segmenter, frames=3, warmup_seconds=0, clock=segmenter.clock)  # type: ignore[arg-type]
     assert "fewer than 300 frames" in format_table(few)
     assert "fewer than" not in format_table(replace(few, frames=300))
-
-
-def test_a_random_codebook_has_any_number_of_clusters() -> None:
-    assert (random_codebook(1024, 4).clusters, len(random_codebook(3, 4).classes)) == (1024, 3)
 
 
 def test_an_emulated_graph_is_called_that(segmenter: FakeSegmenter) -> None:

@@ -115,7 +115,7 @@ def test_what_runs_inside_a_branch_is_counted_with_the_branch_alone(
     from aeseg_edge.calibration.graphs.assemble import attach_head
     from tests.doubles import graph as double
 
-    made = attach_head(double.encoder(), double.SPEC, gate=0.5, target="cpu")
+    made = attach_head(double.encoder(), double.SPEC, gate=0.5, layout="cpu")
     inner = inner_nodes(made.graph.node)
     assert {"head/head_gate", "head/head_best"} <= inner
     assert inner.isdisjoint({each.name for each in made.graph.node})

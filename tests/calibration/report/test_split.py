@@ -17,11 +17,11 @@ pytest.importorskip("onnx")
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.calibration.graphs.restride import with_output_stride
 from aeseg_edge.calibration.report.split import SMOOTH_SPLIT, SPLIT, SplitPath, split_paths
 from aeseg_edge.errors import MissingDependency, UsageError
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.sources.scene import draw_scene
+from benchmarks.stand_ins import with_output_stride
 
 NOISE = np.random.default_rng(0).integers(0, 60, (100, 150, 3), np.uint8)
 FRAME = draw_scene(5, 150, 100) // 2 + NOISE

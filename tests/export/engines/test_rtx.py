@@ -73,7 +73,7 @@ def graphs(request: pytest.FixtureRequest) -> tuple[str, GraphSpec, dict[str, by
         spec,
         {
             name: attach_head(
-                e, spec, gate=0.2, target="any" if name == "fp32" else "tensorrt"
+                e, spec, gate=0.2, layout="any" if name == "fp32" else "tensorrt"
             ).SerializeToString()
             for name, e in encoders.items()
         },
@@ -116,7 +116,7 @@ def test_the_fp16_engine_of_edge_as_it_is_deployed_has_few_kernels() -> None:
     model = build_autoencoder(AutoencoderConfig("edge", latent_dim=64), seed=0)
     encoder = to_half(export_encoder(model.eval(), height=HEIGHT, width=WIDTH))
     spec = GraphSpec(HEIGHT, WIDTH, 3, 64, model.stride, model.stride // 2, squares=False)
-    graph = attach_head(encoder, spec, gate=0.2, target="tensorrt").SerializeToString()
+    graph = attach_head(encoder, spec, gate=0.2, layout="tensorrt").SerializeToString()
     compiled, _ = compile_plan(graph, spec, 32, SM86)
     limit = len(compiled.convolutions) + SPARE_KERNELS
     print(f"edge fp16 as deployed: {len(compiled.kernels)} kernels, at most {limit} wanted")

@@ -19,8 +19,8 @@ from torch.nn import functional  # noqa: E402
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from aeseg_edge.bundle.codebook import Codebook, default_classes  # noqa: E402
 from aeseg_edge.bundle.contract import INPUTS, GraphSpec  # noqa: E402
+from aeseg_edge.bundle.variants import Layout  # noqa: E402
 from aeseg_edge.calibration.graphs.assemble import (  # noqa: E402
-    Target,
     attach_head,
     centre_latents,
     detach_head,
@@ -96,20 +96,20 @@ def torch_scores(latents: Any, book: Codebook, sizes: GraphSpec) -> tuple[Any, A
 
 
 @pytest.mark.parametrize("output_stride", [1, 2, 4, 8])
-@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
+@pytest.mark.parametrize("layout", ["any", "cpu", "tensorrt"])
 def test_labels_equal_pytorch_at_every_output_stride(
     model: Autoencoder,
     encoder: onnx.ModelProto,
     frame: np.ndarray,
     output_stride: int,
-    target: Target,
+    layout: Layout,
 ) -> None:
     if model.stride % output_stride:
         pytest.skip(f"{model.config.arch} has stride {model.stride}")
     latents = torch_latents(model, frame)
     book = random_book(latents, 27)
     sizes = spec(model, output_stride)
-    outputs = run(attach_head(encoder, sizes, target=target), sizes, book, frame)
+    outputs = run(attach_head(encoder, sizes, layout=layout), sizes, book, frame)
     np.testing.assert_allclose(outputs.latents, latents[0].numpy(), atol=2e-5, rtol=1e-4)
     scores, planes, clear = torch_scores(latents, book, sizes)
     expected = book.remap[planes.argmax(0).numpy()]
@@ -120,9 +120,9 @@ def test_labels_equal_pytorch_at_every_output_stride(
     np.testing.assert_allclose(outputs.margin, (best[-1] - best[-2]).numpy(), atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
+@pytest.mark.parametrize("layout", ["any", "cpu", "tensorrt"])
 def test_without_squares_the_labels_are_the_same_from_half_the_weights(
-    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Target
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, layout: Layout
 ) -> None:
     whole = spec(model, model.stride // 2)
     plain = dataclasses.replace(whole, squares=False)
@@ -131,7 +131,7 @@ def test_without_squares_the_labels_are_the_same_from_half_the_weights(
     clear = torch_scores(latents, book, plain)[2]
     assert clear.mean() >= 0.95
     with_squares = run(attach_head(encoder, whole), whole, book, frame)
-    graph = attach_head(encoder, plain, target=target)
+    graph = attach_head(encoder, plain, layout=layout)
     without = run(graph, plain, book, frame)
     # Labels alone: on a CPU the last layer and the codebook are one product then.
     backend = OnnxRuntimeBackend(graph.SerializeToString(), plain, book, threads=1)
@@ -153,7 +153,7 @@ def test_labels_alone_never_run_the_last_layer_of_a_linear_codebook_on_a_cpu(
 ) -> None:
     plain = dataclasses.replace(spec(model, model.stride), squares=False)
     convolutions = [n.name for n in encoder.graph.node if n.op_type == "Conv"]
-    graph = attach_head(encoder, plain, target="cpu").graph
+    graph = attach_head(encoder, plain, layout="cpu").graph
     outside = [n.name for n in graph.node if n.op_type == "Conv"]
     assert outside == convolutions[:-1]
     (branch,) = [n for n in graph.node if n.op_type == "If"]
@@ -175,7 +175,7 @@ def test_what_is_not_asked_for_is_not_computed_on_a_cpu(
     model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray
 ) -> None:
     sizes = spec(model, model.stride)
-    graph = attach_head(encoder, sizes, gate=0.5, target="cpu")
+    graph = attach_head(encoder, sizes, gate=0.5, layout="cpu")
     book = random_book(torch_latents(model, frame), 3)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     names = [each.name for each in session.get_inputs()]
@@ -199,12 +199,12 @@ def latents_of(sizes: GraphSpec) -> int:
     return int(np.prod(sizes.latent_shape))
 
 
-@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
+@pytest.mark.parametrize("layout", ["any", "cpu", "tensorrt"])
 def test_every_head_comes_off_again(
-    model: Autoencoder, encoder: onnx.ModelProto, target: Target
+    model: Autoencoder, encoder: onnx.ModelProto, layout: Layout
 ) -> None:
     sizes = spec(model, model.stride)
-    assert detach_head(attach_head(encoder, sizes, gate=1.0, target=target)) == detach_head(
+    assert detach_head(attach_head(encoder, sizes, gate=1.0, layout=layout)) == detach_head(
         attach_head(encoder, sizes)
     )
 
@@ -301,9 +301,9 @@ def test_smoothing_mixes_in_the_last_frame(
     np.testing.assert_allclose(mixed, 0.75 * second + 0.25 * first, atol=5e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("target", ["any", "cpu", "tensorrt"])
+@pytest.mark.parametrize("layout", ["any", "cpu", "tensorrt"])
 def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
-    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, target: Target
+    model: Autoencoder, encoder: onnx.ModelProto, frame: np.ndarray, layout: Layout
 ) -> None:
     sizes = spec(model, model.stride)
     noisy = np.clip(frame.astype(int) + np.arange(frame.size).reshape(frame.shape) % 3 - 1, 0, 255)
@@ -314,7 +314,7 @@ def test_the_gate_smooths_what_stands_still_and_lets_pass_what_moves(
     distance = np.abs(step)
     gate = float(np.sqrt(np.quantile(distance, 0.1) * np.quantile(distance, 0.9)))
     backend = OnnxRuntimeBackend(
-        attach_head(encoder, sizes, gate=gate, target=target).SerializeToString(),
+        attach_head(encoder, sizes, gate=gate, layout=layout).SerializeToString(),
         sizes,
         random_book(torch_latents(model, frame), 3),
         threads=1,

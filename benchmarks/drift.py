@@ -1,8 +1,8 @@
 """How far frames of other kinds are from the footage that a bundle was made from.
 
-    python benchmarks/novelty.py edge27.aeseg known=DIR/val day=DIR/visible thermal=DIR/thermal
+    python benchmarks/drift.py edge27.aeseg known=DIR/val day=DIR/visible thermal=DIR/thermal
 
-Each folder gives the mean of ``unlike`` (what the loop's drift is a running mean of), how many
+Each folder gives the mean of ``frame_drift`` (what the loop's drift is a running mean of), how many
 frames are beyond what is usual, and how well the figure alone tells its frames from those of the
 first folder (area under the ROC curve).
 ``--night LEVEL`` splits each folder but the first by the mean grey value of its frames. A folder
@@ -33,7 +33,7 @@ def measure(segmenter: Segmenter, folder: str, every: int) -> tuple[NDArray[Any]
         for frame in source:
             if frame.index % every:
                 continue
-            found.append(segmenter(frame.image, want=WANT).unlike)
+            found.append(segmenter(frame.image, want=WANT).frame_drift)
             grey.append(float(frame.image.mean()))
     return np.array(found, float), np.array(grey)
 

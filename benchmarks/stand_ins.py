@@ -1,14 +1,30 @@
-"""A bundle whose labels come at another stride: the same encoders and codebook, another head."""
+"""Codebooks and bundles to time: at another number of clusters, or another label stride."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
 
 from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.codebook import Codebook, default_classes
 from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head
 from aeseg_edge.errors import UsageError
+
+
+def random_codebook(clusters: int, latent_dim: int) -> Codebook:
+    """Return a codebook for timing: the cost does not depend on where the centres lie.
+
+    Args:
+        clusters: K.
+        latent_dim: D.
+    """
+    centres = np.random.default_rng(0).normal(size=(clusters, latent_dim))
+    ids = min(clusters, 200)
+    return Codebook.from_centres(
+        centres, remap=np.arange(clusters) % ids, classes=default_classes(ids)
+    )
 
 
 def with_output_stride(bundle: Bundle, stride: int) -> Bundle:
