@@ -209,12 +209,14 @@ class RealTime(Source):
     def __iter__(self) -> Iterator[Frame]:
         """Give each frame when it is due; ``captured`` is that moment."""
         started = due = self._clock()
-        recording = None
+        step, recording = 0.0, None
         for frame in self._source:
             if frame.recording != recording:
-                recording, started = frame.recording, max(due, self._clock())
+                recording, started = frame.recording, max(due + step, self._clock())
             at = frame.timestamp
+            last = due
             due = started + (frame.index / (self.fps or 1.0) if at is None else at)
+            step = due - last
             # A reader that fell behind is not made to catch up by a burst of old frames: they
             # are due already, and the newest wins.
             if (early := due - self._clock()) > 0:
