@@ -14,13 +14,14 @@ from aeseg_edge.cli.main import main
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sources import files_of, open_source
 from aeseg_edge.sources.paths import find
-from aeseg_edge.sources.recorded import RealTime, Recordings
+from aeseg_edge.sources.recorded import ImageSource, RealTime, Recordings
 from aeseg_edge.sources.scene import draw_scene
+from tests.doubles.pictures import only, plain, write_image, write_video
 
 cv2 = pytest.importorskip("cv2")
 
 
-def write_video(path: Path, frames: int, level: int = 50, fps: float = 10.0) -> Path:
+def write_clip(path: Path, frames: int, level: int = 50, fps: float = 10.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (64, 48))
     for _ in range(frames):
@@ -104,7 +105,7 @@ def test_a_folder_is_searched_to_any_depth_and_other_files_are_said(
 
 
 def test_videos_of_a_pattern_play_one_after_another_each_under_its_name(tmp_path: Path) -> None:
-    clips = [write_video(tmp_path / f"clip{i}.avi", 3, 20 * i) for i in (10, 9)]
+    clips = [write_clip(tmp_path / f"clip{i}.avi", 3, 20 * i) for i in (10, 9)]
     with open_source(f"{tmp_path}/*.avi") as source:
         assert isinstance(source, Recordings)
         assert (source.total, source.fps, source.live) == (6, 10.0, False)
@@ -120,7 +121,7 @@ def test_videos_of_a_pattern_play_one_after_another_each_under_its_name(tmp_path
 
 
 def test_one_video_of_a_folder_is_that_video(tmp_path: Path) -> None:
-    write_video(tmp_path / "deep" / "a.avi", 3)
+    write_clip(tmp_path / "deep" / "a.avi", 3)
     with open_source(str(tmp_path)) as source:
         frames = list(source)
     assert len(frames) == source.total == 3
@@ -131,9 +132,9 @@ def test_a_recording_that_cannot_be_read_is_skipped_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "1.avi", b"no video")
-    write_video(tmp_path / "2.avi", 2)
+    write_clip(tmp_path / "2.avi", 2)
     bad = write(tmp_path / "3.mp4", b"")
-    write_video(tmp_path / "4.avi", 2)
+    write_clip(tmp_path / "4.avi", 2)
     with caplog.at_level(logging.WARNING), open_source(str(tmp_path)) as source:
         assert len(list(source)) == source.total == 4
     assert isinstance(source, Recordings)
@@ -150,7 +151,7 @@ def test_nothing_but_unreadable_recordings_is_refused_on_opening(tmp_path: Path)
 
 def test_closing_ends_all_recordings(tmp_path: Path) -> None:
     for name in "ab":
-        write_video(tmp_path / f"{name}.avi", 5)
+        write_clip(tmp_path / f"{name}.avi", 5)
     source = open_source(str(tmp_path))
     frames = iter(source)
     next(frames)
@@ -161,7 +162,7 @@ def test_closing_ends_all_recordings(tmp_path: Path) -> None:
 
 def test_recordings_in_turn_keep_their_own_rates(tmp_path: Path) -> None:
     for name, fps in (("a", 10.0), ("b", 20.0)):
-        write_video(tmp_path / f"{name}.avi", 3, fps=fps)
+        write_clip(tmp_path / f"{name}.avi", 3, fps=fps)
     now = [50.0]
 
     def wait(seconds: float) -> None:
@@ -230,3 +231,68 @@ def test_verbs_take_what_train_takes(
         assert json.loads(text)["frames"] == 6
     elif verb == "flicker":
         assert {each["frames"] for each in json.loads(text)["strengths"]} == {6}
+
+
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    with open_source(f"file://{write_video(tmp_path / 'a.avi', 2)}") as source:
+        assert len(list(source)) == 2
+
+
+def test_a_folder_is_read_in_natural_order_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    for number in (10, 9, 1, 100):
+        write_image(tmp_path / f"frame{number}.png", plain(number))
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "more").mkdir()
+    with open_source(str(tmp_path)) as source:
+        frames = list(source)
+    assert source.total == 4
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 9, 10, 100]
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert {frame.timestamp for frame in frames} == {None}
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no images or videos, but no files"):
+        open_source(str(tmp_path))
+
+
+def test_a_folder_of_text_files_is_refused_with_their_number(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("x")
+    with pytest.raises(SourceError, match="holds no images or videos, but 3 other files"):
+        open_source(str(tmp_path))
+
+
+def test_a_glob_takes_images_in_natural_order(tmp_path: Path) -> None:
+    for number in (10, 9):
+        (tmp_path / f"day{number}").mkdir()
+        write_image(tmp_path / f"day{number}" / "a.png", plain(number))
+    (tmp_path / "day9" / "b.txt").write_text("x")
+    (tmp_path / "day9" / "folder.png").mkdir()
+    with open_source(str(tmp_path / "day*" / "*")) as source:
+        assert [int(frame.image[0, 0, 0]) for frame in source] == [9, 10]
+    assert isinstance(source, ImageSource)
+    assert (source.total, source.skipped) == (2, [])
+
+
+def test_a_glob_without_an_image_says_how_many_files_it_matched(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(SourceError, match=r"\*\.txt matches 1 files and no image"):
+        open_source(str(tmp_path / "*.txt"))
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
+    assert only(write_image(tmp_path / "a[1].png", plain(3)))[0, 0, 0] == 3
+
+
+@pytest.mark.parametrize("before", ["", "localhost"])
+def test_a_file_uri_may_be_percent_encoded_and_have_a_host(tmp_path: Path, before: str) -> None:
+    (tmp_path / "a b").mkdir()
+    write_image(tmp_path / "a b" / "1.png", plain(9))
+    (frame,) = open_source(f"file://{before}{tmp_path}/a%20b")
+    assert frame.image.min() == 9
+
+
+def test_a_percent_sign_in_a_name_is_itself(tmp_path: Path) -> None:
+    write_image(tmp_path / "a%20b.png", plain(9))
+    assert len(list(open_source(f"file://{tmp_path}/a%20b.png"))) == 1
