@@ -112,11 +112,9 @@ class Recordings(Source):
         self._channels = channels
         self._closed = False
         self._current = self._next()
+        self._count = len(found)
         if self._current is None:
-            raise SourceError(
-                f"none of the {len(found)} recordings of {name} can be read",
-                fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
-            )
+            raise self._nothing()
         self.fps = self._current.fps
         counts = [self._current.total, *map(_count, self._left)]
         self.total = None if None in counts else sum(count or 0 for count in counts)
@@ -139,10 +137,7 @@ class Recordings(Source):
             current.close()
             self._current = self._next()
         if not index and not self._closed:
-            raise SourceError(
-                f"none of the recordings of {self.name} can be read",
-                fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
-            )
+            raise self._nothing()
 
     def close(self) -> None:
         """Close the one that is played, and play no other."""
@@ -158,6 +153,12 @@ class Recordings(Source):
             except SourceError as problem:
                 self._skip(found.source, problem)
         return None
+
+    def _nothing(self) -> SourceError:
+        return SourceError(
+            f"none of the {self._count} recordings of {self.name} can be read",
+            fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
+        )
 
     def _skip(self, name: str, problem: SourceError) -> None:
         self.skipped.append(name)

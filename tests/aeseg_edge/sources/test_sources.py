@@ -8,6 +8,7 @@ import pytest
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sinks import gstreamer as gst_sink
+from aeseg_edge.sinks.base import Asked
 from aeseg_edge.sources import gstreamer, open_source
 from aeseg_edge.support.text import without_password
 from tests.doubles.pictures import plain, write_image
@@ -93,7 +94,7 @@ def test_a_password_in_a_pipeline_is_no_part_of_the_source(
 def test_a_password_in_a_pipeline_is_no_part_of_the_sink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gst_sink, "opencv_has_gstreamer", lambda: True)
     text = "appsrc ! rtspclientsink location=rtsp://u:secret@h/1"
-    sink = gst_sink.GstSink(text, fps=25, view="mask", alpha=0.5, legend=False)
+    sink = gst_sink.GstSink(Asked(f"gst://{text}", text, view="mask", legend=False))
     assert sink.name == "gst://appsrc ! rtspclientsink location=rtsp://h/1"
 
 
