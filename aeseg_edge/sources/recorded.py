@@ -25,8 +25,8 @@ def open_recording(uri: str, channels: int) -> Source:
     What is found in several parts, such as the videos of a folder, is played in turn.
     """
     found = find(uri)
-    for note in found[0].notes:
-        _log.warning("%s", as_text(note))
+    for each in found:
+        _tell(each.notes)
     several = len(found) > 1
     source = Recordings(uri, found, channels) if several else _open(found[0], channels)
     source.name = file_path(uri)
@@ -37,10 +37,13 @@ def _open(found: Found, channels: int) -> Source:
     if found.kind == "video":
         return open_video(Path(found.source), channels)
     pictures = found.pictures()
-    if found.kind == "zip":
-        for note in pictures.notes:
-            _log.warning("%s", as_text(note))
+    _tell(pictures.notes)
     return ImageSource(pictures, channels)
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        _log.warning("%s", as_text(note))
 
 
 class ImageSource(Source):
@@ -78,7 +81,7 @@ class ImageSource(Source):
             image = decode_image(data, self._channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
                 self.skipped.append(name)
-                _log.warning("%s is skipped: it %s", name, image)
+                _log.warning("%s is skipped: it %s", as_text(name), as_text(image))
                 continue
             yield Frame(image, index, time.monotonic(), self.name)
             index += 1

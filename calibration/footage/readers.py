@@ -286,9 +286,11 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
 
 
 def _reader(found: Found) -> Reader:
-    if found.kind != "video":
-        return ImageReader(found.pictures(error=FootageError))
-    reader = VideoReader(Path(found.source))
+    reader = (
+        VideoReader(Path(found.source))
+        if found.kind == "video"
+        else ImageReader(found.pictures(error=FootageError))
+    )
     for note in found.notes:
         reader.notes.warn(note)
     return reader

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks import open_sink, open_sinks
+from aeseg_edge.sinks import SINKS, Kind, needs_decoder, open_sink, open_sinks
 from aeseg_edge.sinks.base import Routed
+from aeseg_edge.support.lazy import load
 from tests.doubles.drawn import names, read_video, write
 from tests.doubles.labelled import TWO
 
@@ -111,3 +112,23 @@ def test_one_source_needs_no_routing(tmp_path: Path) -> None:
     assert not isinstance(sink, Routed)
     assert sink.name.endswith("csi-0.avi")
     sink.abort()
+
+
+@pytest.mark.parametrize("kind", SINKS, ids=[kind.form for kind in SINKS])
+def test_every_sink_names_code_that_is_there(kind: Kind) -> None:
+    assert callable(load(kind.opens))
+
+
+@pytest.mark.parametrize(
+    ("uri", "view", "needed"),
+    [
+        ("a.mp4", "overlay", False),
+        ("a.mp4", "decoded", True),
+        ("a.mp4?view=mask", "decoded", False),
+        ("%d.png?view=error", "overlay", True),
+        ("json:a", "error", True),
+        ("gst://appsrc ! udpsink host=a?view=decoded", "overlay", False),
+    ],
+)
+def test_a_decoder_is_needed_by_what_draws_with_it(uri: str, view: str, needed: bool) -> None:
+    assert needs_decoder(uri, view) == needed

@@ -296,3 +296,16 @@ def test_a_file_uri_may_be_percent_encoded_and_have_a_host(tmp_path: Path, befor
 def test_a_percent_sign_in_a_name_is_itself(tmp_path: Path) -> None:
     write_image(tmp_path / "a%20b.png", plain(9))
     assert len(list(open_source(f"file://{tmp_path}/a%20b.png"))) == 1
+
+
+def test_what_is_beside_the_videos_of_a_folder_is_said_of_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "ab":
+        write_clip(tmp_path / f"{name}.avi", 2)
+    write(tmp_path / "notes.txt", b"x")
+    with caplog.at_level(logging.WARNING):
+        open_source(str(tmp_path)).close()
+    assert caplog.messages == [
+        f"1 files of {tmp_path} are no images or videos and left out ({tmp_path}/notes.txt)"
+    ]

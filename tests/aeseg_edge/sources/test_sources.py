@@ -9,7 +9,8 @@ import pytest
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sinks import gstreamer as gst_sink
 from aeseg_edge.sinks.base import Asked
-from aeseg_edge.sources import gstreamer, open_source
+from aeseg_edge.sources import SCHEMES, gstreamer, open_source
+from aeseg_edge.support.lazy import load
 from aeseg_edge.support.text import without_password
 from tests.doubles.pictures import plain, write_image
 
@@ -101,3 +102,9 @@ def test_a_password_in_a_pipeline_is_no_part_of_the_sink(monkeypatch: pytest.Mon
 def test_an_address_of_an_unknown_kind_is_named_without_its_password() -> None:
     with pytest.raises(SourceError, match="rtsps://host/1 has an unknown scheme"):
         open_source("rtsps://u:secret@host/1")
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_names_code_that_is_there(name: str) -> None:
+    assert callable(load(SCHEMES[name].opens))
+    assert not SCHEMES[name].files or callable(load(SCHEMES[name].files))
