@@ -102,7 +102,6 @@ class RateReporter:
         window: int = 4096,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the run."""
         self._period = period
         self._clock = clock
         self._recent: deque[float] = deque(maxlen=window)

@@ -73,7 +73,7 @@ class Watchdog:
         chance: For the jitter.
 
     Attributes:
-        state: See ``aeseg_edge.counters.STATES``.
+        state: See ``aeseg_edge.sinks.counters.STATES``.
         stalls: So far.
         reconnects: So far.
     """

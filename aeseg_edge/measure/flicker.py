@@ -105,6 +105,10 @@ class FlickerMeter:
             self._moved += int(moved.sum())
             self._agreed += int(((labels == reference) & moved).sum())
 
+    def restart(self) -> None:
+        """Compare the next frame with none before it: it is of another recording."""
+        self._last = None
+
     def result(self) -> Flicker:
         """Give the figures of all frames so far."""
         return Flicker(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 from aeseg_edge.errors import SinkError
@@ -27,11 +28,11 @@ class Kind:
     """One kind of sink, found by the beginning or by the suffix of what is written.
 
     Attributes:
-        opens: ``module:function`` that takes an ``Asked`` and gives an open ``Sink``.
+        opens: ``module:name`` of what makes an open ``Sink`` from an ``Asked``.
         form: How it is written, for help and errors.
         begins: What its URI begins with.
-        whole: Nothing but options may follow that.
         suffixes: Of its files.
+        whole: Nothing but options may follow its beginning.
         options: What may stand behind a question mark; None where the sink reads that itself.
         sources: ``one`` source only, ``all``, whose results then name theirs, or ``each``,
             where one sink is opened a source.
@@ -42,8 +43,8 @@ class Kind:
     opens: str
     form: str
     begins: str = ""
-    whole: bool = False
     suffixes: tuple[str, ...] = ()
+    whole: bool = False
     options: tuple[str, ...] | None = ()
     sources: str = "one"
     file: bool = False
@@ -65,54 +66,39 @@ class Kind:
         return target.removeprefix("//") if self.begins else target, dict(parse_qsl(query))
 
 
-_HERE = "aeseg_edge.sinks"
+_HERE, _VIEW = "aeseg_edge.sinks", ("view",)
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SINKS = (
+    Kind(f"{_HERE}.video:VideoSink", "a video (out.mp4)", "", _VIDEOS, options=_VIEW, file=True),
     Kind(
-        f"{_HERE}.video:open_video",
-        "a video (out.mp4)",
-        suffixes=(".mp4", ".m4v", ".mov", ".mkv", ".avi"),
-        options=("view",),
-        file=True,
-    ),
-    Kind(
-        f"{_HERE}.images:open_images",
+        f"{_HERE}.images:ImageSink",
         "an image pattern (out/%06d.png)",
-        suffixes=(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
-        options=("view",),
+        "",
+        _IMAGES,
+        options=_VIEW,
         file=True,
         numbered=True,
     ),
     Kind(
-        f"{_HERE}.window:open_window",
-        "window",
-        begins="window",
-        whole=True,
-        options=("view",),
-        sources="each",
+        f"{_HERE}.window:WindowSink", "window", "window", whole=True, options=_VIEW, sources="each"
     ),
     Kind(
         f"{_HERE}.json:open_json",
         "json:FILE",
-        begins="json:",
+        "json:",
         options=("append",),
         sources="all",
         file=True,
     ),
-    Kind(f"{_HERE}.unix:open_unix", "unix:PATH", begins="unix:", sources="all", file=True),
+    Kind(f"{_HERE}.unix:open_unix", "unix:PATH", "unix:", sources="all", file=True),
     # A pipeline may have question marks of its own.
-    Kind(f"{_HERE}.gstreamer:open_gst", "'gst://appsrc ! PIPELINE'", begins="gst://", options=None),
-    Kind(
-        f"{_HERE}.base:open_null",
-        "null://",
-        begins="null://",
-        whole=True,
-        options=("view",),
-        sources="all",
-    ),
+    Kind(f"{_HERE}.gstreamer:GstSink", "'gst://appsrc ! PIPELINE'", "gst://", options=None),
+    Kind(f"{_HERE}.base:open_null", "null://", "null://", whole=True, options=_VIEW, sources="all"),
     Kind(
         "aeseg_edge.page.sink:open_page",
         "http://127.0.0.1:8080 (live page)",
-        begins="http://",
+        "http://",
         options=None,
         sources="all",
     ),
@@ -182,15 +168,9 @@ def open_sink(
 
 
 def open_sinks(
-    uri: str,
-    sources: Sequence[tuple[str, float | None]],
-    *,
-    view: str = "overlay",
-    alpha: float = 0.5,
-    legend: bool = True,
-    live: object = None,
+    uri: str, sources: Sequence[tuple[str, float | None]], **asked: Any
 ) -> list[Sink | Routed]:
-    """Open what one URI means for one or several sources; options as for ``open_sink``.
+    """Open what one URI means for one or several sources.
 
     With ``{source}`` in the URI, or a window, there is one sink a source. Else all results go
     into one sink, which names the source of each: json, unix, null and the live page. A video,
@@ -199,10 +179,7 @@ def open_sinks(
     Args:
         uri: See ``open_sink``.
         sources: Name and rate of each; names are unlike each other.
-        view: See ``open_sink``.
-        alpha: Strength of the colours.
-        legend: Draw the classes' names.
-        live: See ``open_sink``.
+        **asked: ``view``, ``alpha``, ``legend`` and ``live`` of ``open_sink``.
 
     Raises:
         SinkError: If it cannot be opened, or would mix sources in one picture.
@@ -214,20 +191,13 @@ def open_sinks(
                 f"{uri} would mix the pictures of {len(sources)} sources",
                 fix="Put {source} into its name, such as out-{source}.mp4: one for each.",
             )
-        return [open_sink(uri, view=view, alpha=alpha, legend=legend, live=live)]
+        return [open_sink(uri, **asked)]
     opened: list[Sink | Routed] = []
     try:
         parts = file_parts([name for name, _ in sources])
         for (name, fps), part in zip(sources, parts, strict=True):
-            sink = open_sink(
-                uri.replace("{source}", part),
-                fps=fps,
-                view=view,
-                alpha=alpha,
-                legend=legend,
-                live=live,
-                title=f"aeseg: {name}" if several else "aeseg",
-            )
+            title = f"aeseg: {name}" if several else "aeseg"
+            sink = open_sink(uri.replace("{source}", part), fps=fps, title=title, **asked)
             opened.append(Routed(sink, name) if several else sink)
     except BaseException:
         for each in opened:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sources.base import Frame
+from aeseg_edge.view.draw import render
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
@@ -118,9 +123,9 @@ class Asked:
     live: object = None
 
     @property
-    def look(self) -> dict[str, Any]:
-        """View, strength and legend, as ``render`` takes them."""
-        return {"view": self.view, "alpha": self.alpha, "legend": self.legend}
+    def draw(self) -> Callable[..., NDArray[np.uint8]]:
+        """Draw a result over its image as it was asked for; see ``render``."""
+        return partial(render, view=self.view, alpha=self.alpha, legend=self.legend)
 
     @property
     def path(self) -> Path:

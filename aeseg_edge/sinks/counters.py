@@ -49,17 +49,9 @@ class SourceCounters:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
-        return {
-            "name": self.name,
-            "state": self.state,
-            "frames_in": self.frames_in,
-            "segmented": self.segmented,
+        return _with_age(self.age, vars(self)) | {
             "dropped": dict(self.dropped),
-            "reconnects": self.reconnects,
-            "stalls": self.stalls,
-            "age_ms": None if self.age is None else self.age.to_json(),
             "size": None if self.size is None else list(self.size),
-            "problem": self.problem,
             "drift": None if self.drift is None else round(self.drift, 5),
         }
 
@@ -82,12 +74,7 @@ class SinkCounters:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
-        return {
-            "name": self.name,
-            "delivered": self.delivered,
-            "dropped": self.dropped,
-            "age_ms": None if self.age is None else self.age.to_json(),
-        }
+        return _with_age(self.age, vars(self))
 
 
 @dataclass(frozen=True)
@@ -115,3 +102,12 @@ class LoopCounters:
             "sinks": [sink.to_json() for sink in self.sinks],
             "lost_wakeups": self.lost_wakeups,
         }
+
+
+def _with_age(age: Summary | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, in their order, with the age as ``age_ms``."""
+    told = None if age is None else age.to_json()
+    return {
+        "age_ms" if key == "age" else key: told if key == "age" else value
+        for key, value in fields.items()
+    }

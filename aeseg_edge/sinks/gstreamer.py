@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from aeseg_edge.sources.base import Frame
 from aeseg_edge.sources.gstreamer import INSTALL, LAUNCH, Child, has_launch, opencv_has_gstreamer
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import check_name, without_password
-from aeseg_edge.view.draw import even, fit, render
+from aeseg_edge.view.draw import even, fit
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
@@ -31,17 +30,14 @@ class GstSink(Sink):
     """A pipeline that starts at appsrc, in OpenCV or in a gst-launch-1.0 child.
 
     Args:
-        pipeline: As for gst-launch-1.0, with appsrc as its first element.
-        fps: Frames a second.
-        view: See ``open_sink``.
-        alpha: Strength of the colours.
-        legend: Draw the legend.
+        asked: Its target is a pipeline as for gst-launch-1.0, with appsrc as its first element.
 
     Raises:
         SinkError: If it does not start at appsrc, or nothing here can run it.
     """
 
-    def __init__(self, pipeline: str, *, fps: float, view: str, alpha: float, legend: bool) -> None:
+    def __init__(self, asked: Asked) -> None:
+        pipeline = asked.target
         start = _APPSRC.match(pipeline)
         if start is None:
             raise SinkError(
@@ -63,8 +59,8 @@ class GstSink(Sink):
             raise SinkError(problem, fix="Close it.") from error
         self.name = without_password(f"gst://{pipeline}")
         self._pipeline = pipeline
-        self._fps = fps
-        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
+        self._fps = asked.fps
+        self._draw = asked.draw
         self._first: tuple[int, int] | None = None
         self._drawn = (0, 0)
         self._writer: Any = None
@@ -172,8 +168,3 @@ class GstSink(Sink):
             f"the pipeline of {self.name} failed: {self._child.complaint}",
             fix="Try it with gst-launch-1.0 videotestsrc in the place of appsrc.",
         )
-
-
-def open_gst(asked: Asked) -> Sink:
-    """Open ``gst://appsrc ! PIPELINE``; see ``open_sink``."""
-    return GstSink(asked.target, fps=asked.fps, **asked.look)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from aeseg_edge.sinks.names import NUMBER
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.files import write_bytes, write_error
 from aeseg_edge.support.require import import_cv2
-from aeseg_edge.view.draw import render
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
@@ -22,10 +20,8 @@ class ImageSink(Sink):
     """One image file a frame; each is whole or not there.
 
     Args:
-        pattern: Path with one ``%d`` or ``%06d``; without one, a single frame is taken.
-        view: See ``open_sink``; ``labels`` writes class ids, 255 for void.
-        alpha: Strength of the colours.
-        legend: Draw the legend.
+        asked: Its target is a path with one ``%d`` or ``%06d``; without one, a single frame is
+            taken. The view ``labels`` writes class ids, 255 for void.
 
     Raises:
         SinkError: If the folder cannot be made, or the pattern has two numbers.
@@ -33,7 +29,8 @@ class ImageSink(Sink):
 
     backlog = 16
 
-    def __init__(self, pattern: str, *, view: str, alpha: float, legend: bool) -> None:
+    def __init__(self, asked: Asked) -> None:
+        pattern, view = asked.target, asked.view
         numbers = NUMBER.findall(pattern)
         # One that only makes sense in the folder's name would need a folder a frame.
         if len(numbers) > 1 or "%" in str(Path(pattern).parent) + NUMBER.sub("", pattern):
@@ -46,7 +43,7 @@ class ImageSink(Sink):
         self._numbered = bool(numbers)
         self._written = 0
         self._labels = view == "labels"
-        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
+        self._draw = asked.draw
         folder = Path(pattern).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,8 +72,3 @@ class ImageSink(Sink):
             )
         write_bytes(path, data.tobytes(), error=SinkError)
         self._written += 1
-
-
-def open_images(asked: Asked) -> Sink:
-    """Open a pattern of images; see ``open_sink``."""
-    return ImageSink(asked.target, **asked.look)

@@ -1,20 +1,8 @@
 """A Unix socket that hands label maps to other processes.
 
-Every message is, in this order:
-
-====== ======================================================================
-bytes  what
-====== ======================================================================
-4      ``AES1``
-4      M, the length of the description; unsigned, little-endian
-4      H, rows of the label map; unsigned, little-endian
-4      W, columns; unsigned, little-endian
-M      description: JSON, UTF-8
-H * W  labels: one byte a pixel, row after row; a class id, or 255 for void
-====== ======================================================================
-
-The description has ``source``, ``index``, ``captured`` (seconds of this machine's
-CLOCK_MONOTONIC), ``age_ms`` and ``classes`` (name and RGB colour by class id).
+A message is ``AES1``, three little-endian unsigned numbers of 4 bytes (M, rows, columns), M bytes
+of JSON that describe the frame, and one byte a pixel: a class id, or 255 for void. docs/sinks.md
+has the description's keys and a reader.
 """
 
 from __future__ import annotations

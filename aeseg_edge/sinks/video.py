@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from aeseg_edge.sources.images import video_backend
 from aeseg_edge.support.files import move_into_place, temporary_beside, write_error
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import check_name
-from aeseg_edge.view.draw import even, fit, render
+from aeseg_edge.view.draw import even, fit
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
@@ -28,11 +27,7 @@ class VideoSink(Sink):
     """A video file, written beside its target and renamed when it is whole.
 
     Args:
-        path: Target; .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG).
-        fps: Frames a second.
-        view: See ``open_sink``.
-        alpha: Strength of the colours.
-        legend: Draw the legend.
+        asked: Its target is .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG).
 
     Raises:
         SinkError: If the folder does not exist or cannot be written.
@@ -40,11 +35,11 @@ class VideoSink(Sink):
 
     backlog = 16
 
-    def __init__(self, path: Path, *, fps: float, view: str, alpha: float, legend: bool) -> None:
+    def __init__(self, asked: Asked) -> None:
+        self._path = path = Path(asked.target)
         self.name = str(path)
-        self._path = path
-        self._fps = fps
-        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
+        self._fps = asked.fps
+        self._draw = asked.draw
         self._writer: Any = None
         self._first: tuple[int, int] | None = None
         self._drawn = (0, 0)
@@ -145,11 +140,6 @@ class VideoSink(Sink):
                 f"{self.name} cannot be written: the disk is full",
                 fix="Free some space, or write to another disk.",
             )
-
-
-def open_video(asked: Asked) -> Sink:
-    """Open a video file; see ``open_sink``."""
-    return VideoSink(Path(asked.target), fps=asked.fps, **asked.look)
 
 
 def _mpeg4_rate(fps: float) -> float:

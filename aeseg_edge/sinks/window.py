@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import sys
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aeseg_edge.errors import SinkError
@@ -14,7 +13,6 @@ from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import as_text
-from aeseg_edge.view.draw import render
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
@@ -24,10 +22,7 @@ class WindowSink(Sink):
     """A window on the desktop; q or Escape closes it.
 
     Args:
-        view: See ``open_sink``.
-        alpha: Strength of the colours.
-        legend: Draw the legend.
-        title: Of the window; also its name, so one a window.
+        asked: Its title is also the window's name, so one a window.
 
     Raises:
         SinkError: If there is no display, or OpenCV has no windows.
@@ -37,7 +32,7 @@ class WindowSink(Sink):
 
     on_main_thread = True
 
-    def __init__(self, *, view: str, alpha: float, legend: bool, title: str = "aeseg") -> None:
+    def __init__(self, asked: Asked) -> None:
         alternatives = "Write a video (-o out.mp4) or images (-o out/%06d.png) instead."
         shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         if sys.platform.startswith("linux") and not shown:
@@ -47,7 +42,7 @@ class WindowSink(Sink):
                 f"the display {os.environ['DISPLAY']} does not answer", fix=alternatives
             )
         cv2 = import_cv2()
-        title = as_text(title)
+        title = as_text(asked.title)
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL)
         except cv2.error as error:
@@ -56,7 +51,7 @@ class WindowSink(Sink):
                 fix="pip uninstall opencv-python-headless; pip install opencv-python. "
                 + alternatives,
             ) from error
-        self._draw = partial(render, view=view, alpha=alpha, legend=legend)
+        self._draw = asked.draw
         self._title = title
         self._open = True
         self._shown = False
@@ -87,11 +82,6 @@ class WindowSink(Sink):
         if self._open:
             self._open = False
             import_cv2().destroyWindow(self._title)
-
-
-def open_window(asked: Asked) -> Sink:
-    """Open a window; see ``open_sink``."""
-    return WindowSink(title=asked.title, **asked.look)
 
 
 def _display_answers(display: str) -> bool:

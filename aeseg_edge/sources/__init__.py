@@ -46,25 +46,20 @@ class Scheme:
 
 
 _HERE = "aeseg_edge.sources"
+_RECORDED = "a video, an image, a folder, a zip of images, a glob of any of these"
+_CAMERA = "a camera number, v4l2:///dev/video0?size=1280x720&fps=30"
 SCHEMES = {
     "file": Scheme(
-        f"{_HERE}.recorded:open_recording",
-        "a video, an image, a folder, a zip of images, a glob of any of these",
-        files=f"{_HERE}.paths:list_files",
+        f"{_HERE}.recorded:open_recording", _RECORDED, files=f"{_HERE}.paths:list_files"
     ),
-    "v4l2": Scheme(
-        f"{_HERE}.capture:open_camera",
-        "a camera number, v4l2:///dev/video0?size=1280x720&fps=30",
-    ),
+    "v4l2": Scheme(f"{_HERE}.capture:open_camera", _CAMERA),
     "csi": Scheme(f"{_HERE}.gstreamer:open_csi", "csi://0"),
     "rtsp": Scheme(f"{_HERE}.gstreamer:open_rtsp", "rtsp://..."),
     "http": Scheme(f"{_HERE}.mjpeg:open_http", "http://... (Motion JPEG)"),
     "https": Scheme(f"{_HERE}.mjpeg:open_http", ""),
     "gst": Scheme(f"{_HERE}.gstreamer:open_gst", "'gst://... ! appsink'"),
     "test": Scheme(f"{_HERE}.scene:open_scene", "test://640x480@30", modalities="any"),
-    "pairs": Scheme(
-        f"{_HERE}.pairs:open_scenes", "", modalities="several", files=f"{_HERE}.pairs:list_files"
-    ),
+    "pairs": Scheme(f"{_HERE}.pairs:open_scenes", "", "several", f"{_HERE}.pairs:list_files"),
 }
 FORMS = ", ".join(each.form for each in SCHEMES.values() if each.form)
 """Every way to write a source, for help and errors."""

@@ -39,7 +39,7 @@ class Pictures:
         source: What messages call them.
         kind: ``images``, ``folder``, ``glob`` or ``zip``.
         names: Paths, or names of entries, in the order they are read.
-        notes: Sentences for a person, about what else is there.
+        notes: Sentences for a person, about what else is in a zip.
         damage: Why none can be read.
     """
 

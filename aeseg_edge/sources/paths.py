@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -31,18 +31,13 @@ class Found:
         source: What the user gave, or the path of a video or zip that was found.
         kind: ``images``, ``folder``, ``glob``, ``video`` or ``zip``.
         files: Paths, in natural order; one of a video or zip.
-        others: Files found beside them that are neither; named once.
+        notes: Sentences for a person about what is beside them and left out.
     """
 
     source: str
     kind: str
     files: tuple[str, ...]
-    others: tuple[str, ...] = ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences for a person about what is left out."""
-        return (left_out(self.source, self.others),) if self.others else ()
+    notes: tuple[str, ...] = ()
 
     def pictures(self, *, error: type[AesegError] = SourceError) -> Pictures:
         """Say which pictures these are; nothing is read yet, but the list of a zip.
@@ -54,7 +49,7 @@ class Found:
             AesegError: Of class ``error``, if a zip holds none.
         """
         if self.kind != "zip":
-            return Pictures(self.source, self.kind, self.files, self.notes)
+            return Pictures(self.source, self.kind, self.files)
         found = open_zip(Path(self.source))
         if not found.names and not found.damage:
             raise error(
@@ -140,7 +135,7 @@ def _sort_out(source: str, kind: str, names: list[str]) -> list[Found]:
     images = [name for name in names if is_image(Path(name))]
     single = VIDEO_SUFFIXES | ({".zip"} if kind == "glob" else set())
     suffixes = [(name, Path(name).suffix.lower()) for name in names if not is_image(Path(name))]
-    others = tuple(name for name, suffix in suffixes if suffix not in single)
+    others = [name for name, suffix in suffixes if suffix not in single]
     found = [Found(source, kind, tuple(images))] if images else []
     found += [
         Found(name, "zip" if suffix == ".zip" else "video", (name,))
@@ -148,5 +143,5 @@ def _sort_out(source: str, kind: str, names: list[str]) -> list[Found]:
         if suffix in single
     ]
     if found and others:
-        found[0] = Found(found[0].source, found[0].kind, found[0].files, others)
+        found[0] = replace(found[0], notes=(left_out(source, others),))
     return found

@@ -25,8 +25,8 @@ def open_recording(uri: str, channels: int) -> Source:
     What is found in several parts, such as the videos of a folder, is played in turn.
     """
     found = find(uri)
-    for note in found[0].notes:
-        _log.warning("%s", as_text(note))
+    for each in found:
+        _tell(each.notes)
     several = len(found) > 1
     source = Recordings(uri, found, channels) if several else _open(found[0], channels)
     source.name = file_path(uri)
@@ -37,10 +37,13 @@ def _open(found: Found, channels: int) -> Source:
     if found.kind == "video":
         return open_video(Path(found.source), channels)
     pictures = found.pictures()
-    if found.kind == "zip":
-        for note in pictures.notes:
-            _log.warning("%s", as_text(note))
+    _tell(pictures.notes)
     return ImageSource(pictures, channels)
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        _log.warning("%s", as_text(note))
 
 
 class ImageSource(Source):
@@ -78,7 +81,7 @@ class ImageSource(Source):
             image = decode_image(data, self._channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
                 self.skipped.append(name)
-                _log.warning("%s is skipped: it %s", name, image)
+                _log.warning("%s is skipped: it %s", as_text(name), as_text(image))
                 continue
             yield Frame(image, index, time.monotonic(), self.name)
             index += 1
@@ -112,11 +115,9 @@ class Recordings(Source):
         self._channels = channels
         self._closed = False
         self._current = self._next()
+        self._count = len(found)
         if self._current is None:
-            raise SourceError(
-                f"none of the {len(found)} recordings of {name} can be read",
-                fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
-            )
+            raise self._nothing()
         self.fps = self._current.fps
         counts = [self._current.total, *map(_count, self._left)]
         self.total = None if None in counts else sum(count or 0 for count in counts)
@@ -139,10 +140,7 @@ class Recordings(Source):
             current.close()
             self._current = self._next()
         if not index and not self._closed:
-            raise SourceError(
-                f"none of the recordings of {self.name} can be read",
-                fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
-            )
+            raise self._nothing()
 
     def close(self) -> None:
         """Close the one that is played, and play no other."""
@@ -158,6 +156,12 @@ class Recordings(Source):
             except SourceError as problem:
                 self._skip(found.source, problem)
         return None
+
+    def _nothing(self) -> SourceError:
+        return SourceError(
+            f"none of the {self._count} recordings of {self.name} can be read",
+            fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
+        )
 
     def _skip(self, name: str, problem: SourceError) -> None:
         self.skipped.append(name)
@@ -209,12 +213,14 @@ class RealTime(Source):
     def __iter__(self) -> Iterator[Frame]:
         """Give each frame when it is due; ``captured`` is that moment."""
         started = due = self._clock()
-        recording = None
+        step, recording = 0.0, None
         for frame in self._source:
             if frame.recording != recording:
-                recording, started = frame.recording, max(due, self._clock())
+                recording, started = frame.recording, max(due + step, self._clock())
             at = frame.timestamp
+            last = due
             due = started + (frame.index / (self.fps or 1.0) if at is None else at)
+            step = due - last
             # A reader that fell behind is not made to catch up by a burst of old frames: they
             # are due already, and the newest wins.
             if (early := due - self._clock()) > 0:

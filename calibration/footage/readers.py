@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.errors import FootageError
-from aeseg_edge.sources.images import Pictures, decode_image
+from aeseg_edge.sources.images import Pictures, decode_image, video_backend
 from aeseg_edge.sources.paths import Found, find
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import as_text, is_utf8
@@ -189,9 +189,7 @@ class VideoReader(Reader):
         return written
 
     def _open(self) -> Any:
-        cv2 = import_cv2()
-        # Other backends than FFmpeg take "clip_01.mp4" for a numbered series of images.
-        return cv2.VideoCapture(self.source, cv2.CAP_FFMPEG)
+        return import_cv2().VideoCapture(self.source, video_backend())
 
     def _claimed(self) -> int:
         """Return the number of frames that the container states, or count them."""
@@ -288,9 +286,11 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
 
 
 def _reader(found: Found) -> Reader:
-    if found.kind != "video":
-        return ImageReader(found.pictures(error=FootageError))
-    reader = VideoReader(Path(found.source))
+    reader = (
+        VideoReader(Path(found.source))
+        if found.kind == "video"
+        else ImageReader(found.pictures(error=FootageError))
+    )
     for note in found.notes:
         reader.notes.warn(note)
     return reader

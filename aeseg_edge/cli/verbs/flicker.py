@@ -50,7 +50,13 @@ def run(options: argparse.Namespace) -> int:
                 raise UsageError(
                     f"{options.source} has no end", fix="Give a recording, or --frames N."
                 )
+            recording = None
             for frame in islice(source, options.frames):
+                if frame.recording != recording:
+                    recording = frame.recording
+                    segmenter.reset()
+                    for meter in meters:
+                        meter.restart()
                 reference = None
                 for stream, (smooth, meter) in enumerate(zip(strengths, meters, strict=True)):
                     segmenter.smooth = smooth

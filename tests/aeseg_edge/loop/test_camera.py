@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ from aeseg_edge.loop.rate import RunTotals
 from aeseg_edge.loop.watchdog import Patience
 from aeseg_edge.sinks.base import Routed, Sink
 from aeseg_edge.sinks.counters import LoopCounters
-from aeseg_edge.sources.base import Frame
+from aeseg_edge.sources.base import Frame, Source
 from tests.doubles.loop import (
     END,
     LOST,
@@ -234,6 +235,21 @@ def test_what_sinks_want_of_this_moment_is_asked_of_the_engine() -> None:
     sinks = [Wanting(), Plain()]
     CameraLoop(engine, [Input(camera)], sinks, drop="none", drift_every=0).run()
     assert engine.wants == [{"latents"}, {"latents", "margin"}, {"latents"}]
+
+
+def test_smoothing_does_not_reach_from_one_recording_into_the_next() -> None:
+    class Tape(Source):
+        name = "tape"
+
+        def __iter__(self) -> Iterator[Frame]:
+            for index, recording in enumerate("aab"):
+                image = np.full((4, 6, 3), index, np.uint8)
+                yield Frame(image, index, time.monotonic(), self.name, None, recording)
+
+    engine = Engine()
+    CameraLoop(engine, [Input(Tape())], [Collecting()]).run()
+    calls = [call for call in engine.calls if "collect" not in call]
+    assert calls == ["reset None", "submit 0", "submit 1", "reset 0", "submit 2"]
 
 
 def test_a_window_is_served_on_the_main_thread_and_told_to_stay_awake() -> None:

@@ -1,0 +1,95 @@
+"""Pictures are whole, one a frame, and class ids survive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aeseg_edge.bundle.codebook import palette
+from aeseg_edge.errors import SinkError
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.sinks import open_sink
+from tests.doubles.drawn import (
+    CLASSES,
+    frame,
+    names,
+    posix,
+    run_on_full_disk,
+    write,
+)
+
+cv2 = pytest.importorskip("cv2")
+
+
+@posix
+def test_images_on_a_full_disk_end_in_an_error_and_each_is_whole(
+    tmp_path: Path, repository: Path
+) -> None:
+    said = run_on_full_disk(repository, tmp_path / "%d.png", 1000)
+    assert "0.png cannot be written: File too large" in said
+    assert names(tmp_path) == []
+
+
+def test_numbered_images_are_written_by_frame_number_into_a_new_folder(tmp_path: Path) -> None:
+    with open_sink(str(tmp_path / "deep" / "out" / "f%03d.png")) as sink:
+        drawn = write(sink, 3)
+    assert names(tmp_path / "deep" / "out") == ["f000.png", "f001.png", "f002.png"]
+    for index, expected in enumerate(drawn):
+        found = cv2.imread(str(tmp_path / "deep" / "out" / f"f{index:03d}.png"))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_raw_labels_are_class_ids_at_the_frames_own_size(tmp_path: Path) -> None:
+    labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    with open_sink(str(tmp_path / "%d.png?view=labels"), view="both", legend=True) as sink:
+        sink.write(frame(0, 8, 32), Segmentation(labels, CLASSES, palette(CLASSES)))
+    found = cv2.imread(str(tmp_path / "0.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_labels_are_not_written_where_ids_would_be_lost(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"would lose class ids\. Write labels as \.png"):
+        open_sink(str(tmp_path / "%d.jpg?view=labels"))
+    with pytest.raises(SinkError, match="'labels' is unknown for"):
+        open_sink(str(tmp_path / "out.mp4?view=labels"))
+
+
+def test_one_image_takes_one_frame(tmp_path: Path) -> None:
+    with (
+        open_sink(str(tmp_path / "out.png")) as sink,
+        pytest.raises(SinkError, match="is one image, and the source has more"),
+    ):
+        write(sink, 2)
+    assert names(tmp_path) == ["out.png"]
+
+
+def test_an_image_that_its_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with (
+        open_sink(str(tmp_path / "out.webp"), legend=False) as sink,
+        pytest.raises(SinkError, match="cannot be encoded at 20000x1"),
+    ):
+        write(sink, 1, 1, 20_000)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("pattern", ["%d_%d.png", "%s.png", "100%.png", "%03d/out.png"])
+def test_a_pattern_has_one_number_in_the_files_name(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(SinkError, match="is not a file name with one number"):
+        open_sink(str(tmp_path / pattern))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "%d.png"])
+def test_a_place_below_a_file_is_refused_on_opening(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SinkError, match=r"cannot be written: (Not a directory|File exists)"):
+        open_sink(str(tmp_path / "file" / name))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc")
+@pytest.mark.parametrize("uri", ["/proc/out.mp4", "/proc/none/%d.png"])
+def test_a_folder_that_takes_no_files_is_refused_on_opening(uri: str) -> None:
+    with pytest.raises(SinkError, match="cannot be written"):
+        open_sink(uri)
