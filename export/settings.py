@@ -19,20 +19,13 @@ from aeseg_edge.support.options import option, positive, size
 
 @dataclass(frozen=True)
 class BundleOptions:
-    """What every training can be told.
+    """What every training can be told; the help of an option says what its field is.
 
     Attributes:
         model: Architecture, latent dimension, channels.
-        image_size: Width and height; the architecture's own when None. Rounded to
-            multiples of the deepest stride.
-        resize: One of ``RESIZE_MODES``; that of the network to start from, or the first of
-            them, when None.
-        output_stride: Label stride s; half the encoder's stride when None.
+        image_size: Width and height, rounded to multiples of the deepest stride.
         training: Loss, optimiser, length.
         fit: Clusters and ranges.
-        max_frames: Budget of footage frames.
-        keep_frames: Keep a sample of the frames beside the checkpoint.
-        fresh: Start again although a checkpoint is there.
         region: Region of interest, uint8 [h, w], or None; goes into the bundle.
         provenance: What is known of origin and licence of the footage.
     """
@@ -81,12 +74,7 @@ class BundleOptions:
 
 @dataclass(frozen=True)
 class TrainOptions(BundleOptions):
-    """What ``aeseg train`` can be told; for the rest see ``BundleOptions``.
-
-    Attributes:
-        reduce_to: Latent channels to keep after training, or ``auto``; None for all.
-        decoder: Put the decoder into the bundle.
-    """
+    """What ``aeseg train`` and ``aeseg export`` can be told."""
 
     reduce_to: int | Literal["auto"] | None = option(
         None,
@@ -107,18 +95,15 @@ class TrainOptions(BundleOptions):
 
 @dataclass(frozen=True)
 class SuperviseOptions(BundleOptions):
-    """What ``aeseg train --masks`` can be told; for the rest see ``BundleOptions``.
+    """What ``aeseg train --masks`` can be told.
 
-    The loss and the teacher of ``training`` are not used, nor what ``fit`` says of clusters.
+    The loss and the teacher of ``training`` are not used, nor what ``fit`` says of clusters;
+    size, resizing and ``model`` are those of ``start`` where it is given.
 
     Attributes:
         class_names: Of the classes 0, 1, ... of the masks.
         ignore: Mask value that does not count, or None.
-        class_weights: One of ``CLASS_WEIGHTS``.
-        start: NAME.train whose encoder is where training starts, and whose ``model``, size and
-            way of resizing it takes over; None for fresh weights.
-        tune: ``all`` weights, or those of the ``head`` alone.
-        pretrained: Let the trunk of ``lite`` start from EfficientNet-Lite0's weights.
+        pretrained: Let the trunk start from its architecture's weights.
     """
 
     class_names: tuple[str, ...] = field(kw_only=True)
