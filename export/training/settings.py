@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.export.network.catalogue import ARCHITECTURES
+from aeseg_edge.export.network.catalogue import ARCHITECTURES, NO_TEACHER
 from aeseg_edge.support.options import option, positive
 
 ARITHMETIC = ("auto", "float32", "bfloat16")
@@ -19,6 +19,9 @@ DEFAULT_STEPS = 1200
 """Steps where neither epochs nor minutes are given, rounded up to whole epochs."""
 
 _BY_ARCHITECTURE = "default: the architecture's"
+_TEACHERS = ", ".join(
+    f"{row.teacher} for {name}" for name, row in ARCHITECTURES.items() if row.teacher != NO_TEACHER
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ class TrainSettings:
     threads: int | None = None
     arithmetic: str = "auto"
     teacher: str = option(
-        "none",
+        NO_TEACHER,
         metavar="NAME",
         help="whose features to learn: none, efficientnet_lite0, timm:NAME or a NAME.train "
-        "folder (default: efficientnet_lite0 for lite, else none)",
+        f"folder (default: {_TEACHERS}, else {NO_TEACHER})",
     )
 
     def __post_init__(self) -> None:
