@@ -17,7 +17,7 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
-from aeseg_edge.cli import main  # noqa: E402
+from aeseg_edge.cli import main, verbs  # noqa: E402
 from aeseg_edge.cli.main import build_parser  # noqa: E402
 from aeseg_edge.version import __version__  # noqa: E402
 
@@ -67,6 +67,11 @@ def test_the_example_in_the_help_is_a_command_that_parses(verb: str, capsys: Out
 def test_words_and_options_come_in_any_order(words: str, wanted: dict[str, Any]) -> None:
     found = vars(build_parser().parse_args(words.split()))
     assert {key: found[key] for key in wanted} == wanted
+
+
+def test_every_verb_is_a_module_of_its_name() -> None:
+    folder = Path(verbs.__file__).parent
+    assert set(VERBS) == {p.stem for p in folder.glob("*.py") if "\nEXAMPLE" in p.read_text()}
 
 
 def test_the_help_lists_every_verb(capsys: Output) -> None:
