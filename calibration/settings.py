@@ -51,27 +51,14 @@ def parse_excluded(text: str) -> tuple[str, ...] | str:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How centres and ranges are fitted.
+    """How centres and ranges are fitted; the help of an option says what its field is.
 
     Attributes:
-        clusters: K.
-        cluster_range: Lowest and highest K to choose from by ``choose.CRITERION``; ``clusters``
+        cluster_range: Lowest and highest K to choose from by ``count.CRITERION``; ``clusters``
             does not count then. None for the K of ``clusters``.
-        clustering: ``kmeans``, ``spherical`` or ``gmm``.
-        covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
-        balance: ``regions`` clusters one vector a region of each frame, ``none`` latents.
-        restarts: K-means starts; 16 when None, fewer beyond 32 clusters; up to 32 clusters three
-            times as many where the clusters of halves of the frames disagree.
         samples: Latents to cluster.
-        seed: Makes everything here repeatable.
         calibration_frames: Frames for the INT8 ranges.
         agreement_frames: Other frames for the agreement with fp32.
-        minimum_agreement: Gate, 0..1; an entry below it is not recommended.
-        int8_exclude: Names of convolutions that stay in floating point; or ``auto`` for those
-            that buy most agreement, until ``int8_target`` is met.
-        int8_target: Agreement that ``auto`` goes for; the gate when None.
-        ranges: ``minmax``, ``percentile`` or ``entropy``.
-        threads: For ONNX Runtime; its own choice when None.
     """
 
     clusters: int = option(

@@ -40,7 +40,7 @@ from aeseg_edge.calibration.footage.gather import Footage, FootageReport
 from aeseg_edge.errors import AesegError, FootageError
 from aeseg_edge.export.checkpoint import save_model
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder
-from aeseg_edge.export.network.catalogue import AutoencoderConfig
+from aeseg_edge.export.network.config import AutoencoderConfig
 from aeseg_edge.export.training.history import EpochRecord, TrainProgress
 from aeseg_edge.export.training.loop import train
 from aeseg_edge.export.training.settings import TrainSettings

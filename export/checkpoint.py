@@ -34,7 +34,7 @@ from torch import Tensor
 
 from aeseg_edge.errors import TrainingError, UsageError
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder
-from aeseg_edge.export.network.catalogue import AutoencoderConfig
+from aeseg_edge.export.network.config import AutoencoderConfig
 from aeseg_edge.support.files import write_bytes, write_error
 from aeseg_edge.support.require import import_cv2
 

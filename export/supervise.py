@@ -32,10 +32,10 @@ from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import UsageError
 from aeseg_edge.export.checkpoint import MODEL, load_frames, load_model, load_sizes, save_model
 from aeseg_edge.export.network.autoencoder import Autoencoder, add_class_head, build_autoencoder
-from aeseg_edge.export.network.catalogue import ARCHITECTURES
+from aeseg_edge.export.network.catalogue import ARCHITECTURES, NO_TEACHER, starts_pretrained
 from aeseg_edge.export.network.efficientnet import ORIGIN
 from aeseg_edge.export.region import frame_region, load_region, save_region
-from aeseg_edge.export.settings import SuperviseOptions
+from aeseg_edge.export.settings import Labels, TrainOptions
 from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size
 from aeseg_edge.export.steps import (
     Progress,
@@ -102,9 +102,8 @@ def arch_of(start: Path) -> str:
 
 def train_supervised(
     images: Path,
-    masks: Path,
     output: Path,
-    options: SuperviseOptions,
+    options: TrainOptions,
     *,
     progress: Progress | None = None,
 ) -> Supervised:
@@ -112,9 +111,8 @@ def train_supervised(
 
     Args:
         images: Folder of images.
-        masks: Folder of 8-bit index PNGs of the same names.
         output: ``NAME.aeseg``; ``NAME.train`` is made beside it.
-        options: See ``SuperviseOptions``.
+        options: See ``TrainOptions``; has ``labels``.
         progress: Called with a stage, its fraction and a note.
 
     Raises:
@@ -125,6 +123,7 @@ def train_supervised(
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
+    labels = _labels(options)
     folder = train_folder(output)
     autoencoder, trained, start = _network(options, folder)
     config = autoencoder.config
@@ -140,33 +139,31 @@ def train_supervised(
     check_excluded(autoencoder, geometry, options.fit)
     labelled = gather_labelled(
         images,
-        masks,
-        options.class_names,
-        ignore=options.ignore,
+        labels.masks,
+        labels.class_names,
+        ignore=labels.ignore,
         geometry=geometry,
         max_frames=options.max_frames,
         seed=options.training.seed,
         progress=lambda done, total, source: tell("labelled frames", done / total, source),
     )
     absent = [
-        name
-        for name, count in zip(options.class_names, labelled.pixels(), strict=True)
-        if not count
+        name for name, count in zip(labels.class_names, labelled.pixels(), strict=True) if not count
     ]
     if absent:
         _log.warning("no training frame shows %s: it cannot be learned", ", ".join(absent))
     footage = labelled.footage
     frames = np.concatenate([footage.frames, footage.held_out])
     keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
-    if options.tune == "head":
+    if labels.tune == "head":
         freeze_encoder(autoencoder)
     objective = CrossEntropy(
-        labelled, weighting=options.class_weights, tune=options.tune, start=start
+        labelled, weighting=labels.class_weights, tune=labels.tune, start=start
     )
     result = train(
         autoencoder,
         footage,
-        options.training,
+        replace(options.training, teacher=NO_TEACHER),
         folder,
         resume=not options.fresh,
         objective=objective,
@@ -180,11 +177,11 @@ def train_supervised(
         "head_channels": config.head,
         "labels": {
             "method": "supervised",
-            "classes": list(options.class_names),
+            "classes": list(labels.class_names),
             "frames": len(footage.frames),
             "images": str(images),
-            "class_weights": options.class_weights,
-            "tune": options.tune,
+            "class_weights": labels.class_weights,
+            "tune": labels.tune,
         },
         "settings": settings,
         "frames": len(footage.frames),
@@ -203,7 +200,7 @@ def train_supervised(
         "output_stride": output_stride,
         "training": summary,
         "provenance": provenance,
-        "class_names": list(options.class_names),
+        "class_names": list(labels.class_names),
     }
     save_model(folder, autoencoder, meta)
     save_region(folder, options.region)
@@ -280,38 +277,48 @@ def export_supervised(
     return Supervised(bundle, agreements, below, (), folder)
 
 
-def _network(options: SuperviseOptions, folder: Path) -> tuple[Autoencoder, Geometry | None, str]:
+def _labels(options: TrainOptions) -> Labels:
+    """Give what masks show, or refuse a training without them."""
+    if options.labels is None:
+        raise UsageError("there are no labels to train with", fix="Give --masks DIR.")
+    return options.labels
+
+
+def _network(options: TrainOptions, folder: Path) -> tuple[Autoencoder, Geometry | None, str]:
     """Give the network, how its start was trained, and which weights those are."""
-    classes = len(options.class_names)
-    if options.start is None:
-        if options.tune == "head":
+    labels = _labels(options)
+    classes = len(labels.class_names)
+    if labels.start is None:
+        if labels.tune == "head":
             raise UsageError(
                 "--tune head leaves the encoder as it is, and there is none to start from",
                 fix="Give --from NAME.train, or tune all.",
             )
         config = replace(options.model, classes=classes, head=HEAD_CHANNELS)
         seed = options.training.seed
-        fresh = build_autoencoder(config, seed=seed, pretrained=options.pretrained)
-        return fresh, None, "imagenet" if options.pretrained else ""
-    if options.start.resolve() == folder.resolve():
+        pretrained = starts_pretrained(config.arch, options.training.teacher)
+        fresh = build_autoencoder(config, seed=seed, pretrained=pretrained)
+        return fresh, None, "imagenet" if pretrained else ""
+    if labels.start.resolve() == folder.resolve():
         raise UsageError(
-            f"{options.start} would be trained over", fix="Give the bundle another name."
+            f"{labels.start} would be trained over", fix="Give the bundle another name."
         )
-    source, meta = load_model(options.start)
+    source, meta = load_model(labels.start)
     source.hold_back_trunk()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.training.seed)
         network = add_class_head(source, classes, HEAD_CHANNELS)
-    weights = json.loads((options.start / MODEL).read_text())["weights_sha256"]
+    weights = json.loads((labels.start / MODEL).read_text())["weights_sha256"]
     return network.train(), Geometry(**meta["geometry"]), str(weights)
 
 
-def _weights_from(options: SuperviseOptions) -> dict[str, Any]:
+def _weights_from(options: TrainOptions) -> dict[str, Any]:
+    labels = _labels(options)
     how = "trained with labels on the footage"
-    if options.start is not None:
-        before = load_model(options.start)[1].get("provenance", {})
-        return {"weights": f"{how}, starting from {options.start.name}", "started_from": before}
-    if options.pretrained:
+    if labels.start is not None:
+        before = load_model(labels.start)[1].get("provenance", {})
+        return {"weights": f"{how}, starting from {labels.start.name}", "started_from": before}
+    if starts_pretrained(options.model.arch, options.training.teacher):
         return {"weights": f"{how}, starting from EfficientNet-Lite0", "started_from": ORIGIN}
     return {"weights": f"{how}, from scratch"}
 

@@ -26,7 +26,7 @@ from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import AesegError, SourceError
 from aeseg_edge.export.finish import Trained
-from aeseg_edge.export.network.catalogue import AutoencoderConfig
+from aeseg_edge.export.network.config import AutoencoderConfig
 from aeseg_edge.export.pipeline import train_bundle
 from aeseg_edge.export.settings import TrainOptions
 from aeseg_edge.export.training.history import EpochRecord

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.calibration.fit import FitSettings
-from aeseg_edge.export.network.catalogue import AutoencoderConfig
+from aeseg_edge.export.network.config import AutoencoderConfig
 from aeseg_edge.export.pipeline import train_bundle
 from aeseg_edge.export.settings import TrainOptions
 from aeseg_edge.export.training.settings import TrainSettings

@@ -15,7 +15,6 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from aeseg_edge.cli.options import check_reports
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.version import __version__
 
@@ -65,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on stderr: names of files that are not UTF-8 are shown, and end no run.
         sys.stdout.reconfigure(errors="backslashreplace")
+    from aeseg_edge.cli.options import check_reports
+
     try:
         with _terminable():
             check_reports(options)

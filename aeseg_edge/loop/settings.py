@@ -11,14 +11,7 @@ DROPS = ("auto", "latest", "none")
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Arguments of ``CameraLoop``, which has more of each.
-
-    Attributes:
-        frames: Frames to segment, of all sources together; no end when None.
-        duration: Seconds to run; no end when None.
-        drop: One of ``DROPS``.
-        drift_every: Frames of a source between two looks at its drift; 0 never looks.
-    """
+    """Arguments of ``CameraLoop``."""
 
     frames: int | None = option(None, parse=positive, metavar="N", help="stop after N frames")
     duration: float | None = option(None, parse=seconds, metavar="S", help="stop after S seconds")

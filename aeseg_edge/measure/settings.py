@@ -14,13 +14,7 @@ def warmup(text: str) -> float:
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How long ``aeseg bench`` times a bundle.
-
-    Attributes:
-        frames: To time; side by side: of each, over all rounds.
-        warmup: Seconds to run before.
-        rounds: Side by side: rounds that the frames are spread over.
-    """
+    """How long ``aeseg bench`` times a bundle."""
 
     frames: int = option(
         300,

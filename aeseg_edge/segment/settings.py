@@ -10,14 +10,7 @@ from aeseg_edge.support.options import option, positive, size
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """How a bundle is run; arguments of ``Segmenter.load``, which has more of each.
-
-    Attributes:
-        precision: One of ``PRECISIONS``, or ``auto``.
-        backend: One of ``BACKENDS``, or ``auto``.
-        threads: Threads inside one operation; ONNX Runtime's own choice when None.
-        imgsz: Width and height in pixels; the bundle's own when None.
-    """
+    """How a bundle is run: arguments of ``Segmenter.load``."""
 
     precision: str = option(
         "auto",

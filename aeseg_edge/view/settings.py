@@ -10,13 +10,7 @@ from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """Arguments of ``open_sinks``.
-
-    Attributes:
-        view: One of ``VIEWS`` or ``DECODED_VIEWS``.
-        alpha: Strength of the colours over the frame, 0..1.
-        legend: Whether the classes are listed.
-    """
+    """Arguments of ``open_sinks``."""
 
     view: str = option(
         "overlay",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from aeseg_edge.errors import UsageError
 from aeseg_edge.export.network.appearance import AppearanceHead
-from aeseg_edge.export.network.catalogue import AutoencoderConfig
+from aeseg_edge.export.network.config import AutoencoderConfig
 from aeseg_edge.export.network.trunks import MEAN as MEAN
 from aeseg_edge.export.network.trunks import STD as STD
 from aeseg_edge.export.network.trunks import EdgeTrunk, LiteTrunk, unit

@@ -1,139 +1,56 @@
-"""The architectures by name, and what rebuilds a network of one. No torch."""
+"""The architectures and what each is for. Torch is not needed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aeseg_edge.errors import UsageError
-from aeseg_edge.support.options import option, positive
-
-CHANNELS = (1, 3, 4)
-"""Channels of pictures that ``aeseg train`` takes by number."""
-
-TAUGHT_DIM = 64
-"""Latent channels where a teacher's features are learned and nobody says otherwise."""
-
-
-def dimension(text: str) -> int | str:
-    """Parse a number of latent channels, or ``auto``."""
-    return text if text == "auto" else positive(text)
+NO_TEACHER = "none"
 
 
 @dataclass(frozen=True)
-class ArchitectureDefaults:
+class Architecture:
     """What an architecture was made for; each can be overridden when training.
 
     Attributes:
+        help: One line for people.
         image_size: Width and height in pixels.
         loss: ``mse``, ``bce`` or ``l1``.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
         learning_rate: Peak learning rate.
         batch: Images a step.
-        summary: One line for ``--help`` and ``info``.
-        teacher: Whose features it learns where nobody says otherwise; ``none`` for pixels.
+        latent_dim: Latent channels.
+        taught_dim: Latent channels with a teacher.
+        teacher: Whose features it learns where nothing is said; its trunk starts from them.
     """
 
-    image_size: tuple[int, int]
-    loss: str
-    optimizer: str
-    learning_rate: float
-    batch: int
-    summary: str
-    teacher: str = "none"
+    help: str
+    image_size: tuple[int, int] = (480, 360)
+    loss: str = "l1"
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    batch: int = 8
+    latent_dim: int = 32
+    taught_dim: int = 64
+    teacher: str = NO_TEACHER
 
 
-ARCHITECTURES: dict[str, ArchitectureDefaults] = {
-    "edge": ArchitectureDefaults(
-        (480, 360), "l1", "adamw", 2e-3, 8, "dense 3x3 trunk with context, stride 8 (default)"
+ARCHITECTURES: dict[str, Architecture] = {
+    "edge": Architecture("small and fast"),
+    "lite": Architecture(
+        "starts from EfficientNet-Lite0 (extra teacher), better clusters, slower",
+        teacher="efficientnet_lite0",
     ),
-    "lite": ArchitectureDefaults(
-        (480, 360),
-        "l1",
-        "adamw",
-        2e-3,
-        8,
-        "EfficientNet-Lite0 stages 1 to 5 with context, stride 8; best with its teacher",
-        "efficientnet_lite0",
+    "shallow": Architecture(
+        "conv 32-64, stride 4, as in article 1", (224, 224), "mse", "sgd", 0.01
     ),
-    "shallow": ArchitectureDefaults(
-        (224, 224), "mse", "sgd", 0.01, 8, "conv 32-64, stride 4, as in article 1"
-    ),
-    "deep": ArchitectureDefaults(
-        (256, 256), "bce", "adam", 1e-3, 8, "conv 64-128-256, stride 8, as in article 2"
+    "deep": Architecture(
+        "conv 64-128-256, stride 8, as in article 2", (256, 256), "bce", "adam", 1e-3
     ),
 }
 
+DEFAULT_ARCHITECTURE = "edge"
 
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """Everything that rebuilds an autoencoder before its weights are loaded.
 
-    Attributes:
-        arch: A key of ``ARCHITECTURES``.
-        latent_dim: Latent channels D, 1..1024: how fine the segmentation can be.
-        channels: Image channels C, 1..16.
-        trained_dim: Latent channels in training, where they were reduced to ``latent_dim``
-            afterwards (see dimension.py); the decoder then starts with the way back.
-        classes: Classes of a supervised head (see ``add_class_head``); 0 for none.
-        head: Channels of that head's convolution.
-    """
-
-    arch: str = option(
-        "edge",
-        choices=tuple(ARCHITECTURES),
-        help="edge: small and fast; lite: starts from EfficientNet-Lite0 (extra teacher), better "
-        "clusters, slower; shallow, deep: as two articles have them (default {default})",
-    )
-    latent_dim: int = option(
-        32,
-        parse=dimension,
-        metavar="D|auto",
-        help="latent channels: how fine the segmentation can be (default {default}); auto trains "
-        "64 and keeps as many principal components as variance and clusters need",
-        shown=f"32, or {TAUGHT_DIM} with a teacher",
-    )
-    channels: int = option(
-        3,
-        choices=CHANNELS,
-        parse=int,
-        help="of the pictures (default {default})",
-        shown="3, or those of --modalities",
-    )
-    trained_dim: int | None = None
-    classes: int = 0
-    head: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values no network can be built from."""
-        if self.arch not in ARCHITECTURES:
-            raise UsageError(
-                f"architecture {self.arch!r} is unknown",
-                fix=f"Use one of {', '.join(sorted(ARCHITECTURES))}.",
-            )
-        if not 1 <= self.latent_dim <= 1024:
-            raise UsageError(
-                f"latent dimension {self.latent_dim} is not within 1..1024",
-                fix="Use 16 to 64 for most footage.",
-            )
-        if not self.latent_dim <= (self.trained_dim or self.latent_dim) <= 1024:
-            raise UsageError(
-                f"{self.latent_dim} latent channels are no reduction of {self.trained_dim}",
-                fix="Reduce to fewer channels than were trained.",
-            )
-        if not 1 <= self.channels <= 16:
-            raise UsageError(
-                f"{self.channels} image channels are not within 1..16",
-                fix="Use 3 for colour, 1 for grey, 4 for colour and thermal.",
-            )
-        if (self.classes, self.head) != (0, 0) and not (
-            2 <= self.classes <= 255 and 1 <= self.head <= 1024
-        ):
-            raise UsageError(
-                f"a head of {self.head} channels cannot tell {self.classes} classes apart",
-                fix="Use 2 to 255 classes and 1 to 1024 channels.",
-            )
-
-    @property
-    def encoded_dim(self) -> int:
-        """Channels that the deployed encoder gives: the head's, where there is one."""
-        return self.head or self.latent_dim
+def starts_pretrained(arch: str, teacher: str) -> bool:
+    """Say whether a trunk starts from the weights of the teacher that it learns from."""
+    return teacher != NO_TEACHER and teacher == ARCHITECTURES[arch].teacher

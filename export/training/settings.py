@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.export.network.catalogue import ARCHITECTURES
+from aeseg_edge.export.network.catalogue import ARCHITECTURES, NO_TEACHER
 from aeseg_edge.support.options import option, positive
 
 ARITHMETIC = ("auto", "float32", "bfloat16")
@@ -19,31 +19,26 @@ DEFAULT_STEPS = 1200
 """Steps where neither epochs nor minutes are given, rounded up to whole epochs."""
 
 _BY_ARCHITECTURE = "default: the architecture's"
+_TEACHERS = ", ".join(
+    f"{row.teacher} for {name}" for name, row in ARCHITECTURES.items() if row.teacher != NO_TEACHER
+)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train.
+    """How to train; the help of an option says what its field is.
 
     Attributes:
-        loss: ``l1``, ``mse`` or ``bce`` (``bce`` for decoders with sigmoid output).
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
         learning_rate: Peak of the OneCycle schedule.
-        batch: Images a step.
-        epochs: Passes over the footage; None for about 1200 steps.
-        minutes: Wall-clock limit instead of epochs; the schedule follows the clock.
         crop: Width and height of the crops; ``auto`` for about 2/3 of the frame, None for
             whole frames.
         weight_decay: For weights of two and more dimensions (not biases or norms).
         momentum: For ``sgd``.
-        augment: Mirror, scale, colour and noise; without it crops only move.
         seed: Decides every random draw, 0 or more.
         threads: CPU threads; None leaves torch's number. Repeatable for the same number.
         arithmetic: ``float32``; ``bfloat16`` for autocast (weights and losses stay float32);
             ``auto`` for bfloat16 where the processor has matrix units for it (AMX): measured
             2.3 times faster for `edge`, 5 times for `lite`.
-        teacher: Whose features latents have to give back, see ``teacher.open_teacher``;
-            ``none`` for pixels (and, with `edge`, appearance).
     """
 
     loss: str = option("l1", choices=LOSSES, help=_BY_ARCHITECTURE)
@@ -72,10 +67,10 @@ class TrainSettings:
     threads: int | None = None
     arithmetic: str = "auto"
     teacher: str = option(
-        "none",
+        NO_TEACHER,
         metavar="NAME",
         help="whose features to learn: none, efficientnet_lite0, timm:NAME or a NAME.train "
-        "folder (default: efficientnet_lite0 for lite, else none)",
+        f"folder (default: {_TEACHERS}, else {NO_TEACHER})",
     )
 
     def __post_init__(self) -> None:

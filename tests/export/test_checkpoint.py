@@ -20,7 +20,7 @@ from aeseg_edge.errors import TrainingError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
 from aeseg_edge.export.checkpoint import State  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.steps import keep_frames  # noqa: E402
 
 META = {"geometry": {"width": 64, "height": 64}, "training": {"epochs": 3}}

@@ -22,7 +22,7 @@ from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noq
 from aeseg_edge.export import pipeline  # noqa: E402
 from aeseg_edge.export.checkpoint import load_frames, save_frames, save_model  # noqa: E402
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.pipeline import train_bundle  # noqa: E402
 from aeseg_edge.export.reexport import export_bundle  # noqa: E402
 from aeseg_edge.export.region import frame_region  # noqa: E402

@@ -32,11 +32,11 @@ EXAMPLE = "aeseg calibrate street.aeseg night.mp4 --clusters 20 -o night.aeseg"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.export.settings import BundleOptions
+    from aeseg_edge.export.settings import TrainOptions
 
     parser.add_argument("bundle", type=Path)
     add_footage(parser, "videos, folders of images, globs, zips of images")
-    add_options(parser, BundleOptions, only=("max_frames",))
+    add_options(parser, TrainOptions, only=("max_frames",))
     add_options(parser, FitSettings, before="as in the bundle")
     add_names(parser, "default: those of the bundle itself; none for fresh names")
     add_json(parser)
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.settings import BundleOptions
+    from aeseg_edge.export.settings import TrainOptions
 
     sources = all_sources(options.sources, options)
     output = check_output(options.output, ".aeseg")
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
             progress=lambda done, total, source: progress.update(
                 "footage", done / max(1, total), str(source)
             ),
-            **given(options, BundleOptions),
+            **given(options, TrainOptions),
         )
         progress.update("footage", 1.0)
         _log.info("footage: %d frames", len(footage.frames))

@@ -27,12 +27,12 @@ _NEEDS = (
     *("classes", "ignore", "frames", "fit", "class_weights", "unseen", "min_agreement", "threads"),
 )
 AGREEMENT_FRAMES = 24
-MIN_AGREEMENT = 0.95
 
 
 def add_from_masks(parser: argparse.ArgumentParser) -> None:
     """Add ``--from-masks`` and what belongs to it."""
     from aeseg_edge.calibration.labels.naming import FITS, UNSEEN, WEIGHTS
+    from aeseg_edge.calibration.settings import FitSettings
 
     group = parser.add_argument_group("names from labelled frames")
     group.add_argument(
@@ -72,7 +72,8 @@ def add_from_masks(parser: argparse.ArgumentParser) -> None:
         "--min-agreement",
         type=share,
         metavar="SHARE",
-        help="with --fit linear: gate on agreement with fp32 (default: 0.95)",
+        help="with --fit linear: gate on agreement with fp32 (default: "
+        f"{FitSettings.minimum_agreement})",
     )
     group.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
 
@@ -106,12 +107,8 @@ def check_from_masks(options: argparse.Namespace) -> None:
 def name_from(bundle: Bundle, options: argparse.Namespace) -> tuple[Bundle, dict[str, Any]]:
     """Name a bundle's clusters from labelled frames, or fit a linear codebook to them.
 
-    Args:
-        bundle: Left as it is.
-        options: Of ``aeseg name``.
-
     Returns:
-        The named bundle, and what to report.
+        The named bundle, and what to report; ``bundle`` stays as it is.
 
     Raises:
         EvaluationError: Images, masks and classes do not fit together.
@@ -193,6 +190,7 @@ def _linear(
     from aeseg_edge.calibration.footage.masks import read_image
     from aeseg_edge.calibration.labels.linear import fit_linear, labelled_cells
     from aeseg_edge.calibration.labels.naming import mask_classes
+    from aeseg_edge.calibration.settings import FitSettings
 
     cells = labelled_cells(
         bundle,
@@ -216,10 +214,11 @@ def _linear(
     note = {**_note("linear", chosen, "power" if weighted else "none"), **fit.to_json()}
     # The picture in the bundle shows the old classes.
     draft = _noted(bundle.with_codebook(fit.codebook).with_preview(None), note)
+    gate: float | None = options.min_agreement
     finished, agreements, below = with_agreement(
         draft,
         [read_image(pair.image) for pair in others],
-        minimum=MIN_AGREEMENT if options.min_agreement is None else options.min_agreement,
+        minimum=FitSettings.minimum_agreement if gate is None else gate,
         threads=options.threads,
         progress=progress.update,
     )

@@ -29,8 +29,8 @@ EXAMPLE = "aeseg train drive.mp4 photos/ -o street.aeseg --imgsz 480x360 --clust
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.export.network.catalogue import AutoencoderConfig
-    from aeseg_edge.export.settings import SuperviseOptions, TrainOptions
+    from aeseg_edge.export.network.config import AutoencoderConfig
+    from aeseg_edge.export.settings import Labels, TrainOptions
     from aeseg_edge.export.training.settings import TrainSettings
 
     add_footage(parser, "videos, folders of images, globs, zips of images")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "classifier behind the encoder",
     )
     add_classes(group)
-    add_options(group, SuperviseOptions, only=("class_weights", "start", "tune"))
+    add_options(group, Labels)
     add_json(parser)
 
 
@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         from aeseg_edge.export import pipeline
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.cli.verbs.train_labels import check_label_free, check_labelled, train_labelled
-    from aeseg_edge.export.network.catalogue import ARCHITECTURES, TAUGHT_DIM, AutoencoderConfig
+    from aeseg_edge.export.network.catalogue import ARCHITECTURES, DEFAULT_ARCHITECTURE, NO_TEACHER
+    from aeseg_edge.export.network.config import AutoencoderConfig
     from aeseg_edge.export.settings import TrainOptions
     from aeseg_edge.export.supervise import arch_of
     from aeseg_edge.export.training.settings import TrainSettings
@@ -74,38 +75,36 @@ def run(options: argparse.Namespace) -> int:
     output = check_output(options.output, ".aeseg")
     labelled = options.masks is not None
     (check_labelled if labelled else check_label_free)(options)
-    arch = AutoencoderConfig.arch if options.start is None else arch_of(options.start)
+    arch = DEFAULT_ARCHITECTURE if options.start is None else arch_of(options.start)
     arch = options.arch or arch
-    usual = ARCHITECTURES[arch].teacher
-    teacher = options.teacher or usual
-    fit = fit_settings(options)
-    said = given(options, TrainSettings) | {"teacher": "none" if labelled else teacher}
-    training = TrainSettings.for_arch(arch, seed=fit.seed, threads=fit.threads, **said)
-    if labelled and teacher not in ("none", usual):
+    usual = ARCHITECTURES[arch]
+    teacher = options.teacher or usual.teacher
+    if labelled and teacher not in (NO_TEACHER, usual.teacher):
         raise UsageError(
             f"--teacher {teacher} does nothing with --masks",
             fix="Leave it out; lite starts from the weights of its own teacher.",
         )
+    fit = fit_settings(options)
+    said = given(options, TrainSettings) | {"teacher": teacher}
     network = given(options, AutoencoderConfig)
     automatic = options.latent_dim == "auto"
     if automatic:
         network["latent_dim"] = pipeline.TRAINED
-    elif teacher != "none" and not labelled:
-        network.setdefault("latent_dim", TAUGHT_DIM)
-    made = {
-        "model": AutoencoderConfig(**network),
-        "training": training,
-        "fit": fit,
-        "region": read_mask(options.roi),
-        "provenance": {"footage_licence": options.footage_licence}
-        if options.footage_licence
-        else {},
-    }
+    taught = teacher != NO_TEACHER and not labelled
+    network.setdefault("latent_dim", usual.taught_dim if taught else usual.latent_dim)
+    licence = options.footage_licence
+    settings = filled(
+        options,
+        TrainOptions,
+        model=AutoencoderConfig(**network),
+        training=TrainSettings.for_arch(arch, seed=fit.seed, threads=fit.threads, **said),
+        fit=fit,
+        reduce_to="auto" if automatic else None,
+        region=read_mask(options.roi),
+        provenance={"footage_licence": licence} if licence else {},
+    )
     if labelled:
-        pretrained = options.start is None and teacher != "none"
-        return train_labelled(options, output, pretrained=pretrained, **made)
-    reduce_to = "auto" if automatic else None
-    settings = filled(options, TrainOptions, reduce_to=reduce_to, **made)
+        return train_labelled(options, output, settings)
     with join_team() as team:
         if not team.first:
             logging.getLogger().setLevel(logging.ERROR)
@@ -113,7 +112,9 @@ def run(options: argparse.Namespace) -> int:
             return 0
         if team.size > 1:
             _log.info(
-                "%d processes train together, %d images a step each", team.size, training.batch
+                "%d processes train together, %d images a step each",
+                team.size,
+                settings.training.batch,
             )
         with Progress() as progress:
             trained = pipeline.train_bundle(

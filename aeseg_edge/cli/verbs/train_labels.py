@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aeseg_edge.cli.fields import filled
 from aeseg_edge.cli.options import read_mask
@@ -13,6 +14,7 @@ from aeseg_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.settings import FitSettings
+    from aeseg_edge.export.settings import TrainOptions
     from aeseg_edge.export.supervise import Supervised
 
 _ONLY_LABELLED = ("classes", "ignore", "class_weights", "start", "tune")
@@ -64,8 +66,8 @@ def check_labelled(options: argparse.Namespace) -> None:
         raise UsageError("--teacher does nothing with --from", fix="Leave it out.")
 
 
-def train_labelled(options: argparse.Namespace, output: Path, **made: Any) -> int:
-    """Run ``aeseg train --masks``; ``made`` are fields of ``SuperviseOptions``."""
+def train_labelled(options: argparse.Namespace, output: Path, settings: TrainOptions) -> int:
+    """Run ``aeseg train --masks``; ``settings`` are those of any training."""
     from aeseg_edge.calibration.footage.masks import read_classes
     from aeseg_edge.export.training.team import started_together
 
@@ -75,14 +77,17 @@ def train_labelled(options: argparse.Namespace, output: Path, **made: Any) -> in
             fix="Start it without torchrun; --threads uses all cores.",
         )
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.settings import SuperviseOptions
+    from aeseg_edge.export.settings import Labels
     from aeseg_edge.export.supervise import train_supervised
 
     names = read_classes(options.classes)
-    settings = filled(options, SuperviseOptions, class_names=names, ignore=options.ignore, **made)
+    labels = filled(options, Labels, masks=options.masks, class_names=names, ignore=options.ignore)
     with Progress() as progress:
         trained = train_supervised(
-            Path(options.sources[0]), options.masks, output, settings, progress=progress.update
+            Path(options.sources[0]),
+            output,
+            replace(settings, labels=labels),
+            progress=progress.update,
         )
     _report(trained, output, options, settings.fit)
     return 0

@@ -164,7 +164,7 @@ def edge() -> tuple[bytes, GraphSpec]:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     from aeseg_edge.export.network.autoencoder import build_autoencoder
-    from aeseg_edge.export.network.catalogue import AutoencoderConfig
+    from aeseg_edge.export.network.config import AutoencoderConfig
     from aeseg_edge.export.onnx.encoder import export_encoder
 
     model = build_autoencoder(AutoencoderConfig("edge", latent_dim=8), seed=0).eval()

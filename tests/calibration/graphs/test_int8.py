@@ -63,7 +63,7 @@ def test_a_clipped_activation_becomes_the_range_of_its_convolution(
     """The range before a ReLU6 is ten times too wide: 77 % of labels instead of 96 %."""
     pytest.importorskip("torch")
     from aeseg_edge.export.network.autoencoder import build_autoencoder
-    from aeseg_edge.export.network.catalogue import AutoencoderConfig
+    from aeseg_edge.export.network.config import AutoencoderConfig
     from aeseg_edge.export.onnx.encoder import export_encoder
 
     network = build_autoencoder(AutoencoderConfig("lite", 4), seed=0).eval()

@@ -112,7 +112,7 @@ def test_every_shape_of_the_network_can_be_put_back(backend: str) -> None:
     """`lite` has ReLU6, depthwise convolutions and sums; `edge` sums and resizes."""
     pytest.importorskip("torch")
     from aeseg_edge.export.network.autoencoder import build_autoencoder
-    from aeseg_edge.export.network.catalogue import AutoencoderConfig
+    from aeseg_edge.export.network.config import AutoencoderConfig
     from aeseg_edge.export.onnx.encoder import export_encoder
 
     network = build_autoencoder(AutoencoderConfig("lite", 4), seed=0).eval()

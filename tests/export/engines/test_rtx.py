@@ -55,7 +55,7 @@ def graphs(request: pytest.FixtureRequest) -> tuple[str, GraphSpec, dict[str, by
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     from aeseg_edge.export.network.autoencoder import build_autoencoder
-    from aeseg_edge.export.network.catalogue import AutoencoderConfig
+    from aeseg_edge.export.network.config import AutoencoderConfig
     from aeseg_edge.export.onnx.encoder import export_encoder
 
     model = build_autoencoder(AutoencoderConfig(request.param, latent_dim=DIM), seed=0)
@@ -110,7 +110,7 @@ def test_the_fp16_engine_of_edge_as_it_is_deployed_has_few_kernels() -> None:
     codebook, the defaults."""
     pytest.importorskip("onnxscript")
     from aeseg_edge.export.network.autoencoder import build_autoencoder
-    from aeseg_edge.export.network.catalogue import AutoencoderConfig
+    from aeseg_edge.export.network.config import AutoencoderConfig
     from aeseg_edge.export.onnx.encoder import export_encoder
 
     model = build_autoencoder(AutoencoderConfig("edge", latent_dim=64), seed=0)

@@ -10,7 +10,8 @@ from torch import fx, nn  # noqa: E402
 
 from aeseg_edge.errors import UsageError  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import ARCHITECTURES, AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.catalogue import ARCHITECTURES  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 
 ARCHS = sorted(ARCHITECTURES)
 STRIDES = {"edge": (8, 32), "lite": (8, 32), "shallow": (4, 4), "deep": (8, 8)}
@@ -172,7 +173,7 @@ def test_defaults_are_sizes_the_network_takes_after_rounding(arch: str) -> None:
     defaults = ARCHITECTURES[arch]
     assert min(defaults.image_size) >= network(arch).multiple
     assert defaults.batch >= 1
-    assert defaults.summary
+    assert defaults.help
 
 
 # --- refusals -------------------------------------------------------------------------------------

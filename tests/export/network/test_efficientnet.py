@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from aeseg_edge.errors import MissingDependency, TrainingError  # noqa: E402
 from aeseg_edge.export.network import efficientnet  # noqa: E402
 from aeseg_edge.export.network.autoencoder import MEAN, STD, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.network.efficientnet import (  # noqa: E402
     CENTRED,
     Classifier,

@@ -20,7 +20,8 @@ from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import UsageError  # noqa: E402
 from aeseg_edge.export.checkpoint import load_model, save_frames, save_model  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import ARCHITECTURES, AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.catalogue import ARCHITECTURES  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.network.reduce import fold, principal_axes, reduce_latents  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 

@@ -18,7 +18,7 @@ from aeseg_edge.calibration.graphs.assemble import centre_latents  # noqa: E402
 from aeseg_edge.errors import ExportError  # noqa: E402
 from aeseg_edge.export.checkpoint import load_model, save_frames, save_model  # noqa: E402
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.onnx.decoder import export_decoder, folded_mean  # noqa: E402
 from aeseg_edge.export.onnx.encoder import export_encoder  # noqa: E402
 from aeseg_edge.export.reexport import export_bundle  # noqa: E402

@@ -28,7 +28,8 @@ from aeseg_edge.calibration.graphs.assemble import (  # noqa: E402
 )
 from aeseg_edge.errors import CodebookError, ExportError  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import ARCHITECTURES, AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.catalogue import ARCHITECTURES  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.onnx.encoder import export_encoder  # noqa: E402
 
 HEIGHT, WIDTH, DIM = 160, 160, 8

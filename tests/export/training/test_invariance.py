@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.training.augment import disturb  # noqa: E402
 from aeseg_edge.export.training.invariance import PLACES, even_latents, evened, view_covariance  # noqa: E402
 

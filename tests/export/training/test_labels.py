@@ -21,7 +21,7 @@ from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import EvaluationError, FootageError, UsageError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
 from aeseg_edge.export.network.autoencoder import add_class_head, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.network.windows import Windows  # noqa: E402
 from aeseg_edge.export.training.labels import (  # noqa: E402
     CrossEntropy,
@@ -393,13 +393,13 @@ def test_options_that_do_not_go_together_are_refused(
 
 def test_the_trunk_of_lite_learns_slowly_also_from_a_checkpoint(tmp_path: Path) -> None:
     from aeseg_edge.export.checkpoint import save_model
-    from aeseg_edge.export.settings import SuperviseOptions
+    from aeseg_edge.export.settings import Labels, TrainOptions
     from aeseg_edge.export.supervise import _network
 
     start = tmp_path / "before.train"
     before = build_autoencoder(AutoencoderConfig("lite", 4), seed=0)
     save_model(start, before, {"geometry": {"width": 64, "height": 64}})
-    options = SuperviseOptions(class_names=("a", "b"), ignore=None, start=start)
+    options = TrainOptions(labels=Labels(tmp_path, class_names=("a", "b"), start=start))
     found = _network(options, tmp_path / "after.train")[0]
     slow = {id(weight) for weight in found.pretrained_weights()}
     assert slow == {id(weight) for weight in found.trunk.features.parameters()}

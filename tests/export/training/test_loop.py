@@ -21,7 +21,7 @@ from aeseg_edge.calibration.footage.gather import Footage, FootageReport  # noqa
 from aeseg_edge.errors import TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.training import loop as module  # noqa: E402
 from aeseg_edge.export.training.loop import TrainProgress, TrainSettings, train  # noqa: E402
 from aeseg_edge.export.training.losses import Batch, Reconstruction  # noqa: E402

@@ -12,7 +12,7 @@ from torch import Tensor  # noqa: E402
 
 from aeseg_edge.errors import UsageError  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.training.losses import LOSSES, Batch, Reconstruction  # noqa: E402
 
 PREDICTION = torch.tensor([[[[0.0, 2.0], [-1.0, 0.5]]]])

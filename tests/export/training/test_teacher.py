@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from aeseg_edge.errors import MissingDependency, UsageError  # noqa: E402
 from aeseg_edge.export.checkpoint import save_model  # noqa: E402
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.network.windows import Windows  # noqa: E402
 from aeseg_edge.export.training.losses import Batch, Taught  # noqa: E402
 from aeseg_edge.export.training.teacher import FeatureMap, Targets, make_targets, open_teacher  # noqa: E402

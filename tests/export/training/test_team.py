@@ -20,7 +20,7 @@ from aeseg_edge.calibration.footage.gather import Footage, FootageReport  # noqa
 from aeseg_edge.cli.main import main  # noqa: E402
 from aeseg_edge.errors import TrainingError  # noqa: E402
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
-from aeseg_edge.export.network.catalogue import AutoencoderConfig  # noqa: E402
+from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.training import team as module  # noqa: E402
 from aeseg_edge.export.training.augment import Augmentation, disturb  # noqa: E402
 from aeseg_edge.export.training.loop import TrainSettings, train  # noqa: E402

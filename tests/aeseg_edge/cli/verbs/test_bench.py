@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,3 +133,33 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     assert main(["bench", str(v1_bundle), *options]) == 2
     assert words in capsys.readouterr().err
+
+
+def read(captured: Output) -> Any:
+    """What is on standard output, all of it, is one JSON text."""
+    return json.loads(captured.readouterr().out)
+
+
+def test_bench_gives_percentiles_of_every_stage(v1_bundle: Path, capsys: Output) -> None:
+    command = ["bench", str(v1_bundle), "--frames", "10", "--warmup", "0", "--threads", "1"]
+    assert main([*command, "--json", "-"]) == 0
+    report = read(capsys)
+    assert report["frames"] == 10
+    stages = ["preprocess", "copy_in", "inference", "copy_out", "postprocess", "total"]
+    assert list(report["stages_ms"]) == stages
+    for summary in report["stages_ms"].values():
+        assert {"p50", "p90", "p95", "p99", "mean", "max"} <= set(summary)
+        assert summary["p50"] <= summary["p99"] <= summary["max"]
+    assert report["fps"] > 0
+    assert report["precision"] == "int8"
+    assert report["settings"]["threads"] == 1
+
+
+def test_bench_takes_a_source_and_a_precision(
+    v1_bundle: Path, street: Path, capsys: Output
+) -> None:
+    command = ["bench", str(v1_bundle), str(street / "images"), "--frames", "4", "--warmup", "0"]
+    assert main([*command, "--precision", "fp32"]) == 0
+    out = capsys.readouterr().out
+    assert "fp32 on onnxruntime" in out
+    assert "120x80" in out
