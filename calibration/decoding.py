@@ -12,6 +12,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import DecoderParts
 from aeseg_edge.bundle.geometry import fit_region
+from aeseg_edge.calibration.clusters.methods import measure_of
 from aeseg_edge.segment.decoder import Decoder, Decoding
 from aeseg_edge.segment.segmenter import Segmenter
 
@@ -89,4 +90,4 @@ def _stand_in(codebook: Codebook, norm: float) -> NDArray[np.float64]:
         return np.zeros((codebook.clusters, codebook.latent_dim))
     centres = codebook.centres.astype(np.float64)
     # Unit centres are directions: they get the length that latents have.
-    return centres * norm if codebook.method == "spherical" else centres
+    return centres * norm if measure_of(codebook.method) == "cosine" else centres

@@ -19,6 +19,7 @@ from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.drift import spread_of
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.calibration.clusters.clustering import Clustering, reordered
 from aeseg_edge.calibration.clusters.count import Choice
 from aeseg_edge.calibration.clusters.latents import (
     EncoderSession,
@@ -32,7 +33,7 @@ from aeseg_edge.calibration.clusters.match import (
     encoder_shift,
     match_codebooks,
 )
-from aeseg_edge.calibration.clusters.methods import Clustering, reordered
+from aeseg_edge.calibration.clusters.methods import listed, measure_of
 from aeseg_edge.calibration.clusters.stability import Stability
 from aeseg_edge.calibration.entries import (
     Progress,
@@ -182,7 +183,9 @@ def fit_bundle(
         entries=fresh_entries(),
         gate=width,
         squares=spec.squares,
-        spread=spread_of(samples.latents, codebook, map(seen, ranges_on)),
+        spread=spread_of(
+            samples.latents, codebook, map(seen, ranges_on), measure=measure_of(codebook.method)
+        ),
         training={
             **(training or {}),
             "calibration": {
@@ -221,8 +224,7 @@ def _shift(
     if names_from.codebook.centres is None:
         raise CalibrationError(
             f"the old codebook ({names_from.codebook.method}) has no centres to compare with",
-            fix="Names carry over between kmeans, spherical and gmm codebooks; use "
-            "--names-from none.",
+            fix=f"Names carry over between {listed()} codebooks; use --names-from none.",
         )
     shift = encoder_shift(EncoderSession(encoder_of(names_from), threads=threads), session, frames)
     if not centre and shift.any():

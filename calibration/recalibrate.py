@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Manifest
-from aeseg_edge.calibration.clusters.methods import METHODS
-from aeseg_edge.calibration.clusters.regions import BALANCES
+from aeseg_edge.calibration.clusters.methods import BALANCES, method_of
 from aeseg_edge.calibration.decoding import attach_decoder
 from aeseg_edge.calibration.entries import REFERENCE, Progress
 from aeseg_edge.calibration.fit import Fitted, fit_bundle
@@ -95,7 +94,7 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
         told["balance"] = recorded["balance"]
     for method in (manifest.method, recorded.get("method")):
         name, _, covariance = str(method).partition("-")
-        if name in METHODS:
+        if method_of(name) is not None:
             told["clustering"] = name
             if covariance:
                 told["covariance"] = covariance

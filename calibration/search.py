@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.calibration.clusters.clustering import Clustering
 from aeseg_edge.calibration.clusters.count import Choice, choose_clusters
+from aeseg_edge.calibration.clusters.kmeans import MANY
 from aeseg_edge.calibration.clusters.latents import Boxes, EncoderSession, Samples
-from aeseg_edge.calibration.clusters.methods import Clustering, cluster, codebook_from, with_shares
+from aeseg_edge.calibration.clusters.methods import METHODS, cluster, codebook_from, with_shares
 from aeseg_edge.calibration.clusters.regions import collect_regions, fine_clusters
 from aeseg_edge.calibration.clusters.stability import ENOUGH, LOW, Stability, between_halves
-from aeseg_edge.calibration.clusters.starts import MANY
 from aeseg_edge.calibration.settings import FitSettings
 
 _log = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ def _regions(
     fine = cluster(
         few.latents,
         count,
-        method="spherical" if settings.clustering == "spherical" else "kmeans",
+        method=METHODS[settings.clustering].for_regions,
         restarts=2,
         seed=settings.seed,
     )

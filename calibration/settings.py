@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from aeseg_edge.calibration.clusters.methods import MAX_CLUSTERS, METHODS
+from aeseg_edge.calibration.clusters.kmeans import MANY, RESTARTS
+from aeseg_edge.calibration.clusters.methods import (
+    BALANCES,
+    DEFAULT_METHOD,
+    MAX_CLUSTERS,
+    METHODS,
+)
 from aeseg_edge.calibration.clusters.mixture import DEFAULT_COVARIANCE, check_covariance
-from aeseg_edge.calibration.clusters.regions import BALANCES
-from aeseg_edge.calibration.clusters.starts import MANY, RESTARTS
 from aeseg_edge.errors import CalibrationError, UsageError
 
 
@@ -20,8 +24,8 @@ class FitSettings:
         clusters: K.
         cluster_range: Lowest and highest K to choose from by ``choose.CRITERION``; ``clusters``
             does not count then. None for the K of ``clusters``.
-        clustering: ``kmeans``, ``spherical`` or ``gmm``.
-        covariance: With ``gmm``: ``tied``, ``diag`` or ``spherical``.
+        clustering: A key of ``METHODS``.
+        covariance: With a mixture: ``tied``, ``diag`` or ``spherical``.
         balance: ``regions`` clusters one vector a region of each frame, ``none`` latents.
         restarts: K-means starts; 16 when None, fewer beyond 32 clusters; up to 32 clusters three
             times as many where the clusters of halves of the frames disagree.
@@ -39,7 +43,7 @@ class FitSettings:
 
     clusters: int = 27
     cluster_range: tuple[int, int] | None = None
-    clustering: str = "spherical"
+    clustering: str = DEFAULT_METHOD
     covariance: str = DEFAULT_COVARIANCE
     balance: str = "none"
     restarts: int | None = None

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.calibration.clusters.clustering import Clustering
 from aeseg_edge.calibration.clusters.curves import Curve
 from aeseg_edge.calibration.clusters.latents import Samples, Tick
-from aeseg_edge.calibration.clusters.methods import Clustering, unit
+from aeseg_edge.calibration.clusters.methods import METHODS
 from aeseg_edge.calibration.clusters.stability import LOW, between_halves
 from aeseg_edge.errors import CalibrationError, MissingDependency
 
@@ -136,7 +137,7 @@ def choose_clusters(
         points: What is clustered, with frames.
         limits: Lowest and highest K.
         fit: Clusters so many vectors into so many clusters.
-        method: ``spherical`` measures silhouettes between directions.
+        method: A key of ``METHODS``: silhouettes are measured between its points.
         seed: Makes the choice repeatable.
         tick: Called with the fraction done.
 
@@ -153,7 +154,7 @@ def choose_clusters(
         ) from error
     few = points.pick(EXAMINED, seed)
     shown = few.pick(SILHOUETTES, seed)
-    space = unit(shown.latents) if method == "spherical" else shown.latents
+    space = METHODS[method].prepare(shown.latents)
     values = grid(*limits)
     candidates, refused = [], None
     for index, clusters in enumerate(values):

@@ -20,8 +20,6 @@ from aeseg_edge.calibration.clusters.latents import Boxes, EncoderSession, Sampl
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.require import import_scipy
 
-BALANCES = ("none", "regions")
-
 FINE_CLUSTERS = 40
 """Clusters that regions are made of; 1.5 times K where that is more."""
 
