@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.calibration.assemble import Material, Progress
+from aeseg_edge.calibration.clusters.match import encoder_of
 from aeseg_edge.calibration.clusters.methods import BALANCES, method_of
-from aeseg_edge.calibration.decoding import attach_decoder
-from aeseg_edge.calibration.entries import REFERENCE, Progress
 from aeseg_edge.calibration.fit import Fitted, fit_bundle
-from aeseg_edge.calibration.graphs.assemble import detach_head
-from aeseg_edge.calibration.score.sensitivity import RECORD
+from aeseg_edge.calibration.graphs.exclude import RECORD
 from aeseg_edge.calibration.settings import FitSettings
 
 
@@ -37,7 +34,7 @@ def recalibrate(
         bundle: Its fp32 graph is the encoder; it stays as it is.
         frames: uint8 [H, W, C] each, at the graph's size.
         settings: See ``FitSettings``.
-        sizes: int64 [N, 2], rows and columns of each frame at its source, see ``fit_bundle``.
+        sizes: int64 [N, 2], rows and columns of each frame at its source, see ``Material``.
         provenance: Of the new footage, for the manifest.
         names_from: Whose names to keep, see ``fit_bundle``; may be ``bundle`` itself.
         progress: Called with a stage and its fraction.
@@ -47,29 +44,23 @@ def recalibrate(
         ExportError: If the bundle's graph is not one of this project.
     """
     manifest = bundle.manifest
-    encoder = detach_head(onnx.load_from_string(bundle.graph(*REFERENCE)))
-    fitted = fit_bundle(
+    encoder = encoder_of(bundle)
+    decoder = bundle.decoder
+    material = Material(
         encoder,
         frames,
-        spec=manifest.spec,
-        geometry=manifest.geometry,
-        multiple=manifest.multiple,
-        settings=settings,
-        training={k: v for k, v in manifest.training.items() if k != "calibration"},
-        provenance={**manifest.provenance, **(provenance or {})},
+        manifest.spec,
+        manifest.geometry,
+        manifest.multiple,
         region=bundle.region,
         sizes=sizes,
-        centre=False,
-        names_from=names_from,
-        progress=progress,
+        modalities=manifest.modalities,
+        # The encoder is as it was, and so its decoder; means and errors are the new footage's.
+        decoder=None if decoder is None else lambda _: decoder.graph,
+        training={k: v for k, v in manifest.training.items() if k != "calibration"},
+        provenance={**manifest.provenance, **(provenance or {})},
     )
-    if manifest.modalities:
-        fitted = replace(fitted, bundle=fitted.bundle.with_modalities(manifest.modalities))
-    if (decoder := bundle.decoder) is None:
-        return fitted
-    # The encoder is as it was, and so its decoder; means and errors are the new footage's.
-    drawn = attach_decoder(fitted.bundle, decoder.graph, frames, threads=settings.threads)
-    return replace(fitted, bundle=drawn)
+    return fit_bundle(material, settings, centre=False, names_from=names_from, progress=progress)
 
 
 def settings_of(manifest: Manifest) -> dict[str, Any]:

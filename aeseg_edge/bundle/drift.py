@@ -27,7 +27,8 @@ class Spread:
     """Distances of calibration's latents to their centres.
 
     Attributes:
-        measure: ``cosine``: 1 minus the largest cosine with a centre, where these are directions. ``euclidean``: to the nearest centre.
+        measure: ``cosine``: 1 minus the largest cosine with a centre, where these are
+            directions. ``euclidean``: to the nearest centre.
         percentiles: At ``LEVELS``.
         usual: ``unlike`` of nine tenths of calibration's own frames is at most this.
     """

@@ -39,14 +39,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-ARCHS = ("edge", "lite", "shallow", "deep")
-DEFAULT_TEACHER = {"lite": "efficientnet_lite0"}
-DEFAULT_DIM = {False: 32, True: 64}
-"""Latent channels without and with a teacher."""
-
 
 def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     """Add this module's verbs."""
+    from aeseg_edge.export.network.catalogue import ARCHITECTURES, DEFAULT_ARCHITECTURE
+
     train = add_verb(
         verbs,
         common,
@@ -65,8 +62,8 @@ def add_verbs(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     train.add_argument("-o", "--output", required=True, type=Path, metavar="NAME.aeseg")
     train.add_argument(
         "--arch",
-        choices=ARCHS,
-        default="edge",
+        choices=tuple(ARCHITECTURES),
+        default=DEFAULT_ARCHITECTURE,
         help="edge: small and fast; lite: starts from EfficientNet-Lite0 (extra teacher), better "
         "clusters, slower; shallow, deep: as two articles have them (default edge)",
     )
@@ -258,6 +255,7 @@ def _train(options: argparse.Namespace) -> int:
     pipeline = _import_pipeline()
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.network.autoencoder import AutoencoderConfig
+    from aeseg_edge.export.network.catalogue import ARCHITECTURES
     from aeseg_edge.export.training.settings import TrainSettings
 
     sources = all_sources(options.sources, options)
@@ -271,10 +269,9 @@ def _train(options: argparse.Namespace) -> int:
         fill_defaults(options)
     else:
         check_supervised(options)
-    from aeseg_edge.export.supervise import arch_of
-
-    arch = options.arch or arch_of(options.start)
-    teacher = options.teacher or DEFAULT_TEACHER.get(arch, "none")
+    arch = options.arch or pipeline.arch_of(options.start)
+    default_teacher = ARCHITECTURES[arch].teacher
+    teacher = options.teacher or default_teacher
     training = TrainSettings.for_arch(
         arch,
         loss=options.loss,
@@ -286,23 +283,25 @@ def _train(options: argparse.Namespace) -> int:
         augment=not options.no_augment,
         seed=options.seed,
         threads=options.threads,
-        teacher=teacher if options.masks is None else "none",
+        teacher=teacher,
     )
     if options.masks is not None:
-        if teacher not in ("none", DEFAULT_TEACHER.get(arch)):
+        if teacher not in ("none", default_teacher):
             raise UsageError(
                 f"--teacher {teacher} does nothing with --masks",
                 fix="Leave it out; lite starts from the weights of its own teacher.",
             )
-        pretrained = options.start is None and teacher != "none"
-        return train_with_labels(
-            options, output, training, fit_settings(options), pretrained=pretrained
-        )
+        return train_with_labels(options, output, training, fit_settings(options))
     provenance = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
     automatic = options.latent_dim == "auto"
-    dim = pipeline.TRAINED if automatic else options.latent_dim or DEFAULT_DIM[teacher != "none"]
+    dim = (
+        pipeline.TRAINED
+        if automatic
+        else options.latent_dim
+        or (ARCHITECTURES[arch].latent_dim if teacher == "none" else ARCHITECTURES[arch].taught_dim)
+    )
     settings = pipeline.TrainOptions(
         model=AutoencoderConfig(options.arch, dim, options.channels or 3),
         reduce_to="auto" if automatic else None,
@@ -338,20 +337,18 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    _import_pipeline()
+    pipeline = _import_pipeline()
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.reexport import export_bundle, remembered_fit
-    from aeseg_edge.export.supervise import is_supervised
 
     both = options.sources or options.modalities is not None
     sources = all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
-    settings = fit_settings(options, remembered_fit(options.folder))
-    if is_supervised(options.folder):
+    settings = fit_settings(options, pipeline.remembered_fit(options.folder))
+    if pipeline.has_labels(options.folder):
         return export_with_labels(options, output, settings)
     names = _names(options, None)
     with Progress() as progress:
-        trained = export_bundle(
+        trained = pipeline.export_bundle(
             options.folder,
             output,
             sources=sources,

@@ -11,8 +11,8 @@ from aeseg_edge.cli.options import entries_table, read_mask, write_json
 from aeseg_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from aeseg_edge.calibration.assemble import Assembled
     from aeseg_edge.calibration.fit import FitSettings
-    from aeseg_edge.export.supervise import Supervised
     from aeseg_edge.export.training.settings import TrainSettings
 
 # What the label-free training takes where nothing is said. The parser's own defaults are
@@ -111,8 +111,6 @@ def train_with_labels(
     output: Path,
     training: TrainSettings,
     fit: FitSettings,
-    *,
-    pretrained: bool,
 ) -> int:
     """Run ``aeseg train --masks``.
 
@@ -121,7 +119,6 @@ def train_with_labels(
         output: NAME.aeseg.
         training: How to train.
         fit: Ranges and gate.
-        pretrained: Start the trunk of ``lite`` from ImageNet's weights.
     """
     from aeseg_edge.calibration.footage.masks import read_classes
     from aeseg_edge.export.training.team import started_together
@@ -133,7 +130,7 @@ def train_with_labels(
         )
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.network.autoencoder import AutoencoderConfig
-    from aeseg_edge.export.supervise import SuperviseOptions, train_supervised
+    from aeseg_edge.export.pipeline import Labels, TrainOptions, train_bundle
 
     model = AutoencoderConfig(
         options.arch or _DEFAULTS["arch"],
@@ -143,14 +140,16 @@ def train_with_labels(
     provenance: dict[str, Any] = {}
     if options.footage_licence:
         provenance["footage_licence"] = options.footage_licence
-    settings = SuperviseOptions(
-        class_names=read_classes(options.classes),
-        ignore=options.ignore,
-        class_weights=options.class_weights or "none",
-        start=options.start,
-        tune=options.tune or "all",
+    settings = TrainOptions(
+        labels=Labels(
+            options.masks,
+            class_names=read_classes(options.classes),
+            ignore=options.ignore,
+            class_weights=options.class_weights or "none",
+            start=options.start,
+            tune=options.tune or "all",
+        ),
         model=model,
-        pretrained=pretrained,
         image_size=options.imgsz,
         resize=options.resize,
         output_stride=options.output_stride,
@@ -163,10 +162,8 @@ def train_with_labels(
         provenance=provenance,
     )
     with Progress() as progress:
-        trained = train_supervised(
-            Path(options.sources[0]), options.masks, output, settings, progress=progress.update
-        )
-    _report(trained, output, options)
+        trained = train_bundle(options.sources, output, settings, progress=progress.update)
+    _report(trained.made, output, options)
     return 0
 
 
@@ -177,7 +174,7 @@ def export_with_labels(options: argparse.Namespace, output: Path, fit: FitSettin
         UsageError: For options that are for label-free checkpoints.
     """
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.supervise import export_supervised
+    from aeseg_edge.export.pipeline import export_bundle
 
     for name in (
         *(*_CLUSTERS, "names_from", "latent_dim", "with_decoder", "modalities", "sources"),
@@ -188,7 +185,7 @@ def export_with_labels(options: argparse.Namespace, output: Path, fit: FitSettin
                 fix="Leave it out.",
             )
     with Progress() as progress:
-        exported = export_supervised(
+        exported = export_bundle(
             options.folder,
             output,
             image_size=options.imgsz,
@@ -197,7 +194,7 @@ def export_with_labels(options: argparse.Namespace, output: Path, fit: FitSettin
             region=read_mask(options.roi),
             progress=progress.update,
         )
-    _report(exported, output, options)
+    _report(exported.made, output, options)
     return 0
 
 
@@ -219,7 +216,7 @@ def check_label_free(method: str, options: argparse.Namespace) -> None:
         )
 
 
-def _report(made: Supervised, output: Path, options: argparse.Namespace) -> None:
+def _report(made: Assembled, output: Path, options: argparse.Namespace) -> None:
     manifest = made.bundle.manifest
     training = dict(manifest.training)
     if options.json != "-":

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from aeseg_edge.errors import UsageError
-from aeseg_edge.export.network.autoencoder import ARCHITECTURES
+from aeseg_edge.export.network.catalogue import ARCHITECTURES
 from aeseg_edge.export.training.losses import Reconstruction
 
 ARITHMETIC = ("auto", "float32", "bfloat16")

@@ -14,7 +14,7 @@ from aeseg_edge.calibration.clusters.kmeans import best_start, rand_index
 from aeseg_edge.calibration.clusters.latents import Samples
 from aeseg_edge.calibration.clusters.methods import Clustering, cluster
 from aeseg_edge.calibration.clusters.stability import Stability, between_halves, split_frames
-from aeseg_edge.calibration.search import Found, find_codebook
+from aeseg_edge.calibration.fit import Found, find_codebook
 from aeseg_edge.calibration.settings import FitSettings
 
 FRAMES = 20
