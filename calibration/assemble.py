@@ -44,6 +44,7 @@ from aeseg_edge.calibration.score.sensitivity import exclude_layers
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import AesegError
 from aeseg_edge.segment.decoder import Decoder, Decoding
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.require import import_cv2
 
 _log = logging.getLogger(__name__)
@@ -326,7 +327,7 @@ def decoder_parts(
         threads: For ONNX Runtime.
         progress: Called with the fraction done.
     """
-    chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, DECODED).astype(int))]
+    chosen = [frames[i] for i in evenly(len(frames), DECODED, rounded=False)]
     codebook, manifest = bundle.codebook, bundle.manifest
     parts = DecoderParts(graph, None, 0.0, 0.0, len(chosen))
     decoder = Decoder(parts, manifest.spec, manifest.geometry, codebook, threads=threads)
@@ -447,18 +448,17 @@ def _judged(
         )
     entries = []
     for entry in manifest.entries:
-        found = agreements.get(entry.key)
-        if found is not None:
+        if (mine := agreements.get(entry.key)) is not None:
             notes = [_NOTES.get(entry.key, "")]
             floats = excluded_of(manifest.training, entry.backend)
             if entry.precision == "int8" and floats:
                 notes.insert(0, f"not in int8: {', '.join(floats)}")
             if entry.key in below:
-                share = 100 * found.labels_equal
+                share = 100 * mine.labels_equal
                 notes.insert(0, f"agrees with fp32 on {share:.1f} % of labels, gate {minimum}")
             entry = replace(
                 entry,
-                agreement=found.to_json(),
+                agreement=mine.to_json(),
                 recommended=entry.key not in below,
                 note="; ".join(filter(None, notes)),
             )

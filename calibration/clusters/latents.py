@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.calibration.graphs.assemble import ENCODED, FRAME
 from aeseg_edge.errors import CalibrationError, MissingDependency
+from aeseg_edge.support.choose import evenly
 
 Tick = Callable[[float], None]
 
@@ -137,7 +138,7 @@ def draw_samples(
         raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
     generator = np.random.default_rng(seed)
     # One latent of each frame at least, and no more frames than latents are wanted.
-    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
+    chosen = evenly(len(frames), count)
     share = -(-count // len(chosen))
     samples = np.empty((0, 0), np.float32)
     origins = np.empty(0, np.int64)

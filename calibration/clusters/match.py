@@ -22,6 +22,7 @@ from aeseg_edge.calibration.clusters.latents import EncoderSession
 from aeseg_edge.calibration.clusters.methods import listed, measure_of, unit
 from aeseg_edge.calibration.graphs.assemble import detach_head
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.require import import_scipy
 
 FARTHEST = 0.5
@@ -169,7 +170,7 @@ def encoder_shift(
         "use --names-from none."
     )
     apart, latents = [], []
-    for index in np.unique(np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)):
+    for index in evenly(len(frames), SHOWN):
         try:
             first, second = old(frames[index]), new(frames[index])
         except Exception as error:  # onnxruntime's own classes are not importable by name

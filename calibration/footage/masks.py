@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import EvaluationError, MissingDependency
+from aeseg_edge.support.choose import evenly
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -136,8 +137,7 @@ def evenly_spaced(pairs: Sequence[Pair], count: int | None) -> tuple[Pair, ...]:
         return tuple(pairs)
     if count == 1:
         return (pairs[len(pairs) // 2],)
-    places = np.linspace(0, len(pairs) - 1, count).round().astype(int)
-    return tuple(pairs[place] for place in places)
+    return tuple(pairs[place] for place in evenly(len(pairs), count))
 
 
 def fit_mask(

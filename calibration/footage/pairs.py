@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.bundle.manifest import Modality
-from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources, spread
+from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources
 from aeseg_edge.errors import UsageError
 from aeseg_edge.sources.pairs import Pairs, check_modalities, is_pairs, open_pairs, read_pair
+from aeseg_edge.support.choose import middles
 
 
 class PairReader:
@@ -46,7 +47,7 @@ class PairReader:
             SourceError: If the pictures of a pair have different sizes.
         """
         written: Sizes = []
-        for index in spread(self.found, len(room)):
+        for index in middles(self.found, len(room)):
             files = self._pairs.files[index]
             tick()
             image = read_pair(files, self._pairs.modalities)

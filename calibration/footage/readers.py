@@ -30,6 +30,7 @@ from aeseg_edge.sources.images import (
     decode_image,
     natural,
 )
+from aeseg_edge.support.choose import middles
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import as_text, is_utf8
 from aeseg_edge.support.zips import read_member
@@ -133,7 +134,7 @@ class ImageReader:
     ) -> Sizes:
         """Read images, evenly spread, into the room given; see ``Reader``."""
         written: Sizes = []
-        for name, data in self._contents([self.files[i] for i in spread(self.found, len(room))]):
+        for name, data in self._contents([self.files[i] for i in middles(self.found, len(room))]):
             tick()
             image = decode_image(data, geometry.channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
@@ -249,7 +250,7 @@ class VideoReader:
         if geometry.channels not in (1, 3):
             self.notes.skip(self.source, f"has 3 channels, {geometry.channels} are wanted")
             return []
-        wanted = spread(claimed, budget)
+        wanted = middles(claimed, budget)
         written, readable = self._read(wanted, room, geometry, tick)
         if self.notes.too_small:
             return []
@@ -262,7 +263,7 @@ class VideoReader:
         if reached < 0.9 * min(budget, readable) or readable > 1.1 * claimed:
             # The container was wrong about its length: spread over the true one.
             self.notes.unreadable.clear()
-            written, readable = self._read(spread(readable, budget), room, geometry, lambda: None)
+            written, readable = self._read(middles(readable, budget), room, geometry, lambda: None)
         self.found = readable
         if not readable:
             self.notes.skip(self.source, "has no frame that can be decoded")
@@ -374,16 +375,6 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
     if singles:
         readers.append(_singles(singles))
     return readers
-
-
-def spread(count: int, budget: int) -> list[int]:
-    """Return at most ``budget`` of ``count`` indices, evenly spread, ascending.
-
-    Each index is the middle of its equal share: ``floor((i + 1/2) * count / budget)``.
-    """
-    if count <= budget:
-        return list(range(count))
-    return [(2 * i + 1) * count // (2 * budget) for i in range(budget)]
 
 
 def _from_folder(folder: Path) -> list[Reader]:

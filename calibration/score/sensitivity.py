@@ -30,6 +30,7 @@ from aeseg_edge.calibration.score.agreement import (
     open_graph,
 )
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.choose import evenly
 
 FRAMES = 12
 """Frames that sensitivity is measured on, evenly over those given."""
@@ -276,9 +277,7 @@ class _Bench:
             raise CalibrationError(
                 "there are no frames to measure sensitivity on", fix="Give some footage."
             )
-        count = min(most, len(frames))
-        chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
-        self._shown = [frames[i] for i in dict.fromkeys(chosen.tolist())]
+        self._shown = [frames[i] for i in evenly(len(frames), most)]
         self.frames = len(self._shown)
         self._bundle, self._backend, self._threads = bundle, backend, threads
         self._ids = [item.id for item in bundle.codebook.classes]
