@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.calibration.entries import compare_entries
+from aeseg_edge.calibration.score.agreement import compare_entries
 from aeseg_edge.sources import open_source
 
 

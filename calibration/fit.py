@@ -1,28 +1,29 @@
-"""From an encoder and frames to a bundle: codebook, four graphs, agreement.
+"""From an encoder and frames to a codebook, and with it to a bundle.
 
-Torch is not needed: both the trainer (``export.pipeline``) and ``aeseg calibrate`` end here.
+Torch is not needed: both the trainer (``export.pipeline``) and ``aeseg calibrate`` come here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.contract import GraphSpec
+from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.drift import spread_of
-from aeseg_edge.bundle.geometry import Geometry
-from aeseg_edge.bundle.manifest import Manifest
-from aeseg_edge.calibration.clusters.count import Choice
+from aeseg_edge.calibration.assemble import Assembled, Material, assemble
+from aeseg_edge.calibration.clusters.clustering import Clustering, reordered
+from aeseg_edge.calibration.clusters.count import Choice, choose_clusters
+from aeseg_edge.calibration.clusters.kmeans import MANY
 from aeseg_edge.calibration.clusters.latents import (
+    Boxes,
     EncoderSession,
-    boxes_of,
+    Samples,
     cells_seen,
     draw_samples,
 )
@@ -32,63 +33,51 @@ from aeseg_edge.calibration.clusters.match import (
     encoder_shift,
     match_codebooks,
 )
-from aeseg_edge.calibration.clusters.methods import Clustering, reordered
-from aeseg_edge.calibration.clusters.stability import Stability
-from aeseg_edge.calibration.entries import (
-    chosen_exclusions,
-    deployed_graphs,
-    fresh_entries,
-    named_exclusions,
-    smoothing_gate,
-    with_agreement,
+from aeseg_edge.calibration.clusters.methods import (
+    METHODS,
+    cluster,
+    codebook_from,
+    listed,
+    measure_of,
+    with_shares,
 )
-from aeseg_edge.calibration.frames import split_for_agreement
+from aeseg_edge.calibration.clusters.regions import collect_regions, fine_clusters
+from aeseg_edge.calibration.clusters.stability import ENOUGH, LOW, Stability, between_halves
 from aeseg_edge.calibration.graphs.assemble import centre_latents
-from aeseg_edge.calibration.score.agreement import Agreement
-from aeseg_edge.calibration.score.sensitivity import check_names
-from aeseg_edge.calibration.search import find_codebook
 from aeseg_edge.calibration.settings import FitSettings as FitSettings
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.progress import Progress
 
 _log = logging.getLogger(__name__)
 
+CHOOSING_RESTARTS = 8
+"""For each K that is tried, and each half."""
+
+MORE = 3
+"""Times as many starts where the clusters are not stable."""
+
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Assembled):
     """A finished bundle and what was measured on the way.
 
     Attributes:
-        bundle: Verified, in memory.
         clustering: The centres.
         stability: How much of them is chance.
-        agreements: By (precision, backend), against fp32.
-        below: Those under the gate.
         choice: How the number of clusters was chosen; None where it was given.
         matched: Which clusters kept an older bundle's names; None where names are fresh.
     """
 
-    bundle: Bundle
     clustering: Clustering
     stability: Stability
-    agreements: Mapping[tuple[str, str], Agreement]
-    below: Mapping[tuple[str, str], Agreement]
     choice: Choice | None = None
     matched: Matched | None = None
 
 
 def fit_bundle(
-    encoder: onnx.ModelProto,
-    frames: Sequence[NDArray[np.uint8]],
-    *,
-    spec: GraphSpec,
-    geometry: Geometry,
-    multiple: int,
+    material: Material,
     settings: FitSettings,
-    training: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    region: NDArray[np.uint8] | None = None,
-    sizes: NDArray[np.int64] | None = None,
+    *,
     centre: bool = True,
     names_from: Bundle | None = None,
     progress: Progress | None = None,
@@ -96,17 +85,8 @@ def fit_bundle(
     """Fit centres and ranges, make every graph, measure agreement, build the bundle.
 
     Args:
-        encoder: float32 encoder, ``frame`` -> ``encoded``.
-        frames: uint8 [H, W, C] each, at the graph's size.
-        spec: Sizes of the deployed graph.
-        geometry: How frames of other sizes are brought to it.
-        multiple: Deepest stride of the encoder.
+        material: What the bundle is made of.
         settings: See ``FitSettings``.
-        training: For the manifest.
-        provenance: For the manifest.
-        region: uint8 [H, W] region of interest; latents outside do not count.
-        sizes: int64 [N, 2], rows and columns of each frame before it was brought to the graph's
-            size: latents in the bars of ``letterbox`` do not count. None where not known.
         centre: Subtract the mean latent from the encoder (once, when it is exported).
         names_from: Its names, colours, merges and void go to the clusters near its own; with
             ``centre`` the latents are then centred as its are. None for fresh names.
@@ -118,15 +98,12 @@ def fit_bundle(
         UsageError: If a convolution that is to be excluded is not there.
     """
     tell = progress or (lambda stage, fraction: None)
-    check_names(encoder, settings.excluded)
-    ranges_on, check_on = split_for_agreement(
-        frames, settings.calibration_frames, settings.agreement_frames
-    )
-    session = EncoderSession(encoder, threads=settings.threads)
+    frames, region, boxes = material.frames, material.region, material.boxes
+    split = material.split(settings)
+    session = EncoderSession(material.encoder, threads=settings.threads)
     shift = None
     if names_from is not None:
         shift = _shift(names_from, session, frames, centre, settings.threads)
-    boxes = boxes_of(geometry, sizes)
     samples = draw_samples(
         session,
         frames,
@@ -136,11 +113,11 @@ def fit_bundle(
         boxes=boxes,
         tick=lambda fraction: tell("latents", fraction),
     )
-    mean = np.zeros(spec.latent_dim)
-    offset: NDArray[np.float32] = np.zeros((spec.latent_dim, 1, 1), np.float32)
+    dim = material.spec.latent_dim
+    mean, offset = np.zeros(dim), np.zeros((dim, 1, 1), np.float32)
     if centre:
         mean = samples.latents.mean(axis=0, dtype=np.float64) if shift is None else shift
-        encoder = centre_latents(encoder, mean)
+        material = replace(material, encoder=centre_latents(material.encoder, mean))
         samples = samples.centred(mean)
         offset = mean.astype(np.float32)[:, None, None]
     found = find_codebook(
@@ -158,56 +135,32 @@ def fit_bundle(
         inside = cells_seen(index, frames[index].shape, latents.shape[1:], region, boxes)
         return latents if inside is None else latents[:, inside]
 
-    spec = replace(spec, squares=codebook.squares)
-    chosen = [frames[i] for i in ranges_on]
-    width = smoothing_gate(samples.latents)
-    graphs = deployed_graphs(
-        encoder,
-        chosen,
-        spec,
-        ranges=settings.ranges,
-        gate=width,
-        exclude=settings.excluded,
-        progress=progress,
-    )
-    manifest = Manifest(
-        geometry=geometry,
-        stride=spec.stride,
-        output_stride=spec.output_stride,
-        multiple=multiple,
-        latent_dim=spec.latent_dim,
-        clusters=codebook.clusters,
-        classes=(),
-        method=clustering.method,
-        entries=fresh_entries(),
-        gate=width,
-        squares=spec.squares,
-        spread=spread_of(samples.latents, codebook, map(seen, ranges_on)),
-        training={
-            **(training or {}),
-            "calibration": {
-                **found.to_json(),
-                "shares": [round(float(share), 5) for share in clustering.shares],
-                **({} if matched is None else {"names": matched.to_json()}),
-                "seed": settings.seed,
-                "frames": len(frames),
-                "range_frames": len(ranges_on),
-                "ranges": settings.ranges,
-                **named_exclusions(settings),
-            },
+    made = assemble(
+        material,
+        codebook,
+        samples.latents,
+        settings,
+        split=split,
+        notes={
+            **found.to_json(),
+            "shares": [round(float(share), 5) for share in clustering.shares],
+            **({} if matched is None else {"names": matched.to_json()}),
+            "seed": settings.seed,
         },
-        provenance=dict(provenance or {}),
-    )
-    draft = Bundle.build(manifest, codebook, graphs, region=region)
-    draft = chosen_exclusions(draft, chosen, settings, progress=progress)
-    bundle, agreements, below = with_agreement(
-        draft,
-        [frames[i] for i in check_on],
-        minimum=settings.minimum_agreement,
-        threads=settings.threads,
+        spread=spread_of(
+            samples.latents, codebook, map(seen, split[0]), measure=measure_of(codebook.method)
+        ),
         progress=progress,
     )
-    return Fitted(bundle, clustering, found.stability, agreements, below, found.choice, matched)
+    return Fitted(
+        made.bundle,
+        made.agreements,
+        made.below,
+        clustering,
+        found.stability,
+        found.choice,
+        matched,
+    )
 
 
 def _shift(
@@ -221,8 +174,7 @@ def _shift(
     if names_from.codebook.centres is None:
         raise CalibrationError(
             f"the old codebook ({names_from.codebook.method}) has no centres to compare with",
-            fix="Names carry over between kmeans, spherical and gmm codebooks; use "
-            "--names-from none.",
+            fix=f"Names carry over between {listed()} codebooks; use --names-from none.",
         )
     shift = encoder_shift(EncoderSession(encoder_of(names_from), threads=threads), session, frames)
     if not centre and shift.any():
@@ -232,3 +184,198 @@ def _shift(
             fix="Export both from the checkpoint: aeseg export NAME.train --names-from OLD.aeseg.",
         )
     return shift
+
+
+@dataclass(frozen=True)
+class Found:
+    """A codebook and how it came about.
+
+    Attributes:
+        codebook: With default names.
+        clustering: The centres; its shares are those of ``samples``.
+        settings: What was asked for.
+        stability: How much of it is chance.
+        choice: How K was chosen; None where it was given.
+        samples: Latents that were drawn.
+        regions: Vectors that were clustered, with ``balance="regions"``; else None.
+    """
+
+    codebook: Codebook
+    clustering: Clustering
+    settings: FitSettings
+    stability: Stability
+    choice: Choice | None
+    samples: Samples
+    regions: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what the manifest says of it."""
+        clustering = self.clustering
+        told: dict[str, Any] = {
+            "method": clustering.method,
+            "balance": self.settings.balance,
+            "clusters": self.codebook.clusters,
+            "restarts": self.stability.tried,
+            "latents": len(self.samples.latents),
+        }
+        if self.regions is not None:
+            told["regions"] = self.regions
+        if self.choice is not None:
+            told["chosen"] = self.choice.to_json()
+        return {
+            **told,
+            "stability_ari": self.stability.restarts,
+            "stability": self.stability.to_json(),
+            "mean_squared_distance": clustering.inertia,
+            "converged": clustering.converged,
+        }
+
+
+def find_codebook(
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    samples: Samples,
+    settings: FitSettings,
+    *,
+    mean: NDArray[np.floating],
+    region: NDArray[np.uint8] | None = None,
+    boxes: Boxes | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Cluster, and make a codebook of what is found.
+
+    Args:
+        session: The encoder, before ``mean`` was folded into it.
+        frames: uint8 [H, W, C] each; encoded again, one by one, to find regions.
+        samples: Latents of these frames, less ``mean``.
+        settings: See ``FitSettings``.
+        mean: float [D], subtracted from every latent.
+        region: uint8 [H, W] region of interest.
+        boxes: Of each frame's picture between its bars; None where there are no bars.
+        progress: Called with a stage and its fraction.
+
+    Raises:
+        CalibrationError: If the frames cannot support what is asked.
+    """
+    tell = progress or (lambda stage, fraction: None)
+    points = samples
+    if settings.balance == "regions":
+        points = _regions(session, frames, samples, settings, mean, region, boxes, tell)
+    tell("clusters", 0.0)
+    choice = _choose(points, settings, tell)
+    count = settings.clusters if choice is None else choice.clusters
+    clustering, stability = _stable_fit(points, settings, count, tell)
+    if points is not samples:
+        # A class is as large as what it covers of the frames, not as its number of regions.
+        clustering = with_shares(clustering, samples.latents)
+    tell("clusters", 1.0)
+    return Found(
+        codebook=codebook_from(clustering),
+        clustering=clustering,
+        settings=settings,
+        stability=stability,
+        choice=choice,
+        samples=samples,
+        regions=None if points is samples else len(points.latents),
+    )
+
+
+def _choose(points: Samples, settings: FitSettings, tell: Progress) -> Choice | None:
+    if settings.cluster_range is None:
+        return None
+
+    def fit(latents: NDArray[np.float32], clusters: int) -> Clustering:
+        return cluster(
+            latents,
+            clusters,
+            method=settings.clustering,
+            covariance=settings.covariance,
+            restarts=min(settings.starts(clusters), CHOOSING_RESTARTS),
+            seed=settings.seed,
+        )
+
+    choice = choose_clusters(
+        points,
+        settings.cluster_range,
+        fit,
+        method=settings.clustering,
+        seed=settings.seed,
+        tick=lambda fraction: tell("choosing clusters", fraction),
+    )
+    _log.info("%d clusters chosen from %d to %d", choice.clusters, *settings.cluster_range)
+    return choice
+
+
+def _stable_fit(
+    points: Samples, settings: FitSettings, clusters: int, tell: Progress
+) -> tuple[Clustering, Stability]:
+    """Cluster, and once more from more starts where two halves of the frames disagree."""
+
+    def attempt(restarts: int) -> tuple[Clustering, Stability]:
+        def fit(latents: NDArray[np.float32]) -> Clustering:
+            return cluster(
+                latents,
+                clusters,
+                method=settings.clustering,
+                covariance=settings.covariance,
+                restarts=restarts,
+                seed=settings.seed,
+            )
+
+        found = fit(points.latents)
+        tell("clusters", 0.3)
+        halves = between_halves(points, fit, seed=settings.seed)
+        return found, Stability(found.stability, halves, restarts)
+
+    starts = settings.starts(clusters)
+    found, stability = attempt(starts)
+    low = stability.halves is not None and stability.halves < ENOUGH
+    # Hundreds of clusters never come out alike; they are there to be named or merged.
+    if low and clusters <= MANY:
+        more = MORE * starts
+        _log.info(
+            "clusters of two halves of the frames agree by %.2f (ARI): trying %d starts, not %d",
+            stability.halves,
+            more,
+            starts,
+        )
+        found, stability = attempt(more)
+    if stability.low and clusters <= MANY:
+        _log.warning(
+            "clusters of two halves of the frames agree by only %.2f (ARI; below %.2f is low): "
+            "more footage or fewer clusters give steadier ones, --clusters auto looks for them",
+            stability.halves,
+            LOW,
+        )
+    return found, stability
+
+
+def _regions(
+    session: EncoderSession,
+    frames: Sequence[NDArray[np.uint8]],
+    samples: Samples,
+    settings: FitSettings,
+    mean: NDArray[np.floating],
+    region: NDArray[np.uint8] | None,
+    boxes: Boxes | None,
+    tell: Progress,
+) -> Samples:
+    few = samples.pick(20_000 + 100 * settings.most_clusters, settings.seed)
+    count = min(fine_clusters(settings.most_clusters), len(np.unique(few.latents, axis=0)))
+    fine = cluster(
+        few.latents,
+        count,
+        method=METHODS[settings.clustering].for_regions,
+        restarts=2,
+        seed=settings.seed,
+    )
+    return collect_regions(
+        session,
+        frames,
+        codebook_from(fine),
+        seed=settings.seed,
+        mean=mean,
+        region=region,
+        boxes=boxes,
+        tick=lambda fraction: tell("regions", fraction),
+    )

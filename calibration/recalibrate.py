@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Manifest
-from aeseg_edge.bundle.variants import REFERENCE
-from aeseg_edge.calibration.clusters.methods import METHODS
-from aeseg_edge.calibration.decoding import attach_decoder
+from aeseg_edge.calibration.assemble import Material
+from aeseg_edge.calibration.clusters.match import encoder_of
+from aeseg_edge.calibration.clusters.methods import BALANCES, method_of
 from aeseg_edge.calibration.fit import Fitted, fit_bundle
-from aeseg_edge.calibration.graphs.assemble import detach_head
-from aeseg_edge.calibration.score.sensitivity import RECORD
-from aeseg_edge.calibration.settings import BALANCES, FitSettings
+from aeseg_edge.calibration.graphs.exclude import RECORD
+from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.support.progress import Progress
 
 
@@ -38,7 +35,7 @@ def recalibrate(
         bundle: Its fp32 graph is the encoder; it stays as it is.
         frames: uint8 [H, W, C] each, at the graph's size.
         settings: See ``FitSettings``.
-        sizes: int64 [N, 2], rows and columns of each frame at its source, see ``fit_bundle``.
+        sizes: int64 [N, 2], rows and columns of each frame at its source, see ``Material``.
         provenance: Of the new footage, for the manifest.
         names_from: Whose names to keep, see ``fit_bundle``; may be ``bundle`` itself.
         progress: Called with a stage and its fraction.
@@ -48,29 +45,23 @@ def recalibrate(
         ExportError: If the bundle's graph is not one of this project.
     """
     manifest = bundle.manifest
-    encoder = detach_head(onnx.load_from_string(bundle.graph(*REFERENCE)))
-    fitted = fit_bundle(
+    encoder = encoder_of(bundle)
+    decoder = bundle.decoder
+    material = Material(
         encoder,
         frames,
-        spec=manifest.spec,
-        geometry=manifest.geometry,
-        multiple=manifest.multiple,
-        settings=settings,
-        training={k: v for k, v in manifest.training.items() if k != "calibration"},
-        provenance={**manifest.provenance, **(provenance or {})},
+        manifest.spec,
+        manifest.geometry,
+        manifest.multiple,
         region=bundle.region,
         sizes=sizes,
-        centre=False,
-        names_from=names_from,
-        progress=progress,
+        modalities=manifest.modalities,
+        # The encoder is as it was, and so its decoder; means and errors are the new footage's.
+        decoder=None if decoder is None else lambda _: decoder.graph,
+        training={k: v for k, v in manifest.training.items() if k != "calibration"},
+        provenance={**manifest.provenance, **(provenance or {})},
     )
-    if manifest.modalities:
-        fitted = replace(fitted, bundle=fitted.bundle.with_modalities(manifest.modalities))
-    if (decoder := bundle.decoder) is None:
-        return fitted
-    # The encoder is as it was, and so its decoder; means and errors are the new footage's.
-    drawn = attach_decoder(fitted.bundle, decoder.graph, frames, threads=settings.threads)
-    return replace(fitted, bundle=drawn)
+    return fit_bundle(material, settings, centre=False, names_from=names_from, progress=progress)
 
 
 def settings_of(manifest: Manifest) -> dict[str, Any]:
@@ -95,7 +86,7 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
         told["balance"] = recorded["balance"]
     for method in (manifest.method, recorded.get("method")):
         name, _, covariance = str(method).partition("-")
-        if name in METHODS:
+        if method_of(name) is not None:
             told["clustering"] = name
             if covariance:
                 told["covariance"] = covariance

@@ -8,17 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from aeseg_edge.calibration.clusters.methods import MAX_CLUSTERS, METHODS
+from aeseg_edge.calibration.clusters.kmeans import MANY, RESTARTS
+from aeseg_edge.calibration.clusters.methods import (
+    BALANCES,
+    DEFAULT_METHOD,
+    MAX_CLUSTERS,
+    METHODS,
+)
 from aeseg_edge.calibration.clusters.mixture import (
     COVARIANCES,
     DEFAULT_COVARIANCE,
     check_covariance,
 )
-from aeseg_edge.calibration.clusters.starts import MANY, RESTARTS
 from aeseg_edge.errors import CalibrationError, UsageError
 from aeseg_edge.support.options import KEY, option, positive, share
 
-BALANCES = ("none", "regions")
 RANGES = ("minmax", "percentile", "entropy")
 AUTO_CLUSTERS = (4, 40)
 """Lowest and highest K of ``auto`` alone."""
@@ -71,10 +75,9 @@ class FitSettings:
     )
     cluster_range: tuple[int, int] | None = None
     clustering: str = option(
-        "spherical",
+        DEFAULT_METHOD,
         choices=tuple(METHODS),
-        help="by nearest centre, by nearest direction whatever the contrast, or by a Gaussian "
-        "mixture (default {default})",
+        help=f"{', '.join(each.help for each in METHODS.values())} (default {{default}})",
         remembered=True,
     )
     covariance: str = option(

@@ -7,6 +7,7 @@
   train again.
 - ``history.json``: one record an epoch.
 - ``teacher.safetensors``: what a teacher saw, so that a resumed training need not ask again.
+- ``region.png``: the region of interest, where there is one.
 - ``frames/``: a sample of the footage, so that a later export needs none, and ``sizes.json``,
   what size each frame had: where letterboxed frames have bars.
 
@@ -18,8 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +35,6 @@ from aeseg_edge.errors import TrainingError, UsageError
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder
 from aeseg_edge.export.network.config import AutoencoderConfig
 from aeseg_edge.support.files import write_bytes, write_error
-from aeseg_edge.support.require import import_cv2
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +43,6 @@ MODEL = "model.json"
 WEIGHTS = "weights.safetensors"
 STATE = "state.safetensors"
 HISTORY = "history.json"
-FRAMES = "frames"
-SIZES = "sizes.json"
 _RECORD = "aeseg_edge.state"
 _KEY = "aeseg_edge.key"
 _AGAIN = "Train again into a fresh folder, or with --fresh into this one."
@@ -87,17 +83,29 @@ def save_model(folder: Path, autoencoder: Autoencoder, meta: Mapping[str, Any]) 
     _write_json(folder / MODEL, model)
 
 
-def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """Read a trained network.
+@dataclass(frozen=True)
+class Model:
+    """What ``model.json`` says of a trained network.
+
+    Attributes:
+        config: What rebuilds it.
+        weights_sha256: Of the file with its weights.
+        meta: As it was saved.
+    """
+
+    config: AutoencoderConfig
+    weights_sha256: str
+    meta: dict[str, Any]
+
+
+def read_model(folder: Path) -> Model:
+    """Read what a folder says of its network, without the weights.
 
     Args:
         folder: NAME.train.
 
-    Returns:
-        The network in evaluation mode, and ``meta`` as it was saved.
-
     Raises:
-        TrainingError: If a file is missing, cut off, changed or of a newer schema.
+        TrainingError: If the file is missing, damaged or of a newer schema.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder", fix="Give a NAME.train folder.")
@@ -115,19 +123,34 @@ def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
                 fix="Install a newer aeseg_edge.",
             )
         config = AutoencoderConfig(**model["config"])
-        digest, meta = str(model["weights_sha256"]), dict(model["meta"])
+        return Model(config, str(model["weights_sha256"]), dict(model["meta"]))
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise TrainingError(f"{folder / MODEL} is damaged ({error})", fix=_AGAIN) from error
-    data = _read(folder / WEIGHTS)
-    if hashlib.sha256(data).hexdigest() != digest:
+
+
+def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
+    """Read a trained network.
+
+    Args:
+        folder: NAME.train.
+
+    Returns:
+        The network in evaluation mode, and ``meta`` as it was saved.
+
+    Raises:
+        TrainingError: If a file is missing, cut off, changed or of a newer schema.
+    """
+    model = read_model(folder)
+    data = read_file(folder / WEIGHTS)
+    if hashlib.sha256(data).hexdigest() != model.weights_sha256:
         raise TrainingError(
             f"{folder / WEIGHTS} is not the file that {MODEL} was written for: "
             "it is cut off, damaged or from another training",
             fix=_AGAIN,
         )
-    autoencoder = build_autoencoder(config)
+    autoencoder = build_autoencoder(model.config)
     load_weights(autoencoder, _unpack(folder / WEIGHTS, data)[0], folder / WEIGHTS)
-    return autoencoder.eval(), meta
+    return autoencoder.eval(), model.meta
 
 
 def load_weights(autoencoder: Autoencoder, tensors: Mapping[str, Tensor], origin: Path) -> None:
@@ -178,7 +201,7 @@ def load_state(folder: Path) -> State | None:
     path = folder / STATE
     if not path.exists():
         return None
-    tensors, metadata = _unpack(path, _read(path))
+    tensors, metadata = _unpack(path, read_file(path))
     try:
         record = json.loads(metadata[_RECORD])
         if not isinstance(record, dict):
@@ -211,129 +234,6 @@ def save_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     _write_json(folder / HISTORY, [dict(record) for record in records])
 
 
-def save_frames(
-    folder: Path, frames: NDArray[np.uint8], sizes: NDArray[np.int64] | None = None
-) -> None:
-    """Keep a sample of the footage beside the checkpoint, replacing an older one.
-
-    Three channels are stored as JPEG of quality 95 without colour subsampling, other numbers
-    as PNG, which loses nothing: what PNG has no form for as grey planes under one another.
-
-    Args:
-        folder: NAME.train, made if needed.
-        frames: uint8 [N, H, W, C], BGR.
-        sizes: int64 [N, 2], rows and columns of each at its source: where letterboxed frames
-            have bars. None where not known.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; an older sample stays.
-    """
-    cv2 = import_cv2()
-    suffix, options = ".png", []
-    if frames.shape[3] == 3:
-        suffix = ".jpg"
-        options = [cv2.IMWRITE_JPEG_QUALITY, 95]
-        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    fresh, old = folder / f"{FRAMES}.new", folder / f"{FRAMES}.old"
-    for left_over in (fresh, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    try:
-        fresh.mkdir(parents=True)
-        for index, frame in enumerate(frames):
-            name, picture = f"{index:06d}{suffix}", frame
-            if frame.shape[2] not in (1, 3, 4):
-                name = f"{index:06d}.planes{frame.shape[2]}{suffix}"
-                picture = np.concatenate(list(frame.transpose(2, 0, 1)))
-            (fresh / name).write_bytes(cv2.imencode(suffix, picture, options)[1])
-        if sizes is not None:
-            (fresh / SIZES).write_text(json.dumps(sizes.tolist()))
-        # A folder cannot be replaced in one step; the old one steps aside first.
-        if (folder / FRAMES).exists():
-            (folder / FRAMES).rename(old)
-        fresh.rename(folder / FRAMES)
-    except OSError as problem:
-        raise write_error(folder / FRAMES, problem, error=TrainingError) from problem
-    finally:
-        if old.exists() and not (folder / FRAMES).exists():
-            old.rename(folder / FRAMES)
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def forget_frames(folder: Path) -> None:
-    """Remove the sample of frames, and what a crash while one was saved may have left.
-
-    Args:
-        folder: NAME.train.
-    """
-    for name in (FRAMES, f"{FRAMES}.new", f"{FRAMES}.old"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def load_frames(folder: Path) -> NDArray[np.uint8]:
-    """Read the sample of frames kept beside a checkpoint.
-
-    Args:
-        folder: NAME.train.
-
-    Returns:
-        uint8 [N, H, W, C], BGR, in the order saved.
-
-    Raises:
-        TrainingError: If none were kept, or one is damaged.
-    """
-    cv2 = import_cv2()
-    paths = sorted((folder / FRAMES).glob("[0-9]*.*"))
-    if not paths:
-        raise TrainingError(
-            f"{folder} keeps no frames", fix="Give the footage again: aeseg export ... SOURCE."
-        )
-    frames: list[NDArray[np.uint8]] = []
-    for path in paths:
-        data = np.frombuffer(_read(path), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        planes = re.search(r"\.planes(\d+)\.", path.name)
-        if image is not None and image.ndim == 2:
-            count = int(planes[1]) if planes else 1
-            if image.shape[0] % count == 0:
-                image = np.stack(np.split(image, count), axis=2)
-        if image is None or (frames and image.shape != frames[0].shape):
-            raise TrainingError(
-                f"{path} is damaged", fix=f"Delete {folder / FRAMES} and give the footage again."
-            )
-        frames.append(image)
-    return np.stack(frames)
-
-
-def load_sizes(folder: Path) -> NDArray[np.int64] | None:
-    """Read what size the frames kept beside a checkpoint had at their source.
-
-    Args:
-        folder: NAME.train.
-
-    Returns:
-        int64 [N, 2], rows and columns in the order of ``load_frames``; None where they were not
-        kept, as in older folders.
-
-    Raises:
-        TrainingError: If the file is damaged.
-    """
-    path = folder / FRAMES / SIZES
-    if not path.exists():
-        return None
-    damaged = TrainingError(
-        f"{path} is damaged", fix=f"Delete {folder / FRAMES} and give the footage again."
-    )
-    try:
-        sizes = np.array(json.loads(_read(path)), np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise damaged from error
-    count = len(list((folder / FRAMES).glob("[0-9]*.*")))
-    if sizes.shape != (count, 2) or sizes.min(initial=1) < 1:
-        raise damaged
-    return sizes
-
-
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> None:
     """Keep arrays that took long to make.
 
@@ -364,12 +264,26 @@ def load_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
     if not path.is_file():
         return None
     try:
-        data = _read(path)
+        data = read_file(path)
         metadata = _unpack(path, data)[1]
         return safetensors.numpy.load(data) if metadata.get(_KEY) == key else None
     except TrainingError as error:
         _log.warning("%s; it is made again", error.problem)
         return None
+
+
+def read_file(path: Path) -> bytes:
+    """Read one file of a folder.
+
+    Raises:
+        TrainingError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be read ({error.strerror or error})", fix=_AGAIN
+        ) from error
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -389,18 +303,9 @@ def _unpack(path: Path, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]
         raise TrainingError(f"{path} is cut off or damaged ({error})", fix=_AGAIN) from error
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TrainingError(
-            f"{path} cannot be read ({error.strerror or error})", fix=_AGAIN
-        ) from error
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read_file(path))
     except ValueError as error:
         raise TrainingError(f"{path} is cut off or damaged ({error})", fix=_AGAIN) from error
     if not isinstance(value, dict):

@@ -1,53 +1,91 @@
-"""Footage to bundle: the whole label-free path."""
+"""Footage to checkpoint to bundle: the one path of every training, and of an export again."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.geometry import RESIZE_MODES, Geometry
 from aeseg_edge.bundle.manifest import Modality
+from aeseg_edge.calibration.assemble import Assembled, Material, assemble_labelled
+from aeseg_edge.calibration.fit import Fitted, fit_bundle
 from aeseg_edge.calibration.footage.gather import Footage, gather
-from aeseg_edge.calibration.footage.pairs import find_modalities
-from aeseg_edge.errors import CalibrationError
-from aeseg_edge.export.checkpoint import save_model
-from aeseg_edge.export.finish import Trained, all_frames, finish, reduced, told
-from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder
+from aeseg_edge.calibration.graphs.exclude import check_names
+from aeseg_edge.calibration.settings import FitSettings
+from aeseg_edge.errors import FootageError
+from aeseg_edge.export.checkpoint import load_model, read_model, save_model
+from aeseg_edge.export.frames import (
+    frame_region,
+    keep_frames,
+    load_frames,
+    load_region,
+    load_sizes,
+    resize_frames,
+    save_region,
+)
+from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.network.catalogue import ARCHITECTURES
-from aeseg_edge.export.network.efficientnet import ORIGIN
 from aeseg_edge.export.network.reduce import TRAINED as TRAINED
-from aeseg_edge.export.region import save_region
+from aeseg_edge.export.network.reduce import DimensionChoice, Wanted
+from aeseg_edge.export.onnx.decoder import export_decoder, folded_mean
+from aeseg_edge.export.onnx.encoder import export_encoder
 from aeseg_edge.export.settings import TrainOptions
 from aeseg_edge.export.sizes import check_output_stride, round_size
-from aeseg_edge.export.steps import (
-    Progress,
-    check_excluded,
-    keep_frames,
-    train_folder,
-    training_note,
-    with_preview,
-)
-from aeseg_edge.export.training.history import TrainResult
-from aeseg_edge.export.training.invariance import even_latents
+from aeseg_edge.export.tasks import LabelFree, Labelled, Progress, Task, reduced, told
+from aeseg_edge.export.training.history import EpochRecord, TrainProgress, TrainResult
+from aeseg_edge.export.training.labels import head_codebook
 from aeseg_edge.export.training.loop import train
-from aeseg_edge.export.training.losses import Objective, Taught
-from aeseg_edge.export.training.teacher import (
-    EfficientNetTeacher,
-    Targets,
-    make_targets,
-    open_teacher,
-)
 from aeseg_edge.export.training.team import ALONE, Team
-from aeseg_edge.sources.pairs import describe
 from aeseg_edge.version import __version__
 
-_log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished bundle, and what led to it.
+
+    Attributes:
+        made: Bundle and agreement.
+        autoencoder: In evaluation mode.
+        footage: The frames used; None for an export from a checkpoint.
+        history: One record an epoch; empty for an export from a checkpoint.
+        folder: The checkpoint.
+        dimension: How latent channels were reduced; None where they were not.
+    """
+
+    made: Assembled
+    autoencoder: Autoencoder
+    footage: Footage | None
+    history: Sequence[EpochRecord]
+    folder: Path
+    dimension: DimensionChoice | None = None
+
+    @property
+    def fitted(self) -> Fitted:
+        """The bundle with its clustering: of a training without labels."""
+        assert isinstance(self.made, Fitted)
+        return self.made
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A trained network and what it was trained on."""
+
+    task: Task
+    autoencoder: Autoencoder
+    footage: Footage
+    frames: NDArray[np.uint8]
+    geometry: Geometry
+    output_stride: int
+    folder: Path
+    result: TrainResult
 
 
 def train_bundle(
@@ -62,7 +100,7 @@ def train_bundle(
 
     Args:
         sources: Videos, folders, globs, zips or images; or ``pairs://`` alone, which decides
-            the number of channels.
+            the number of channels. With labels one folder of images.
         output: ``NAME.aeseg``; ``NAME.train`` is made beside it.
         options: See ``TrainOptions``.
         progress: Called with a stage, its fraction and a note.
@@ -70,14 +108,57 @@ def train_bundle(
             others call ``join_training``.
 
     Raises:
-        FootageError: If the footage has too few usable frames.
+        FootageError: If the footage has too few usable frames, or no label.
+        EvaluationError: Images, masks and classes do not fit together.
+        UsageError: Options do not fit together.
         TrainingError: If training cannot go on; the last good epoch is kept.
         CalibrationError: If the footage cannot support what is asked.
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
     model = _train(sources, output, options, tell, team)
-    return _from_model(model, output, options, tell, team)
+    task, footage, frames, folder = model.task, model.footage, model.frames, model.folder
+    autoencoder = task.finish(model.autoencoder, frames)
+    summary = {
+        "arch": autoencoder.config.arch,
+        "latent_dim": autoencoder.config.latent_dim,
+        **task.about,
+        "settings": task.told_settings(),
+        **({} if team.size == 1 else {"processes": team.size}),
+        "frames": len(footage.frames),
+        "held_out": len(footage.held_out),
+        **model.result.to_json(),
+        **task.after,
+        "trained_with": f"aeseg_edge {__version__}",
+    }
+    provenance = {
+        **task.weights,
+        "footage": task.footage_names(footage),
+        "footage_licence": "not stated",
+        **options.provenance,
+    }
+    meta = {
+        "geometry": asdict(model.geometry),
+        "output_stride": model.output_stride,
+        "training": summary,
+        "provenance": provenance,
+        **task.meta,
+    }
+    save_model(folder, autoencoder, meta)
+    save_region(folder, options.region)
+    made = _make_bundle(
+        output,
+        autoencoder,
+        meta,
+        frames,
+        options.fit,
+        tell,
+        options.region,
+        sizes=footage.sizes,
+        decoder=options.decoder,
+        preview=options.keep_frames,
+    )
+    return Trained(made, autoencoder, footage, model.result.history, folder, task.dimension)
 
 
 def join_training(
@@ -104,21 +185,139 @@ def join_training(
     _train(sources, output, options, progress or (lambda stage, fraction, note: None), team)
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A trained network and what it was trained on."""
+def export_bundle(
+    folder: Path,
+    output: Path,
+    *,
+    sources: Sequence[str | Path] = (),
+    image_size: tuple[int, int] | None = None,
+    output_stride: int | None = None,
+    fit: FitSettings | None = None,
+    reduce_to: Wanted | None = None,
+    max_frames: int = 600,
+    region: NDArray[np.uint8] | None = None,
+    names_from: Bundle | None = None,
+    decoder: bool = False,
+    progress: Progress | None = None,
+) -> Trained:
+    """Make a bundle from a checkpoint again, at another size or with other clusters.
 
-    autoencoder: Autoencoder
-    footage: Footage
-    frames: NDArray[np.uint8]
-    geometry: Geometry
-    output_stride: int
-    folder: Path
-    modalities: tuple[Modality, ...]
-    result: TrainResult
-    pretrained: bool
-    teacher: Mapping[str, Any] | None
-    evened: bool
+    Args:
+        folder: ``NAME.train``.
+        output: ``OTHER.aeseg``.
+        sources: Footage; the frames kept beside the checkpoint when empty.
+        image_size: Width, height; as trained when None.
+        output_stride: Label stride; as trained when None.
+        fit: Clusters and ranges; number and kind of clusters as trained when None.
+        reduce_to: Latent channels to keep, or ``auto``; all when None. The checkpoint stays.
+            Like ``names_from`` and ``decoder`` for trainings without labels.
+        max_frames: Budget, with ``sources``.
+        region: Region of interest, uint8 [h, w]; as trained when None.
+        names_from: An earlier bundle of this checkpoint, whose names, colours, merges and void
+            go to the clusters near its own; None for fresh names.
+        decoder: Put the decoder into the bundle.
+        progress: Called with a stage, its fraction and a note.
+
+    Raises:
+        TrainingError: If the checkpoint is missing or damaged.
+        FootageError: If there are no kept frames and no sources.
+        UsageError: If kept frames are letterboxed, and ``image_size`` has another aspect.
+        BundleError: If the bundle cannot be written.
+    """
+    tell = progress or (lambda stage, fraction, note: None)
+    autoencoder, meta = load_model(folder)
+    trained = Geometry(**meta["geometry"])
+    size = trained.width, trained.height
+    if image_size is not None:
+        size = round_size(image_size, autoencoder.multiple, autoencoder.config.arch)
+    geometry = replace(trained, width=size[0], height=size[1])
+    stride = check_output_stride(
+        meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
+    )
+    if sources:
+        footage = gather(
+            sources,
+            size=size,
+            channels=geometry.channels,
+            resize=geometry.resize,
+            max_frames=max_frames,
+            modalities=_modalities(meta),
+            progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
+        )
+        tell("footage", 1.0, "")
+        frames, sizes = all_frames(footage), footage.sizes
+        names = [source.source for source in footage.report.sources]
+        meta["provenance"] = {**meta["provenance"], "calibration_footage": names}
+    else:
+        fix = f"Give the footage again: aeseg export {folder} SOURCE --imgsz {size[0]}x{size[1]}."
+        if autoencoder.config.classes:
+            fix = (
+                f"Use the aspect of {trained.width}x{trained.height}, or train again at that size."
+            )
+        sizes = load_sizes(folder) if geometry.resize == "letterbox" else None
+        frames = resize_frames(load_frames(folder), geometry, fix=fix)
+    fit = fit or FitSettings(**remembered_fit(folder))
+    autoencoder, dimension = reduced(autoencoder, frames, reduce_to, fit)
+    meta["training"] = {**meta["training"], **told(dimension)}
+    made = _make_bundle(
+        output,
+        autoencoder,
+        {**meta, "geometry": asdict(geometry), "output_stride": stride},
+        frames,
+        fit,
+        tell,
+        load_region(folder) if region is None else region,
+        sizes=sizes,
+        names_from=names_from,
+        decoder=decoder,
+        preview=not sources,
+    )
+    return Trained(made, autoencoder, None, (), folder, dimension)
+
+
+def remembered_fit(folder: Path) -> dict[str, Any]:
+    """Give what a training was told about clusters.
+
+    Args:
+        folder: ``NAME.train``.
+
+    Returns:
+        Arguments of ``FitSettings``; fewer from older trainings.
+
+    Raises:
+        TrainingError: If the checkpoint is missing or damaged.
+    """
+    return FitSettings.recalled(read_model(folder).meta.get("fit", {}))
+
+
+def has_labels(folder: Path) -> bool:
+    """Say whether NAME.train is of a training with labels.
+
+    Raises:
+        TrainingError: If the checkpoint is missing or damaged.
+    """
+    return read_model(folder).config.classes > 0
+
+
+def arch_of(start: Path) -> str:
+    """Name the architecture of a checkpoint.
+
+    Raises:
+        TrainingError: If it is missing or damaged.
+    """
+    return read_model(start).config.arch
+
+
+def all_frames(footage: Footage) -> NDArray[np.uint8]:
+    """Give the frames of training and those held out, uint8 [N, H, W, C].
+
+    Raises:
+        FootageError: If there are none.
+    """
+    parts = [part for part in (footage.frames, footage.held_out) if len(part)]
+    if not parts:
+        raise FootageError("the footage has no frames", fix="Give some.")
+    return np.concatenate(parts)
 
 
 def _train(
@@ -128,169 +327,116 @@ def _train(
     tell: Progress,
     team: Team,
 ) -> _Model:
-    modalities = find_modalities(sources)
-    if modalities:
-        channels = sum(each.channels for each in modalities)
-        options = replace(options, model=replace(options.model, channels=channels))
-        _log.info("frames are %s", describe(modalities))
-    defaults = ARCHITECTURES[options.model.arch]
-    taught = options.training.teacher != "none"
-    # Asked first: a missing package or a misspelt name must not cost a minute of footage.
-    teacher = open_teacher(options.training.teacher, options.model.channels) if taught else None
-    pretrained = options.model.arch == "lite" and isinstance(teacher, EfficientNetTeacher)
-    autoencoder = build_autoencoder(
-        options.model, seed=options.training.seed, pretrained=pretrained
-    )
+    folder, labels = output.with_suffix(".train"), options.labels
+    task: Task = LabelFree(sources, options)
+    if labels is not None:
+        task = Labelled(sources, options, labels)
+    autoencoder = task.network(folder)
+    config, start = autoencoder.config, task.start
+    before = None if start is None else (start.width, start.height)
     size = round_size(
-        options.image_size or defaults.image_size, autoencoder.multiple, options.model.arch
+        options.image_size or before or ARCHITECTURES[config.arch].image_size,
+        autoencoder.multiple,
+        config.arch,
     )
-    geometry = Geometry(size[0], size[1], options.model.channels, options.resize or RESIZE_MODES[0])
+    resize = options.resize or (RESIZE_MODES[0] if start is None else start.resize)
+    geometry = Geometry(size[0], size[1], config.channels, resize)
     output_stride = check_output_stride(options.output_stride, autoencoder.stride)
-    folder = train_folder(output)
-    check_excluded(autoencoder, geometry, options.fit)
-
-    footage = gather(
-        sources,
-        size=size,
-        channels=options.model.channels,
-        resize=geometry.resize,
-        max_frames=options.max_frames,
-        seed=options.training.seed,
-        modalities=modalities,
-        progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
-    )
-    tell("footage", 1.0, "")
-    _log.info("footage: %s", footage.report.summary())
+    if options.fit.excluded:
+        # Refused before training.
+        encoder = export_encoder(autoencoder.eval(), height=geometry.height, width=geometry.width)
+        check_names(encoder, options.fit.excluded)
+    footage = task.gather(geometry, tell)
     frames = all_frames(footage)
-    _check_clusters(options.fit.fewest_clusters, frames, autoencoder.stride)
+    task.check(frames, autoencoder.stride)
     if team.first:
         keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
-
-    objective: Objective | None = None
-    if teacher is not None:
-        made = None
-        if team.first:
-            made = make_targets(
-                teacher,
-                footage.frames,
-                footage.held_out,
-                options.model.latent_dim,
-                folder=folder,
-                tick=lambda done: tell("teacher", done, options.training.teacher),
-            )
-        objective = Taught(_shared_targets(made, team), options.training.loss)
-        objective.check(autoencoder)
+    objective = task.objective(autoencoder, footage, folder, tell, team)
     result = train(
         autoencoder,
         footage,
-        options.training,
+        task.settings,
         folder,
         resume=not options.fresh,
         objective=objective,
-        progress=lambda at: tell("training", at.fraction, training_note(at)),
+        progress=lambda at: tell("training", at.fraction, _note(at)),
         team=team,
     )
-    # A teacher's features are evened out before they are learned.
-    evens = autoencoder.appearance is not None and teacher is None
-    return _Model(
-        even_latents(autoencoder, frames) if evens else autoencoder,
-        footage,
-        frames,
+    return _Model(task, autoencoder, footage, frames, geometry, output_stride, folder, result)
+
+
+def _make_bundle(
+    output: Path,
+    autoencoder: Autoencoder,
+    meta: Mapping[str, Any],
+    frames: NDArray[np.uint8],
+    fit: FitSettings,
+    tell: Progress,
+    region: NDArray[np.uint8] | None,
+    *,
+    sizes: NDArray[np.int64] | None,
+    names_from: Bundle | None = None,
+    decoder: bool,
+    preview: bool,
+) -> Assembled:
+    """Write a bundle of what a checkpoint holds: a head is a codebook, else clusters are found."""
+    geometry = Geometry(**meta["geometry"])
+    encoder, spec = deployed_encoder(autoencoder, geometry, meta["output_stride"], tell)
+
+    def drawing(centred: onnx.ModelProto) -> bytes:
+        drawn = export_decoder(autoencoder, folded_mean(encoder, centred))
+        return bytes(drawn.SerializeToString())
+
+    def progress(stage: str, fraction: float) -> None:
+        tell(stage, fraction, "")
+
+    material = Material(
+        encoder,
+        list(frames),
+        spec,
         geometry,
-        output_stride,
-        folder,
-        modalities,
-        result,
-        pretrained,
-        None if teacher is None else teacher.origin,
-        evens,
+        autoencoder.multiple,
+        region=None if region is None else frame_region(region, geometry),
+        sizes=sizes,
+        modalities=_modalities(meta),
+        decoder=drawing if decoder else None,
+        preview=preview,
+        training=meta["training"],
+        provenance=meta["provenance"],
     )
+    if autoencoder.config.classes:
+        codebook = head_codebook(autoencoder, meta["class_names"])
+        made = assemble_labelled(material, codebook, fit, progress=progress)
+    else:
+        made = fit_bundle(material, fit, names_from=names_from, progress=progress)
+    made.bundle.write(output)
+    return made
 
 
-def _shared_targets(targets: Targets | None, team: Team) -> Targets:
-    """Give what the teacher saw, in the first process, to all."""
-    if targets is not None and team.size == 1:
-        return targets
-    numbers = None if targets is None else {"grid": targets.grid, "explained": targets.explained}
-    told = team.share_record(numbers)
-    maps = None if targets is None else {"frames": targets.frames, "held_out": targets.held_out}
-    arrays = team.share_arrays(maps)
-    return Targets(arrays["frames"], arrays["held_out"], told["grid"], told["explained"])
-
-
-def _from_model(
-    model: _Model, output: Path, options: TrainOptions, tell: Progress, team: Team
-) -> Trained:
-    frames, footage, folder, result = model.frames, model.footage, model.folder, model.result
-    geometry, output_stride, modalities = model.geometry, model.output_stride, model.modalities
-    pretrained = model.pretrained
-    autoencoder, dimension = reduced(model.autoencoder, frames, options.reduce_to, options.fit)
-    summary = {
-        "arch": options.model.arch,
-        "latent_dim": autoencoder.config.latent_dim,
-        "settings": asdict(options.training),
-        **({} if team.size == 1 else {"processes": team.size}),
-        "frames": len(footage.frames),
-        "held_out": len(footage.held_out),
-        **result.to_json(),
-        **({"evened": "over views of the same places"} if model.evened else {}),
-        **told(dimension),
-        "trained_with": f"aeseg_edge {__version__}",
-    }
-    provenance = {
-        "weights": "trained on the footage, starting from EfficientNet-Lite0"
-        if pretrained
-        else "trained on the footage, starting from random weights",
-        **({"started_from": ORIGIN} if pretrained else {}),
-        **({} if model.teacher is None else {"teacher": model.teacher}),
-        "footage": [source.source for source in footage.report.sources],
-        "footage_licence": "not stated",
-        **options.provenance,
-    }
-    save_model(
-        folder,
-        autoencoder,
-        {
-            "geometry": asdict(geometry),
-            "output_stride": output_stride,
-            "training": summary,
-            "provenance": provenance,
-            "fit": options.fit.remembered(),
-            "modalities": [asdict(each) for each in modalities],
-        },
+def deployed_encoder(
+    autoencoder: Autoencoder, geometry: Geometry, output_stride: int, tell: Progress
+) -> tuple[onnx.ModelProto, GraphSpec]:
+    """Export the encoder, ``frame`` -> ``encoded``, and give the sizes of its deployed graph."""
+    autoencoder.eval()
+    tell("exporting", 0.0, "")
+    encoder = export_encoder(autoencoder, height=geometry.height, width=geometry.width)
+    tell("exporting", 1.0, "")
+    spec = GraphSpec(
+        height=geometry.height,
+        width=geometry.width,
+        channels=geometry.channels,
+        latent_dim=autoencoder.config.encoded_dim,
+        stride=autoencoder.stride,
+        output_stride=output_stride,
     )
-    save_region(folder, options.region)
-    fitted = finish(
-        autoencoder,
-        frames,
-        geometry,
-        output_stride,
-        options.fit,
-        summary,
-        provenance,
-        options.region,
-        tell,
-        sizes=footage.sizes,
-        decoder=options.decoder,
-        modalities=modalities,
-    )
-    fitted = replace(
-        fitted, bundle=with_preview(fitted.bundle, frames if options.keep_frames else None)
-    )
-    fitted.bundle.write(output)
-    return Trained(fitted, autoencoder, footage, result.history, folder, dimension)
+    return encoder, spec
 
 
-def _check_clusters(clusters: int, frames: NDArray[np.uint8], stride: int) -> None:
-    """Refuse, before training, a K that the frames cannot support whatever is learned.
+def _modalities(meta: Mapping[str, Any]) -> tuple[Modality, ...]:
+    return tuple(Modality(**each) for each in meta.get("modalities", ()))
 
-    Raises:
-        CalibrationError: If K exceeds the number of latents of all frames.
-    """
-    count, rows, columns = frames.shape[:3]
-    latents = count * (rows // stride) * (columns // stride)
-    if clusters > latents:
-        raise CalibrationError(
-            f"{clusters} clusters are more than the {latents} latents of {count} frames",
-            fix="Give more footage or larger images, or ask for fewer clusters.",
-        )
+
+def _note(at: TrainProgress) -> str:
+    """A few words on where a training stands."""
+    of = f"/{at.epochs}" if at.epochs else ""
+    return f"epoch {at.epoch}{of}, loss {at.loss:.4f}"

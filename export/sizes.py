@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-from numpy.typing import NDArray
-
-from aeseg_edge.bundle.geometry import Geometry, resize_picture
 from aeseg_edge.errors import UsageError
 
 _log = logging.getLogger(__name__)
@@ -57,30 +53,3 @@ def check_output_stride(wanted: int | None, stride: int) -> int:
             fix=f"Use one of {', '.join(options)}.",
         )
     return wanted
-
-
-def resize_frames(frames: NDArray[np.uint8], geometry: Geometry, *, fix: str) -> NDArray[np.uint8]:
-    """Bring kept frames, which have the trained size, to another one.
-
-    Args:
-        frames: uint8 [N, H, W, C].
-        geometry: Of the export; bars of letterboxed frames stay in place at their aspect only.
-        fix: What to do where that is not possible.
-
-    Returns:
-        uint8 [N, height, width, C].
-
-    Raises:
-        UsageError: If letterboxed frames would be stretched.
-    """
-    rows, columns = frames.shape[1:3]
-    size = geometry.width, geometry.height
-    if (columns, rows) == size:
-        return frames
-    if geometry.resize == "letterbox" and columns * size[1] != rows * size[0]:
-        raise UsageError(
-            f"the frames kept are {columns}x{rows}, letterboxed, and {size[0]}x{size[1]} has "
-            "another aspect: they would be distorted",
-            fix=fix,
-        )
-    return np.stack([resize_picture(frame, *size) for frame in frames])

@@ -25,9 +25,8 @@ from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import AesegError, SourceError
-from aeseg_edge.export.finish import Trained
 from aeseg_edge.export.network.config import AutoencoderConfig
-from aeseg_edge.export.pipeline import train_bundle
+from aeseg_edge.export.pipeline import Trained, train_bundle
 from aeseg_edge.export.settings import TrainOptions
 from aeseg_edge.export.training.history import EpochRecord
 from aeseg_edge.export.training.settings import TrainSettings

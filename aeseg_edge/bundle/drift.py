@@ -27,8 +27,8 @@ class Spread:
     """Distances of calibration's latents to their centres.
 
     Attributes:
-        measure: ``cosine``: 1 minus the largest cosine with a centre, for spherical K-means,
-            which looks at directions alone. ``euclidean``: to the nearest centre.
+        measure: ``cosine``: 1 minus the largest cosine with a centre, where these are
+            directions. ``euclidean``: to the nearest centre.
         percentiles: At ``LEVELS``.
         usual: ``drift`` of nine tenths of calibration's own frames is at most this.
     """
@@ -78,11 +78,6 @@ class Spread:
         ):
             raise ValueError(f"{data!r} is not a spread of distances")
         return spread
-
-
-def measure_for(method: str) -> str:
-    """Which distance suits a codebook found by ``method``."""
-    return "cosine" if method == "spherical" else "euclidean"
 
 
 def distances(
@@ -136,6 +131,8 @@ def spread_of(
     latents: NDArray[np.float32],
     codebook: Codebook,
     frames: Iterable[NDArray[np.float32]] = (),
+    *,
+    measure: str,
 ) -> Spread | None:
     """Measure the spread of calibration's latents.
 
@@ -143,6 +140,7 @@ def spread_of(
         latents: float32 [n, D].
         codebook: Fitted on them.
         frames: float32 [D, ...], latents of whole frames, for what is usual.
+        measure: One of ``MEASURES``: the one that its clustering goes by.
 
     Returns:
         None where the codebook has no centres.
@@ -150,7 +148,6 @@ def spread_of(
     centres = codebook.centres
     if centres is None or not len(latents):
         return None
-    measure = measure_for(codebook.method)
     found = distances(np.ascontiguousarray(latents.T), centres, measure)
     spread = Spread(measure, tuple(np.percentile(found, LEVELS).round(6).tolist()))
     own = [spread.drift(distances(each, centres, measure)) for each in frames]

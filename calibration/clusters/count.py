@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.calibration.clusters.clustering import Clustering
 from aeseg_edge.calibration.clusters.curves import Curve
 from aeseg_edge.calibration.clusters.latents import Samples
-from aeseg_edge.calibration.clusters.methods import Clustering, unit
+from aeseg_edge.calibration.clusters.methods import METHODS
 from aeseg_edge.calibration.clusters.stability import LOW, between_halves
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.progress import Tick
@@ -138,7 +139,7 @@ def choose_clusters(
         points: What is clustered, with frames.
         limits: Lowest and highest K.
         fit: Clusters so many vectors into so many clusters.
-        method: ``spherical`` measures silhouettes between directions.
+        method: A key of ``METHODS``: silhouettes are measured between its points.
         seed: Makes the choice repeatable.
         tick: Called with the fraction done.
 
@@ -149,7 +150,7 @@ def choose_clusters(
     silhouette_score = require("sklearn.metrics").silhouette_score
     few = points.pick(EXAMINED, seed)
     shown = few.pick(SILHOUETTES, seed)
-    space = unit(shown.latents) if method == "spherical" else shown.latents
+    space = METHODS[method].prepare(shown.latents)
     values = grid(*limits)
     candidates, refused = [], None
     for index, clusters in enumerate(values):

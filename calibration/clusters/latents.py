@@ -14,6 +14,7 @@ from aeseg_edge.backends.session import open_session
 from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.progress import Tick
 
 Boxes = Sequence[tuple[int, int, int, int]]
@@ -126,7 +127,7 @@ def draw_samples(
         raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
     generator = np.random.default_rng(seed)
     # One latent of each frame at least, and no more frames than latents are wanted.
-    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(np.int64)
+    chosen = evenly(len(frames), count)
     share = -(-count // len(chosen))
     samples = np.empty((0, 0), np.float32)
     origins = np.empty(0, np.int64)

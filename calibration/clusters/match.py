@@ -20,9 +20,10 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
 from aeseg_edge.bundle.variants import REFERENCE
 from aeseg_edge.calibration.clusters.latents import EncoderSession
-from aeseg_edge.calibration.clusters.methods import unit
+from aeseg_edge.calibration.clusters.methods import listed, measure_of, unit
 from aeseg_edge.calibration.graphs.assemble import detach_head
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.require import import_scipy
 
 FARTHEST = 0.5
@@ -113,7 +114,7 @@ def match_centres(old: Codebook, new: Codebook) -> tuple[NDArray[np.int64], NDAr
     Returns:
         int64 [K]: old cluster of each new one, or -1; float64 [K]: distance to it as a share of
         the distance allowed, NaN for -1. Centres are compared by direction where one of the
-        codebooks is spherical.
+        codebooks is of directions.
 
     Raises:
         CalibrationError: If one has no centres, or they have different numbers of channels.
@@ -124,7 +125,7 @@ def match_centres(old: Codebook, new: Codebook) -> tuple[NDArray[np.int64], NDAr
         which = "old" if old.centres is None else "new"
         raise CalibrationError(
             f"the {which} codebook ({(old if old.centres is None else new).method}) has no centres",
-            fix="Names carry over between kmeans, spherical and gmm codebooks.",
+            fix=f"Names carry over between {listed()} codebooks.",
         )
     if old.latent_dim != new.latent_dim:
         raise CalibrationError(
@@ -132,7 +133,7 @@ def match_centres(old: Codebook, new: Codebook) -> tuple[NDArray[np.int64], NDAr
             fix="Match bundles of the same encoder.",
         )
     before, after = old.centres, new.centres
-    if "spherical" in (old.method, new.method):
+    if "cosine" in (measure_of(old.method), measure_of(new.method)):
         before, after = unit(before), unit(after)
     allowed = FARTHEST * _isolation(before, old.remap)
     distance = _distances(after, before)
@@ -170,7 +171,7 @@ def encoder_shift(
         "use --names-from none."
     )
     apart, latents = [], []
-    for index in np.unique(np.linspace(0, len(frames) - 1, SHOWN).round().astype(int)):
+    for index in evenly(len(frames), SHOWN):
         try:
             first, second = old(frames[index]), new(frames[index])
         except Exception as error:  # onnxruntime's own classes are not importable by name

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.calibration.clusters.clustering import Clustering, Method, squared
+from aeseg_edge.calibration.clusters.kmeans import KMeans
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.require import require
 
@@ -44,7 +46,7 @@ _PATIENCE = 3
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Scores:
     """A fitted mixture as scores.
 
     Attributes:
@@ -83,7 +85,7 @@ def check_covariance(covariance: str) -> None:
 
 def fit_mixture(
     latents: NDArray[np.float32], start: NDArray[np.float32], covariance: str = "tied"
-) -> Mixture:
+) -> Scores:
     """Fit a Gaussian mixture from given centres.
 
     Expectation-maximisation (scikit-learn's GaussianMixture) starts from the hard clusters of
@@ -134,7 +136,7 @@ def fit_mixture(
             "the mixture of %d had not come to rest after %d iterations", count, 2 * ITERATIONS
         )
     weights, bias = affine_scores(model)
-    return Mixture(weights, bias, np.asarray(model.means_, np.float32), model, converged)
+    return Scores(weights, bias, np.asarray(model.means_, np.float32), model, converged)
 
 
 def affine_scores(model: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -222,3 +224,40 @@ def _hard_start(
     if covariance == "spherical":
         return weights, centres, 1.0 / variances.mean(axis=1)
     return weights, centres, 1.0 / variances
+
+
+class Mixture(Method):
+    """Goes on from the K-means centres to a Gaussian mixture; the likeliest component wins."""
+
+    help = "by a Gaussian mixture"
+    covariances = COVARIANCES
+    _start = KMeans()
+
+    @property
+    def for_regions(self) -> Method:
+        """K-means: regions need no more."""
+        return self._start
+
+    def fit(
+        self,
+        points: NDArray[np.float32],
+        clusters: int,
+        *,
+        covariance: str,
+        restarts: int,
+        seed: int,
+    ) -> tuple[Clustering, NDArray[np.int64]]:
+        """See ``Method.fit``."""
+        start, _ = self._start.fit(
+            points, clusters, covariance=covariance, restarts=restarts, seed=seed
+        )
+        found = fit_mixture(points, start.centres, covariance)
+        labels = (squared(points) @ found.weights.T + found.bias).argmax(axis=1)
+        clustering = replace(
+            start,
+            centres=found.centres,
+            weights=found.weights,
+            bias=found.bias,
+            converged=found.converged,
+        )
+        return clustering, np.asarray(labels, np.int64)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.calibration.clusters.clustering import Clustering
+from aeseg_edge.calibration.clusters.kmeans import rand_index
 from aeseg_edge.calibration.clusters.latents import Samples
-from aeseg_edge.calibration.clusters.methods import Clustering
-from aeseg_edge.calibration.clusters.starts import rand_index
 from aeseg_edge.errors import CalibrationError
 
 _log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import EvaluationError
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.require import import_cv2, require
 
 IMAGE_SUFFIXES = frozenset(
@@ -137,8 +138,7 @@ def evenly_spaced(pairs: Sequence[Pair], count: int | None) -> tuple[Pair, ...]:
         return tuple(pairs)
     if count == 1:
         return (pairs[len(pairs) // 2],)
-    places = np.linspace(0, len(pairs) - 1, count).round().astype(int)
-    return tuple(pairs[place] for place in places)
+    return tuple(pairs[place] for place in evenly(len(pairs), count))
 
 
 def fit_mask(

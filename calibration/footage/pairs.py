@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.bundle.manifest import Modality
-from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources, spread
+from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources
 from aeseg_edge.errors import UsageError
 from aeseg_edge.sources import check_modalities
 from aeseg_edge.sources.pairs import Pairs, is_pairs, open_pairs, read_pair
+from aeseg_edge.support.choose import middles
 
 
 class PairReader(Reader):
@@ -43,7 +44,7 @@ class PairReader(Reader):
             SourceError: If the pictures of a pair have different sizes.
         """
         written: Sizes = []
-        for index in spread(self.found, len(room)):
+        for index in middles(self.found, len(room)):
             files = self._pairs.files[index]
             tick()
             image = read_pair(files, self._pairs.modalities)

@@ -23,6 +23,7 @@ from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.errors import FootageError
 from aeseg_edge.sources.images import Pictures, decode_image, video_backend
 from aeseg_edge.sources.paths import Found, find
+from aeseg_edge.support.choose import middles
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import as_text, is_utf8
 
@@ -127,7 +128,7 @@ class ImageReader(Reader):
     ) -> Sizes:
         """Read images, evenly spread, into the room given; see ``Reader``."""
         written: Sizes = []
-        names = [self._pictures.names[i] for i in spread(self.found, len(room))]
+        names = [self._pictures.names[i] for i in middles(self.found, len(room))]
         for name, data in self._pictures.read(names):
             tick()
             image = decode_image(data, geometry.channels) if isinstance(data, bytes) else data
@@ -169,7 +170,7 @@ class VideoReader(Reader):
         if geometry.channels not in (1, 3):
             self.notes.skip(self.source, f"has 3 channels, {geometry.channels} are wanted")
             return []
-        wanted = spread(claimed, budget)
+        wanted = middles(claimed, budget)
         written, readable = self._read(wanted, room, geometry, tick)
         if self.notes.too_small:
             return []
@@ -182,7 +183,7 @@ class VideoReader(Reader):
         if reached < 0.9 * min(budget, readable) or readable > 1.1 * claimed:
             # The container was wrong about its length: spread over the true one.
             self.notes.unreadable.clear()
-            written, readable = self._read(spread(readable, budget), room, geometry, lambda: None)
+            written, readable = self._read(middles(readable, budget), room, geometry, lambda: None)
         self.found = readable
         if not readable:
             self.notes.skip(self.source, "has no frame that can be decoded")

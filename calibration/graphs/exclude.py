@@ -6,14 +6,19 @@ camera's bytes as the first convolution's input, and needs no second look at the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from aeseg_edge.bundle.contract import ENCODED
 from aeseg_edge.calibration.graphs.assemble import finish
-from aeseg_edge.errors import CalibrationError
+from aeseg_edge.errors import CalibrationError, UsageError
+
+RECORD = "int8_excluded"
+"""Where the manifest's record of the calibration says what was left out."""
 
 _FOLLOWS = ("MaxPool", "Resize", "Relu", "Clip")
 """Operations that are float or int8 as what they read is."""
@@ -22,6 +27,43 @@ _ACTIVATIONS = ("Relu", "Clip")
 """What the CPU's graph leaves to the clamping of the quantisation behind a convolution."""
 
 Makers = Mapping[str, onnx.NodeProto]
+
+
+def check_names(encoder: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Refuse names of convolutions that an encoder does not have, before any work.
+
+    Args:
+        encoder: float32 encoder, ``frame`` -> ``encoded``.
+        names: To leave out of int8.
+
+    Raises:
+        UsageError: If there is no such convolution, or it is the projection, which always is in
+            floating point.
+    """
+    known = [
+        node.name
+        for node in encoder.graph.node
+        if node.op_type == "Conv" and ENCODED not in node.output
+    ]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(
+            f"no int8 convolution is named {', '.join(unknown)}",
+            fix=f"Choose from {', '.join(known)}; aeseg report says what each of them buys.",
+        )
+
+
+def excluded_of(training: Mapping[str, Any], backend: str) -> list[str]:
+    """Read from a manifest which convolutions of an int8 graph were left out.
+
+    Args:
+        training: Of the manifest.
+        backend: The graph is for.
+    """
+    record = training.get("calibration", {}).get(RECORD)
+    if not isinstance(record, Mapping):
+        return []
+    names = record.get(backend, {}).get("names", ())
+    return [str(name) for name in names]
 
 
 def float_convolutions(model: onnx.ModelProto) -> list[str]:

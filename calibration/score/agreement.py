@@ -6,20 +6,25 @@ The frames must not be those that the INT8 ranges were fitted on.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.bundle.codebook import VOID
+from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.variants import ONNXRUNTIME, REFERENCE
+from aeseg_edge.calibration.score.counts import LABELS, label_table, labels_equal
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.segment.segmenter import Segmenter
+
+"""What everything else is compared with."""
 
 Key = TypeVar("Key", bound=Hashable)
 Labeller = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """uint8 [H, W, C] frame -> uint8 [H, W] class ids, 255 for void."""
-
-_IDS = 256
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def measure_agreement(
         CalibrationError: There is no frame, or nothing but void, or a labeller returns
             something other than uint8 labels of the reference's shape.
     """
-    tables = {key: np.zeros((_IDS, _IDS), np.int64) for key in candidates}
+    tables = {key: np.zeros((LABELS, LABELS), np.int64) for key in candidates}
     # Share and index of the frame that agrees least. A frame that is all void has no share.
     worst: dict[Key, tuple[float, int]] = {}
     count = 0
@@ -89,7 +94,7 @@ def measure_agreement(
         for key, candidate in candidates.items():
             table = _table(expected, candidate(frame), key)
             tables[key] += table
-            share = _labels_equal(table)
+            share = labels_equal(table)
             if share is not None:
                 worst[key] = min(worst.get(key, (share, index)), (share, index))
         count = index + 1
@@ -98,7 +103,82 @@ def measure_agreement(
             "there are no frames to measure agreement on",
             fix="Hold back frames that are not used for calibration.",
         )
-    return {key: _agreement(table, classes, count, worst.get(key)) for key, table in tables.items()}
+    return {key: sum_up(table, classes, count, worst.get(key)) for key, table in tables.items()}
+
+
+def open_graph(
+    bundle: Bundle,
+    key: tuple[str, str],
+    *,
+    graph: bytes | None = None,
+    threads: int | None = None,
+) -> Segmenter:
+    """Open one entry of a bundle on ONNX Runtime: what a device computes, emulated where needed.
+
+    Args:
+        bundle: Its codebook, sizes and region are used.
+        key: Precision and backend of the entry.
+        graph: Serialised ONNX to run in the place of the entry's own.
+        threads: For ONNX Runtime.
+    """
+    backend = OnnxRuntimeBackend(
+        bundle.graph(*key) if graph is None else graph,
+        bundle.manifest.spec,
+        bundle.codebook,
+        threads=threads,
+        emulate=key[1] != ONNXRUNTIME,
+    )
+    return Segmenter(bundle, backend, bundle.manifest.entry(*key))
+
+
+def compare_entries(
+    bundle: Bundle,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    graphs: Mapping[str, bytes] | None = None,
+    threads: int | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> dict[tuple[str, str], Agreement]:
+    """Measure every entry's labels against fp32's, all on ONNX Runtime.
+
+    Args:
+        bundle: Its graphs are run as a device would, through Segmenter.
+        frames: uint8 [H, W, C] each; not those the ranges were fitted on.
+        graphs: By member path, in the place of the bundle's own.
+        threads: For ONNX Runtime.
+        progress: Called with a stage and its fraction.
+
+    Returns:
+        By (precision, backend); entries that share fp32's graph are left out.
+    """
+    manifest = bundle.manifest
+    graphs = bundle.graphs if graphs is None else graphs
+    reference_graph = manifest.entry(*REFERENCE).graph
+    others = [entry for entry in manifest.entries if entry.graph != reference_graph]
+    done = 0
+    with ExitStack() as stack:
+
+        def labeller(key: tuple[str, str]) -> Labeller:
+            graph = graphs[manifest.entry(*key).graph]
+            opened = open_graph(bundle, key, graph=graph, threads=threads)
+            segmenter = stack.enter_context(opened)
+            return lambda frame: segmenter(frame).labels
+
+        reference = labeller(REFERENCE)
+
+        def counted(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress("agreement", done / len(frames))
+            return reference(frame)
+
+        return measure_agreement(
+            counted,
+            {entry.key: labeller(entry.key) for entry in others},
+            frames,
+            [item.id for item in bundle.codebook.classes],
+        )
 
 
 def gate(agreements: Mapping[Key, Agreement], minimum: float = 0.95) -> dict[Key, Agreement]:
@@ -116,24 +196,27 @@ def _table(
             f"the reference {expected.dtype} {list(expected.shape)}",
             fix="Compare uint8 label maps of the same size.",
         )
-    pairs = expected.reshape(-1).astype(np.int64) * _IDS + found.reshape(-1)
-    table = np.bincount(pairs, minlength=_IDS * _IDS).reshape(_IDS, _IDS)
-    table[VOID, VOID] = 0
-    return table.astype(np.int64, copy=False)
+    return label_table(expected, found)
 
 
-def _labels_equal(table: NDArray[np.int64]) -> float | None:
-    pixels = int(table.sum())
-    return int(np.trace(table)) / pixels if pixels else None
-
-
-def _agreement(
+def sum_up(
     table: NDArray[np.int64],
     classes: Sequence[int],
     frames: int,
     worst: tuple[float, int] | None,
 ) -> Agreement:
-    equal = _labels_equal(table)
+    """Give the figures of a whole table.
+
+    Args:
+        table: int64 [256, 256] of all frames, labels of the reference in rows.
+        classes: Class ids to give an IoU for.
+        frames: How many frames it is of.
+        worst: Share of equal labels and index of the frame that agrees least, or None.
+
+    Raises:
+        CalibrationError: There is nothing but void.
+    """
+    equal = labels_equal(table)
     if equal is None or worst is None:
         raise CalibrationError(
             "every label of every frame is void, so there is nothing to compare",

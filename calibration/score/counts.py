@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.errors import EvaluationError
 from aeseg_edge.support.require import import_scipy
+
+LABELS = 256
+"""Label values: class ids and void."""
 
 UNMATCHED = -1
 """In a cluster -> class map: the cluster stands for no class, so its pixels are wrong."""
@@ -230,15 +234,23 @@ def fold(
     return folded, missed
 
 
-def label_agreement(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Return the share (0 to 1) of pixels with the same label in two label maps.
+def label_table(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count pixels by their labels in two label maps of one shape; void in both counts nowhere.
 
-    Raises:
-        EvaluationError: The shapes differ or the maps are empty.
+    Args:
+        first: uint8, any shape: class ids, 255 for void.
+        second: uint8 of the same shape.
+
+    Returns:
+        int64 [256, 256], labels of the first map in rows.
     """
-    if first.shape != second.shape or first.size == 0:
-        raise EvaluationError(
-            f"label maps of shapes {first.shape} and {second.shape} cannot be compared",
-            fix="Pass two label maps of the same frame.",
-        )
-    return float(np.mean(first == second))
+    pairs = first.reshape(-1).astype(np.int64) * LABELS + second.reshape(-1)
+    table = np.bincount(pairs, minlength=LABELS * LABELS).reshape(LABELS, LABELS)
+    table[VOID, VOID] = 0
+    return table.astype(np.int64, copy=False)
+
+
+def labels_equal(table: NDArray[np.int64]) -> float | None:
+    """Give the share of equal labels, 0..1; None where nothing was counted."""
+    pixels = int(table.sum())
+    return int(np.trace(table)) / pixels if pixels else None

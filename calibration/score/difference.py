@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.codebook import VOID, ClassInfo
-from aeseg_edge.calibration.score.counts import UNMATCHED, hungarian_map
+from aeseg_edge.calibration.score.counts import LABELS, UNMATCHED, hungarian_map, label_table
 from aeseg_edge.errors import EvaluationError
-
-IDS = 256
-"""Label values: class ids and void."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class LabelCounts:
     def __init__(self) -> None:
         """Start at zero."""
         self.frames = 0
-        self._counts = np.zeros(IDS * IDS, np.int64)
+        self._table = np.zeros((LABELS, LABELS), np.int64)
 
     def add(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> None:
         """Count one frame.
@@ -79,14 +76,13 @@ class LabelCounts:
                 f"label maps of {first.shape} and {second.shape} cannot be compared",
                 fix="Give both bundles the same frames.",
             )
-        both = first.ravel().astype(np.int64) * IDS + second.ravel()
-        self._counts += np.bincount(both, minlength=IDS * IDS)
+        self._table += label_table(first, second)
         self.frames += 1
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Pixels by label: int64 [255, 255], the first bundle's labels in rows."""
-        return self._counts.reshape(IDS, IDS)[:VOID, :VOID]
+        return self._table[:VOID, :VOID]
 
     def matching(self) -> NDArray[np.int64]:
         """Match classes one to one so that the most pixels agree (Kuhn 1955).
@@ -96,7 +92,7 @@ class LabelCounts:
             where there is none, or where the two share no pixel.
         """
         counts = self.counts
-        mapping = np.full(IDS, UNMATCHED, np.int64)
+        mapping = np.full(LABELS, UNMATCHED, np.int64)
         mapping[:VOID] = hungarian_map(counts)
         second = np.arange(VOID)
         empty = counts[mapping[:VOID], second] == 0

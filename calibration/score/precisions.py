@@ -16,7 +16,8 @@ from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.bundle.manifest import Entry
 from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, TITLES
-from aeseg_edge.calibration.score.agreement import Agreement
+from aeseg_edge.calibration.score.agreement import Agreement, open_graph, sum_up
+from aeseg_edge.calibration.score.counts import LABELS, label_table, labels_equal
 from aeseg_edge.calibration.score.sensitivity import FRAMES as LAYER_FRAMES
 from aeseg_edge.calibration.score.sensitivity import Sensitivity, measure_sensitivity
 from aeseg_edge.errors import CalibrationError
@@ -162,15 +163,7 @@ def compare_precisions(
     with ExitStack() as stack:
 
         def opened(entry: Entry) -> Segmenter:
-            return stack.enter_context(
-                Segmenter.load(
-                    bundle,
-                    precision=entry.precision,
-                    backend=ONNXRUNTIME,
-                    graph=entry.backend,
-                    threads=threads,
-                )
-            )
+            return stack.enter_context(open_graph(bundle, entry.key, threads=threads))
 
         reference = _Running(bundle.manifest.entry(*REFERENCE), opened, bundle)
         others = [_Running(entry, opened, bundle) for entry in _others(bundle)]
@@ -225,7 +218,7 @@ class _Running:
         self._shares: list[float] = []
         self._agree = np.zeros(BINS, np.int64)
         self._differ = np.zeros(BINS, np.int64)
-        self._table = np.zeros((256, 256), np.int64)
+        self._table = np.zeros((LABELS, LABELS), np.int64)
         self._worst: list[WorstFrame] = []
 
     def run(self, frame: Image) -> tuple[Image, NDArray[np.float32]]:
@@ -247,13 +240,10 @@ class _Running:
         edges: NDArray[np.float64],
     ) -> None:
         """Count one frame against fp32."""
-        pairs = expected.reshape(-1).astype(np.int64) * 256 + found.reshape(-1)
-        table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
-        table[VOID, VOID] = 0
+        table = label_table(expected, found)
         self._table += table
-        pixels = int(table.sum())
-        if pixels:
-            share = int(np.trace(table)) / pixels
+        share = labels_equal(table)
+        if share is not None:
             self._shares.append(share)
             if len(self._worst) < WORST or share < self._worst[-1].labels_equal:
                 self._worst.append(
@@ -273,36 +263,16 @@ class _Running:
 
     def figures(self, frames: int | None) -> PrecisionFigures:
         """Sum up; ``frames`` is None for fp32 itself."""
+        worst = (self._worst[0].labels_equal, self._worst[0].index) if self._worst else None
         return PrecisionFigures(
             entry=self.entry,
             emulated=self.entry.backend != ONNXRUNTIME,
-            agreement=None if frames is None else self._agreement(frames),
+            agreement=None if frames is None else sum_up(self._table, self._ids, frames, worst),
             shares=tuple(self._shares),
             milliseconds=statistics.median(self._spent),
             agree=self._agree,
             differ=self._differ,
             worst=tuple(self._worst),
-        )
-
-    def _agreement(self, frames: int) -> Agreement:
-        pixels = int(self._table.sum())
-        if not pixels:
-            raise CalibrationError(
-                "every label of every frame is void, so there is nothing to compare",
-                fix="Check the region of interest and the void clusters.",
-            )
-        union = self._table.sum(axis=0) + self._table.sum(axis=1) - np.diag(self._table)
-        iou = {
-            number: float(self._table[number, number] / union[number]) if union[number] else None
-            for number in self._ids
-        }
-        return Agreement(
-            labels_equal=int(np.trace(self._table)) / pixels,
-            iou=iou,
-            frames=frames,
-            worst_frame=self._worst[0].index,
-            worst_labels_equal=self._worst[0].labels_equal,
-            minimum_iou=min((v for v in iou.values() if v is not None), default=None),
         )
 
 

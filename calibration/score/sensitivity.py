@@ -12,23 +12,21 @@ No ranges are fitted again: a convolution is put back into the quantised graph i
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.contract import ENCODED
 from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, WIDTHS, variant
 from aeseg_edge.calibration.graphs.exclude import quantised_convolutions, restored
 from aeseg_edge.calibration.graphs.layers import layers_of
-from aeseg_edge.calibration.score.agreement import Agreement, measure_agreement
-from aeseg_edge.errors import CalibrationError, UsageError
-from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.calibration.score.agreement import Agreement, measure_agreement, open_graph
+from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.progress import Tick
 
 FRAMES = 12
@@ -36,9 +34,6 @@ FRAMES = 12
 
 MOST_EXCLUDED = 0.25
 """Of the encoder's operations: what ``auto`` leaves out at most. Int8 is there to be fast."""
-
-RECORD = "int8_excluded"
-"""Where the manifest's record of the calibration says what was left out."""
 
 
 Frames = Sequence[NDArray[np.uint8]]
@@ -219,29 +214,6 @@ def choose_exclusion(
     return chosen(names, best, f"{_percent(target)} is not met: {reason}")
 
 
-def check_names(encoder: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Refuse names of convolutions that an encoder does not have, before any work.
-
-    Args:
-        encoder: float32 encoder, ``frame`` -> ``encoded``.
-        names: To leave out of int8.
-
-    Raises:
-        UsageError: If there is no such convolution, or it is the projection, which always is in
-            floating point.
-    """
-    known = [
-        node.name
-        for node in encoder.graph.node
-        if node.op_type == "Conv" and ENCODED not in node.output
-    ]
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(
-            f"no int8 convolution is named {', '.join(unknown)}",
-            fix=f"Choose from {', '.join(known)}; aeseg report says what each of them buys.",
-        )
-
-
 def exclude_layers(
     bundle: Bundle,
     frames: Frames,
@@ -250,11 +222,11 @@ def exclude_layers(
     stated: float | None = None,
     threads: int | None = None,
     progress: Tick | None = None,
-) -> Bundle:
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Leave convolutions out of both int8 graphs where their agreement misses a target.
 
     Args:
-        bundle: Freshly calibrated; left as it is.
+        bundle: Freshly calibrated, all in int8; left as it is.
         frames: See ``choose_exclusion``.
         target: Agreement wanted, 0..1.
         stated: The target where it is one of its own and not the gate: kept for calibrating again.
@@ -262,7 +234,7 @@ def exclude_layers(
         progress: Called with the fraction done.
 
     Returns:
-        A bundle with other int8 graphs; its manifest says what was left out, and why.
+        All graphs by member path, and what the manifest's record says of what was left out.
 
     Raises:
         CalibrationError: If there are no frames.
@@ -287,30 +259,7 @@ def exclude_layers(
         if found.names:
             model = onnx.load_from_string(graphs[entry.graph])
             graphs[entry.graph] = restored(model, plain, found.names).SerializeToString()
-    training = dict(bundle.manifest.training)
-    training["calibration"] = {**training.get("calibration", {}), RECORD: record}
-    return Bundle.build(
-        replace(bundle.manifest, training=training),
-        bundle.codebook,
-        graphs,
-        preview=bundle.preview,
-        region=bundle.region,
-        decoder=bundle.decoder,
-    )
-
-
-def excluded_of(training: Mapping[str, Any], backend: str) -> list[str]:
-    """Read from a manifest which convolutions of an int8 graph were left out.
-
-    Args:
-        training: Of the manifest.
-        backend: The graph is for.
-    """
-    record = training.get("calibration", {}).get(RECORD)
-    if not isinstance(record, Mapping):
-        return []
-    names = record.get(backend, {}).get("names", ())
-    return [str(name) for name in names]
+    return graphs, record
 
 
 class _Bench:
@@ -323,9 +272,7 @@ class _Bench:
             raise CalibrationError(
                 "there are no frames to measure sensitivity on", fix="Give some footage."
             )
-        count = min(most, len(frames))
-        chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
-        self._shown = [frames[i] for i in dict.fromkeys(chosen.tolist())]
+        self._shown = [frames[i] for i in evenly(len(frames), most)]
         self.frames = len(self._shown)
         self._bundle, self._backend, self._threads = bundle, backend, threads
         self._ids = [item.id for item in bundle.codebook.classes]
@@ -390,14 +337,7 @@ class _Bench:
         self, graph: bytes, key: tuple[str, str]
     ) -> Iterator[tuple[NDArray[np.uint8], float]]:
         """Yield the labels of every frame, and the milliseconds of inference."""
-        backend = OnnxRuntimeBackend(
-            graph,
-            self._bundle.manifest.spec,
-            self._bundle.codebook,
-            threads=self._threads,
-            emulate=key[1] != ONNXRUNTIME,
-        )
-        with Segmenter(self._bundle, backend, self._bundle.manifest.entry(*key)) as segmenter:
+        with open_graph(self._bundle, key, graph=graph, threads=self._threads) as segmenter:
             for frame in self._shown:
                 result = segmenter(frame)
                 yield result.labels, result.milliseconds["inference"]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aeseg_edge.export.network.windows import Windows
+from aeseg_edge.support.choose import evenly
 
 WEIGHT = 0.5
 """Of the appearance loss beside the reconstruction loss."""
@@ -92,7 +93,7 @@ class AppearanceHead(nn.Module):
         Args:
             frames: uint8 [N, H, W, C].
         """
-        chosen = np.linspace(0, len(frames) - 1, min(len(frames), FIT_FRAMES)).astype(int)
+        chosen = evenly(len(frames), FIT_FRAMES, rounded=False)
         images = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float() / 255
         found = describe(images, self.stride)
         self.mean.copy_(found.mean((0, 2, 3), keepdim=True))

@@ -1,4 +1,4 @@
-"""Autoencoders: the shared interface and the four architectures.
+"""Autoencoders: the interface that all architectures share, and building them.
 
 An encoder turns an image into latents at stride r, a decoder draws the image from
 them. Every encoder here keeps its latents centred on the pixels that they describe:
@@ -10,6 +10,8 @@ shift everything by half a pixel of its input at every stage.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,10 +20,11 @@ from torch import Tensor, nn
 
 from aeseg_edge.errors import UsageError
 from aeseg_edge.export.network.appearance import AppearanceHead
+from aeseg_edge.export.network.blocks import MEAN as MEAN
+from aeseg_edge.export.network.blocks import STD as STD
+from aeseg_edge.export.network.blocks import unit
+from aeseg_edge.export.network.catalogue import ARCHITECTURES
 from aeseg_edge.export.network.config import AutoencoderConfig
-from aeseg_edge.export.network.trunks import MEAN as MEAN
-from aeseg_edge.export.network.trunks import STD as STD
-from aeseg_edge.export.network.trunks import EdgeTrunk, LiteTrunk, unit
 
 Activation = Literal["sigmoid", "identity"]
 
@@ -42,8 +45,9 @@ class Autoencoder(nn.Module):
         multiple: The deepest stride inside the encoder.
         activation: What turns the decoder's logits into an image.
         appearance: A second thing that latents have to tell in training; None for none.
-        pretrained: The part of the trunk whose weights come from elsewhere: it learns more
-            slowly, and its batch normalisation keeps its statistics.
+        pretrainable: The part of the trunk whose weights can come from elsewhere.
+        pretrained: Whether they do: it learns more slowly then, and its batch normalisation
+            keeps its statistics.
 
     Attributes:
         arithmetic: float32, or bfloat16 for autocast while training. Images, latents and
@@ -64,7 +68,8 @@ class Autoencoder(nn.Module):
         multiple: int,
         activation: Activation,
         appearance: AppearanceHead | None = None,
-        pretrained: nn.Module | None = None,
+        pretrainable: nn.Module | None = None,
+        pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -78,7 +83,8 @@ class Autoencoder(nn.Module):
         self.appearance = appearance
         self.arithmetic = torch.float32
         # In a list, so that its weights are not saved a second time under another name.
-        self._pretrained = [] if pretrained is None else [pretrained]
+        self._pretrainable = [] if pretrainable is None else [pretrainable]
+        self._pretrained = self._pretrainable if pretrained else []
         # (x - 128) / 64 for bytes x: int8 holds it without any loss, see MEAN.
         self.register_buffer("mean", torch.full((1, config.channels, 1, 1), MEAN))
         self.register_buffer("std", torch.full((1, config.channels, 1, 1), STD))
@@ -88,12 +94,11 @@ class Autoencoder(nn.Module):
         return [weight for module in self._pretrained for weight in module.parameters()]
 
     def hold_back_trunk(self) -> None:
-        """Let a `lite` trunk that was trained before learn slowly, with its own statistics.
+        """Let the pretrainable part of a trained trunk learn slowly, with its own statistics.
 
-        Other architectures have no such part and stay as they are.
+        Architectures without such a part stay as they are.
         """
-        if isinstance(self.trunk, LiteTrunk):
-            self._pretrained = [self.trunk.features]
+        self._pretrained = self._pretrainable
 
     def _autocast(self, like: Tensor) -> torch.autocast:
         low = self.arithmetic != torch.float32
@@ -165,7 +170,7 @@ def build_autoencoder(
     Args:
         config: Architecture and sizes.
         seed: Makes the weights repeatable; torch's global generator is left as it was.
-        pretrained: Let the trunk of ``lite`` start from EfficientNet-Lite0's weights.
+        pretrained: Let the trunk start from the weights of its ``origin``.
 
     Returns:
         The network in training mode.
@@ -175,28 +180,37 @@ def build_autoencoder(
             pretrained weights.
         MissingDependency: If the package with the weights is not installed.
     """
-    builders = {"edge": _edge, "shallow": _shallow, "deep": _deep}
+    row = ARCHITECTURES[config.arch]
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        if pretrained and config.arch != "lite":
+        if pretrained and not row.origin:
+            others = " or ".join(name for name, each in ARCHITECTURES.items() if each.origin)
             raise UsageError(
                 f"there are no pretrained weights for {config.arch}",
-                fix="Use --arch lite, or train from scratch.",
+                fix=f"Use --arch {others}, or train from scratch.",
             )
-
-        def build(wanted: AutoencoderConfig) -> Autoencoder:
-            if wanted.arch == "lite":
-                return _lite(wanted, pretrained=pretrained)
-            return builders[wanted.arch](wanted)
-
+        build = functools.partial(
+            resolve(row.builder), **({"pretrained": pretrained} if row.origin else {})
+        )
         plain = replace(config, classes=0, head=0)
         if config.trained_dim is None:
-            built = build(plain)
+            built: Autoencoder = build(plain)
         else:
             wide = replace(plain, latent_dim=config.trained_dim, trained_dim=None)
             built = narrow(build(wide), config.latent_dim)
         return add_class_head(built, config.classes, config.head) if config.classes else built
+
+
+def resolve(reference: str) -> Any:
+    """Import what ``module:name`` names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def origin_of(arch: str) -> dict[str, str]:
+    """Give what is known of the weights that a trunk can start from."""
+    return dict(resolve(ARCHITECTURES[arch].origin))
 
 
 def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
@@ -222,6 +236,7 @@ def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
         stride=autoencoder.stride,
         multiple=autoencoder.multiple,
         activation=autoencoder.decoder_activation,
+        pretrainable=next(iter(autoencoder._pretrainable), None),
     )
 
 
@@ -252,98 +267,6 @@ def add_class_head(autoencoder: Autoencoder, classes: int, channels: int) -> Aut
         stride=autoencoder.stride,
         multiple=autoencoder.multiple,
         activation="identity",
-        pretrained=autoencoder._pretrained[0] if autoencoder._pretrained else None,
-    )
-
-
-def _shallow(config: AutoencoderConfig) -> Autoencoder:
-    """Article 1: two 3x3 convolutions with max-pooling, mirrored by transposed ones."""
-    trunk = nn.Sequential(
-        nn.Conv2d(config.channels, 32, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-    )
-    decoder = nn.Sequential(
-        nn.ConvTranspose2d(config.latent_dim, 64, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        nn.ConvTranspose2d(64, 32, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        nn.ConvTranspose2d(32, config.channels, 3, padding=1),
-    )
-    project = nn.Conv2d(64, config.latent_dim, 1)
-    return Autoencoder(config, trunk, project, decoder, stride=4, multiple=4, activation="identity")
-
-
-def _deep(config: AutoencoderConfig) -> Autoencoder:
-    """Article 2: three 3x3 convolutions with max-pooling, mirrored, sigmoid output."""
-    widths = (64, 128, 256)
-    down: list[nn.Module] = []
-    before = config.channels
-    for width in widths:
-        down += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        before = width
-    project = nn.Conv2d(before, config.latent_dim, 1)
-    up: list[nn.Module] = []
-    before = config.latent_dim
-    for width in reversed(widths):
-        up += [
-            nn.Conv2d(before, width, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Upsample(scale_factor=2, mode="nearest"),
-        ]
-        before = width
-    up.append(nn.Conv2d(before, config.channels, 3, padding=1))
-    return Autoencoder(
-        config,
-        nn.Sequential(*down),
-        project,
-        nn.Sequential(*up),
-        stride=8,
-        multiple=8,
-        activation="sigmoid",
-    )
-
-
-def _lite(config: AutoencoderConfig, *, pretrained: bool) -> Autoencoder:
-    trunk = LiteTrunk(config.channels, pretrained=pretrained)
-    return Autoencoder(
-        config,
-        trunk,
-        nn.Conv2d(64, config.latent_dim, 1),
-        _small_decoder(config),
-        stride=8,
-        multiple=32,
-        activation="identity",
-        pretrained=trunk.features if pretrained else None,
-    )
-
-
-def _small_decoder(config: AutoencoderConfig) -> nn.Sequential:
-    """The decoder of `edge` and `lite` only serves training: small, and working at stride 4."""
-    return nn.Sequential(
-        unit(config.latent_dim, 64),
-        nn.Conv2d(64, 128, 3, padding=1),
-        nn.PixelShuffle(2),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(32, 16 * config.channels, 3, padding=1),
-        nn.PixelShuffle(4),
-    )
-
-
-def _edge(config: AutoencoderConfig) -> Autoencoder:
-    """Ours: the fast one."""
-    return Autoencoder(
-        config,
-        EdgeTrunk(config.channels),
-        nn.Conv2d(64, config.latent_dim, 1),
-        _small_decoder(config),
-        stride=8,
-        multiple=32,
-        activation="identity",
-        appearance=AppearanceHead(config.latent_dim, config.channels, 8),
+        pretrainable=next(iter(autoencoder._pretrainable), None),
+        pretrained=bool(autoencoder._pretrained),
     )

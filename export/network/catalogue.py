@@ -1,4 +1,4 @@
-"""The architectures and what each is for. Torch is not needed."""
+"""The architectures: what each is for, and where its network is built. Torch is not needed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ class Architecture:
     """What an architecture was made for; each can be overridden when training.
 
     Attributes:
+        builder: ``module:function`` that turns an ``AutoencoderConfig`` into an ``Autoencoder``;
+            with ``origin`` it takes ``pretrained`` too.
         help: One line for people.
         image_size: Width and height in pixels.
         loss: ``mse``, ``bce`` or ``l1``.
@@ -20,9 +22,12 @@ class Architecture:
         batch: Images a step.
         latent_dim: Latent channels.
         taught_dim: Latent channels with a teacher.
-        teacher: Whose features it learns where nothing is said; its trunk starts from them.
+        teacher: Whose features it learns where nothing is said.
+        origin: ``module:NAME`` of what is known of the weights that its trunk starts from, with
+            ``teacher``; empty where there are none.
     """
 
+    builder: str
     help: str
     image_size: tuple[int, int] = (480, 360)
     loss: str = "l1"
@@ -32,25 +37,42 @@ class Architecture:
     latent_dim: int = 32
     taught_dim: int = 64
     teacher: str = NO_TEACHER
+    origin: str = ""
 
+
+_NETWORK = "aeseg_edge.export.network"
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "edge": Architecture("small and fast"),
+    "edge": Architecture(f"{_NETWORK}.edge:build", "small and fast"),
     "lite": Architecture(
+        f"{_NETWORK}.lite:build",
         "starts from EfficientNet-Lite0 (extra teacher), better clusters, slower",
         teacher="efficientnet_lite0",
+        origin=f"{_NETWORK}.efficientnet:ORIGIN",
     ),
     "shallow": Architecture(
-        "conv 32-64, stride 4, as in article 1", (224, 224), "mse", "sgd", 0.01
+        f"{_NETWORK}.articles:build_shallow",
+        "conv 32-64, stride 4, as in article 1",
+        (224, 224),
+        "mse",
+        "sgd",
+        0.01,
     ),
     "deep": Architecture(
-        "conv 64-128-256, stride 8, as in article 2", (256, 256), "bce", "adam", 1e-3
+        f"{_NETWORK}.articles:build_deep",
+        "conv 64-128-256, stride 8, as in article 2",
+        (256, 256),
+        "bce",
+        "adam",
+        1e-3,
     ),
 }
+"""Every encoder by its name; a new one is a file with its builder and a row here."""
 
 DEFAULT_ARCHITECTURE = "edge"
 
 
 def starts_pretrained(arch: str, teacher: str) -> bool:
     """Say whether a trunk starts from the weights of the teacher that it learns from."""
-    return teacher != NO_TEACHER and teacher == ARCHITECTURES[arch].teacher
+    row = ARCHITECTURES[arch]
+    return bool(row.origin) and teacher == row.teacher

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aeseg_edge.calibration.clusters.curves import Curve
-from aeseg_edge.calibration.clusters.methods import unit
-from aeseg_edge.calibration.clusters.starts import best_start, rand_index
+from aeseg_edge.calibration.clusters.kmeans import best_start, rand_index
+from aeseg_edge.calibration.clusters.methods import METHODS
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import CalibrationError, UsageError
 from aeseg_edge.export.network.autoencoder import Autoencoder, narrow
@@ -252,14 +252,14 @@ def _agreements(turned: NDArray[np.float32], values: list[int], fit: FitSettings
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    spherical = fit.clustering == "spherical"
+    prepare = METHODS[fit.clustering].prepare
     count = fit.most_clusters
     if len(np.unique(turned, axis=0)) < count:
         raise CalibrationError(
             f"{count} clusters are more than the distinct latents of the footage",
             fix="Give more footage or larger images, or ask for fewer clusters.",
         )
-    points = unit(turned) if spherical else turned
+    points = prepare(turned)
     start = best_start(points, count, restarts=min(fit.starts(count), 8), seed=fit.seed)
     # Means of the raw latents of each cluster begin the clustering of what is left of them.
     sums = np.zeros((count, turned.shape[1]))
@@ -268,8 +268,8 @@ def _agreements(turned: NDArray[np.float32], values: list[int], fit: FitSettings
     centres = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
     found = []
     for dim in values:
-        left = unit(turned[:, :dim]) if spherical else turned[:, :dim]
-        begin = unit(centres[:, :dim]) if spherical else centres[:, :dim]
+        left = prepare(turned[:, :dim])
+        begin = prepare(centres[:, :dim])
         with warnings.catch_warnings():
             # One direction has two unit vectors only, fewer than there are clusters.
             warnings.simplefilter("ignore", ConvergenceWarning)

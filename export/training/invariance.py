@@ -24,6 +24,7 @@ from torch.nn import functional
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.network.reduce import fold
 from aeseg_edge.export.training.augment import Augmentation, disturb, draw_windows
+from aeseg_edge.support.choose import evenly
 
 VIEWS = Augmentation(zoom=(1 / 3, 1 / 1.2))
 """How another view differs: 1.2 to 3 times larger, elsewhere, other colours, mirrored or not."""
@@ -62,8 +63,8 @@ def view_covariance(
         float64 [F, F], symmetric: mean outer product of the differences.
     """
     generator = torch.Generator().manual_seed(seed)
-    count = min(FRAMES, len(frames))
-    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    chosen = frames[evenly(len(frames), FRAMES)]
+    count = len(chosen)
     size = (chosen.shape[1], chosen.shape[2])
     total: Tensor | None = None
     places = 0

@@ -33,6 +33,7 @@ from aeseg_edge.export.network.efficientnet import (
     offsets,
 )
 from aeseg_edge.export.training.invariance import evened, view_covariance
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.progress import Tick
 from aeseg_edge.support.require import require
 
@@ -312,8 +313,7 @@ class _Projection:
 @torch.no_grad()
 def _fit(teacher: Teacher, frames: NDArray[np.uint8], dim: int) -> _Projection:
     """Find scales and principal components on evenly chosen frames."""
-    count = min(FIT_FRAMES, len(frames))
-    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    chosen = frames[evenly(len(frames), FIT_FRAMES)]
     sums: list[list[Tensor]] = []
     for batch in _batches(chosen):
         for index, found in enumerate(teacher.look(batch)):

@@ -19,9 +19,9 @@ torch = pytest.importorskip("torch")
 from aeseg_edge.errors import TrainingError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
 from aeseg_edge.export.checkpoint import State  # noqa: E402
+from aeseg_edge.export.frames import keep_frames, load_frames, load_sizes, save_frames  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
-from aeseg_edge.export.steps import keep_frames  # noqa: E402
 
 META = {"geometry": {"width": 64, "height": 64}, "training": {"epochs": 3}}
 
@@ -219,8 +219,8 @@ def test_somebody_elses_safetensors_are_no_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("channels", "tolerance"), [(1, 0), (3, 1.2), (4, 0)])
 def test_frames_come_back_in_order(tmp_path: Path, channels: int, tolerance: float) -> None:
     frames = pictures(channels, count=12)
-    checkpoint.save_frames(tmp_path, frames)
-    loaded = checkpoint.load_frames(tmp_path)
+    save_frames(tmp_path, frames)
+    loaded = load_frames(tmp_path)
     assert loaded.shape == frames.shape
     assert loaded.dtype == np.uint8
     assert np.abs(loaded.astype(int) - frames).mean() <= tolerance
@@ -229,31 +229,31 @@ def test_frames_come_back_in_order(tmp_path: Path, channels: int, tolerance: flo
 def test_the_sizes_that_frames_had_come_back_with_them(tmp_path: Path) -> None:
     sizes = np.arange(2, 802).reshape(400, 2)
     keep_frames(tmp_path, pictures(1, count=400), sizes=sizes, wanted=True)
-    kept = checkpoint.load_sizes(tmp_path)
+    kept = load_sizes(tmp_path)
     assert kept is not None
-    assert len(kept) == len(checkpoint.load_frames(tmp_path)) == 256
+    assert len(kept) == len(load_frames(tmp_path)) == 256
     np.testing.assert_array_equal(kept, sizes[np.linspace(0, 399, 256).round().astype(int)])
     # An older folder has none, and one that is damaged is not taken for it.
-    checkpoint.save_frames(tmp_path, pictures(1))
-    assert checkpoint.load_sizes(tmp_path) is None
+    save_frames(tmp_path, pictures(1))
+    assert load_sizes(tmp_path) is None
     for damaged in ("", "[[48, 64]]", "[[48, 64, 3]]", '{"a": 1}', "[[0, 64]]", "[[1e400, 64]]"):
-        checkpoint.save_frames(tmp_path, pictures(1, count=2 if damaged == "[[48, 64]]" else 1))
+        save_frames(tmp_path, pictures(1, count=2 if damaged == "[[48, 64]]" else 1))
         (tmp_path / "frames" / "sizes.json").write_text(damaged)
         with pytest.raises(TrainingError, match=r"sizes\.json is damaged"):
-            checkpoint.load_sizes(tmp_path)
+            load_sizes(tmp_path)
 
 
 def test_a_new_sample_of_frames_replaces_the_old(tmp_path: Path) -> None:
-    checkpoint.save_frames(tmp_path, pictures(3, count=8))
-    checkpoint.save_frames(tmp_path, pictures(1, count=2))
-    assert checkpoint.load_frames(tmp_path).shape == (2, 48, 64, 1)
+    save_frames(tmp_path, pictures(3, count=8))
+    save_frames(tmp_path, pictures(1, count=2))
+    assert load_frames(tmp_path).shape == (2, 48, 64, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["frames"]
 
 
 def test_private_footage_leaves_no_frame_of_an_earlier_crash_either(tmp_path: Path) -> None:
     # What a crash between two renames leaves.
     for name in ("frames", "frames.old", "frames.new"):
-        checkpoint.save_frames(tmp_path, pictures(3))
+        save_frames(tmp_path, pictures(3))
         (tmp_path / "frames").rename(tmp_path / f"{name}.kept")
     for name in ("frames", "frames.old", "frames.new"):
         (tmp_path / f"{name}.kept").rename(tmp_path / name)
@@ -262,22 +262,22 @@ def test_private_footage_leaves_no_frame_of_an_earlier_crash_either(tmp_path: Pa
 
 
 def test_a_full_disk_leaves_the_frames_that_were_there(tmp_path: Path) -> None:
-    checkpoint.save_frames(tmp_path, pictures(3, count=3))
+    save_frames(tmp_path, pictures(3, count=3))
     noise = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), dtype=np.uint8)
     with disk_with_room_for(2000), pytest.raises(TrainingError, match="frames cannot be written"):
-        checkpoint.save_frames(tmp_path, noise)
-    assert len(checkpoint.load_frames(tmp_path)) == 3
+        save_frames(tmp_path, noise)
+    assert len(load_frames(tmp_path)) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["frames"]
 
 
 def test_a_folder_without_frames_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="keeps no frames") as caught:
-        checkpoint.load_frames(tmp_path)
+        load_frames(tmp_path)
     assert "SOURCE" in caught.value.fix
 
 
 def test_a_damaged_frame_is_named(tmp_path: Path) -> None:
-    checkpoint.save_frames(tmp_path, pictures(3))
+    save_frames(tmp_path, pictures(3))
     (tmp_path / "frames" / "000002.jpg").write_bytes(b"")
     with pytest.raises(TrainingError, match=r"000002.jpg is damaged"):
-        checkpoint.load_frames(tmp_path)
+        load_frames(tmp_path)

@@ -17,18 +17,22 @@ pytest.importorskip("onnxscript")
 from aeseg_edge.bundle import classes as naming  # noqa: E402
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.bundle.geometry import LETTERBOX_VALUE, Geometry, fit_frame  # noqa: E402
+from aeseg_edge.calibration.assemble import Material  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
-from aeseg_edge.export.checkpoint import load_frames, save_frames, save_model  # noqa: E402
+from aeseg_edge.export.checkpoint import save_model  # noqa: E402
+from aeseg_edge.export.frames import (  # noqa: E402
+    frame_region,
+    load_frames,
+    resize_frames,
+    save_frames,
+)
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
-from aeseg_edge.export.pipeline import train_bundle  # noqa: E402
-from aeseg_edge.export.reexport import export_bundle  # noqa: E402
-from aeseg_edge.export.region import frame_region  # noqa: E402
+from aeseg_edge.export.pipeline import export_bundle, train_bundle  # noqa: E402
 from aeseg_edge.export.settings import TrainOptions  # noqa: E402
-from aeseg_edge.export.sizes import check_output_stride, resize_frames, round_size  # noqa: E402
-from aeseg_edge.export.supervise import export_supervised  # noqa: E402
+from aeseg_edge.export.sizes import check_output_stride, round_size  # noqa: E402
 from aeseg_edge.export.training.settings import TrainSettings  # noqa: E402
 from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
@@ -280,9 +284,8 @@ def test_kept_letterboxed_frames_are_not_stretched_to_another_aspect(
     classes: int, tmp_path: Path
 ) -> None:
     folder = boxed_checkpoint(tmp_path / "boxed.train", classes)
-    export = export_supervised if classes else export_bundle
     with pytest.raises(UsageError, match=r"96x64.*letterboxed.*96x96") as caught:
-        export(folder, tmp_path / "other.aeseg", image_size=(96, 96), fit=FIT)
+        export_bundle(folder, tmp_path / "other.aeseg", image_size=(96, 96), fit=FIT)
     assert ("SOURCE" in caught.value.fix) is not bool(classes)
     assert not (tmp_path / "other.aeseg").exists()
     half = resize_frames(load_frames(folder), Geometry(48, 32, 3, "letterbox"), fix="None.")
@@ -295,12 +298,12 @@ def test_where_the_bars_are_is_known_from_footage_and_from_kept_frames(
 ) -> None:
     told: list[np.ndarray | None] = []
 
-    def stop(*args: object, sizes: np.ndarray | None, **more: object) -> None:
-        told.append(sizes)
+    def stop(material: Material, *args: object, **more: object) -> None:
+        told.append(material.sizes)
         raise CalibrationError("enough", fix="Nothing.")
 
-    monkeypatch.setattr("aeseg_edge.export.finish.fit_bundle", stop)
-    monkeypatch.setattr("aeseg_edge.export.finish.deployed_encoder", lambda *args: (None, None))
+    monkeypatch.setattr("aeseg_edge.export.pipeline.fit_bundle", stop)
+    monkeypatch.setattr("aeseg_edge.export.pipeline.deployed_encoder", lambda *args: (None, None))
     source = grey_footage(tmp_path / "footage", 1)
     options = replace(
         OPTIONS,
@@ -334,13 +337,13 @@ def test_the_gate_of_a_training_with_labels_looks_past_bars_and_region(
         told.append(options)
         raise CalibrationError("enough", fix="Nothing.")
 
-    monkeypatch.setattr("aeseg_edge.export.supervise.sample_latents", stop)
+    monkeypatch.setattr("aeseg_edge.calibration.assemble.sample_latents", stop)
     folder = boxed_checkpoint(tmp_path / "boxed.train", classes=2)
     save_frames(folder, load_frames(folder), np.full((8, 2), (90, 160)))
     region = np.full((90, 160), 255, np.uint8)
     for options in ({}, {"region": region}):
         with pytest.raises(CalibrationError, match="enough"):
-            export_supervised(folder, tmp_path / "a.aeseg", fit=FIT, **options)
+            export_bundle(folder, tmp_path / "a.aeseg", fit=FIT, **options)
     assert [each["boxes"] for each in told] == [[(5, 0, 54, 96)] * 8] * 2
     assert told[0]["region"] is None
     assert np.asarray(told[1]["region"]).sum() == 255 * 54 * 96

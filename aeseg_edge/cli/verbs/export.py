@@ -41,18 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
     with needing("host", "training needs a package that is not importable"):
-        from aeseg_edge.export.reexport import export_bundle, remembered_fit
+        from aeseg_edge.export.pipeline import export_bundle, has_labels, remembered_fit
     from aeseg_edge.cli.progress import Progress
     from aeseg_edge.cli.verbs.calibrate import names_to_keep
     from aeseg_edge.cli.verbs.train_labels import export_labelled
     from aeseg_edge.export.settings import TrainOptions
-    from aeseg_edge.export.supervise import is_supervised
 
     both = options.sources or options.modalities is not None
     sources = all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
     settings = fit_settings(options, remembered_fit(options.folder))
-    if is_supervised(options.folder):
+    if has_labels(options.folder):
         return export_labelled(options, output, settings)
     names = names_to_keep(options, None)
     with Progress() as progress:

@@ -186,7 +186,7 @@ def _linear(
     progress: Progress,
 ) -> tuple[Bundle, dict[str, Any]]:
     import_calibration()
-    from aeseg_edge.calibration.entries import with_agreement
+    from aeseg_edge.calibration.assemble import with_agreement
     from aeseg_edge.calibration.footage.masks import read_image
     from aeseg_edge.calibration.labels.linear import fit_linear, labelled_cells
     from aeseg_edge.calibration.labels.naming import mask_classes
@@ -215,7 +215,7 @@ def _linear(
     # The picture in the bundle shows the old classes.
     draft = _noted(bundle.with_codebook(fit.codebook).with_preview(None), note)
     gate: float | None = options.min_agreement
-    finished, agreements, below = with_agreement(
+    made = with_agreement(
         draft,
         [read_image(pair.image) for pair in others],
         minimum=FitSettings.minimum_agreement if gate is None else gate,
@@ -225,10 +225,10 @@ def _linear(
     report = {
         **note,
         "without_cluster": without,
-        **agreement_json(agreements, below),
-        "entries": entries_table(finished.manifest),
+        **agreement_json(made.agreements, made.below),
+        "entries": entries_table(made.bundle.manifest),
     }
-    return finished, report
+    return made.bundle, report
 
 
 def format_report(report: dict[str, Any]) -> list[str]:

@@ -62,7 +62,6 @@ def run(options: argparse.Namespace) -> int:
     from aeseg_edge.export.network.catalogue import ARCHITECTURES, DEFAULT_ARCHITECTURE, NO_TEACHER
     from aeseg_edge.export.network.config import AutoencoderConfig
     from aeseg_edge.export.settings import TrainOptions
-    from aeseg_edge.export.supervise import arch_of
     from aeseg_edge.export.training.settings import TrainSettings
     from aeseg_edge.export.training.team import join_team
 
@@ -75,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     output = check_output(options.output, ".aeseg")
     labelled = options.masks is not None
     (check_labelled if labelled else check_label_free)(options)
-    arch = DEFAULT_ARCHITECTURE if options.start is None else arch_of(options.start)
+    arch = DEFAULT_ARCHITECTURE if options.start is None else pipeline.arch_of(options.start)
     arch = options.arch or arch
     usual = ARCHITECTURES[arch]
     teacher = options.teacher or usual.teacher

@@ -13,9 +13,9 @@ from aeseg_edge.cli.output import agreement_json, entries_table, print_below, wr
 from aeseg_edge.errors import UsageError
 
 if TYPE_CHECKING:
+    from aeseg_edge.calibration.assemble import Assembled
     from aeseg_edge.calibration.settings import FitSettings
     from aeseg_edge.export.settings import TrainOptions
-    from aeseg_edge.export.supervise import Supervised
 
 _ONLY_LABELLED = ("classes", "ignore", "class_weights", "start", "tune")
 _CLUSTERS = ("clusters", "clustering", "covariance", "balance")
@@ -77,19 +77,16 @@ def train_labelled(options: argparse.Namespace, output: Path, settings: TrainOpt
             fix="Start it without torchrun; --threads uses all cores.",
         )
     from aeseg_edge.cli.progress import Progress
+    from aeseg_edge.export.pipeline import train_bundle
     from aeseg_edge.export.settings import Labels
-    from aeseg_edge.export.supervise import train_supervised
 
     names = read_classes(options.classes)
     labels = filled(options, Labels, masks=options.masks, class_names=names, ignore=options.ignore)
     with Progress() as progress:
-        trained = train_supervised(
-            Path(options.sources[0]),
-            output,
-            replace(settings, labels=labels),
-            progress=progress.update,
+        trained = train_bundle(
+            options.sources, output, replace(settings, labels=labels), progress=progress.update
         )
-    _report(trained, output, options, settings.fit)
+    _report(trained.made, output, options, settings.fit)
     return 0
 
 
@@ -100,7 +97,7 @@ def export_labelled(options: argparse.Namespace, output: Path, fit: FitSettings)
         UsageError: For options that are for label-free checkpoints.
     """
     from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.supervise import export_supervised
+    from aeseg_edge.export.pipeline import export_bundle
 
     for name in (*_CLUSTERS, "names_from", "reduce_to", "decoder", "modalities", "sources"):
         if getattr(options, name):
@@ -109,7 +106,7 @@ def export_labelled(options: argparse.Namespace, output: Path, fit: FitSettings)
                 fix="Leave it out.",
             )
     with Progress() as progress:
-        exported = export_supervised(
+        exported = export_bundle(
             options.folder,
             output,
             image_size=options.image_size,
@@ -118,11 +115,11 @@ def export_labelled(options: argparse.Namespace, output: Path, fit: FitSettings)
             region=read_mask(options.roi),
             progress=progress.update,
         )
-    _report(exported, output, options, fit)
+    _report(exported.made, output, options, fit)
     return 0
 
 
-def _report(made: Supervised, output: Path, options: argparse.Namespace, fit: FitSettings) -> None:
+def _report(made: Assembled, output: Path, options: argparse.Namespace, fit: FitSettings) -> None:
     manifest = made.bundle.manifest
     training = dict(manifest.training)
     if options.json != "-":

@@ -17,6 +17,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.drift import LEVELS, RunningDrift, Spread, distances, spread_of
 from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.calibration.clusters.methods import measure_of
 from aeseg_edge.errors import BundleError
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.sources.scene import draw_scene
@@ -51,7 +52,7 @@ def test_a_cosine_distance_looks_at_directions_alone() -> None:
 def test_the_spread_is_that_of_the_codebook_in_use(method: str) -> None:
     points = CHANCE.normal(0, 1, (4000, 6)).astype(np.float32)
     book = Codebook.from_centres(CENTRES, method=method)
-    spread = spread_of(points, book)
+    spread = spread_of(points, book, measure=measure_of(method))
     assert spread is not None
     assert spread.measure == ("cosine" if method == "spherical" else "euclidean")
     found = distances(points.T, CENTRES, spread.measure)
@@ -61,7 +62,7 @@ def test_the_spread_is_that_of_the_codebook_in_use(method: str) -> None:
     assert spread.drift(found[found < np.median(found)]) == pytest.approx(0.5, abs=0.01)
     assert spread.drift(found[found > np.median(found)]) == pytest.approx(0.5, abs=0.01)
     assert spread.drift(np.full(3, np.nan, np.float32)) is None
-    assert spread_of(points, replace(book, centres=None)) is None
+    assert spread_of(points, replace(book, centres=None), measure=measure_of(method)) is None
 
 
 def changed(bundle: Bundle, **fields: object) -> Bundle:
@@ -83,7 +84,9 @@ def measured(path: Path) -> Bundle:
         ]
         frames = [each for each in found if each is not None]
         latents = np.concatenate([each.reshape(8, -1).T for each in frames])
-        return with_spread(path, spread_of(latents, segmenter.codebook, frames))
+        return with_spread(
+            path, spread_of(latents, segmenter.codebook, frames, measure="euclidean")
+        )
 
 
 def unlike(bundle: Bundle, frame: NDArray[np.uint8]) -> float:

@@ -14,7 +14,7 @@ from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.calibration.clusters import regions as balance
 from aeseg_edge.calibration.clusters.latents import Samples, draw_samples
 from aeseg_edge.calibration.clusters.regions import average_regions, collect_regions
-from aeseg_edge.calibration.search import Found, find_codebook
+from aeseg_edge.calibration.fit import Found, find_codebook
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import CalibrationError
 

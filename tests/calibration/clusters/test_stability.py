@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from aeseg_edge.calibration.clusters import starts
+from aeseg_edge.calibration.clusters import kmeans
+from aeseg_edge.calibration.clusters.kmeans import best_start, rand_index
 from aeseg_edge.calibration.clusters.latents import Samples
 from aeseg_edge.calibration.clusters.methods import Clustering, cluster
 from aeseg_edge.calibration.clusters.stability import Stability, between_halves, split_frames
-from aeseg_edge.calibration.clusters.starts import best_start, rand_index
-from aeseg_edge.calibration.search import Found, find_codebook
+from aeseg_edge.calibration.fit import Found, find_codebook
 from aeseg_edge.calibration.settings import FitSettings
 
 FRAMES = 20
@@ -126,7 +126,7 @@ def test_more_starts_find_a_lower_minimum_and_two_seeds_agree_better() -> None:
 def test_screening_on_a_part_settles_on_all_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     points = blobs().latents
     whole = best_start(points, 6, restarts=8, seed=1)
-    monkeypatch.setattr(starts, "screened", lambda clusters: 300)
+    monkeypatch.setattr(kmeans, "screened", lambda clusters: 300)
     part = best_start(points, 6, restarts=8, seed=1)
     assert part.labels.shape == (len(points),)
     assert part.inertia == pytest.approx(whole.inertia, rel=1e-4)

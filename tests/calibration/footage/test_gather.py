@@ -18,8 +18,8 @@ cv2 = pytest.importorskip("cv2")
 from aeseg_edge.bundle.geometry import LETTERBOX_VALUE, Geometry  # noqa: E402
 from aeseg_edge.calibration.footage import gather as module  # noqa: E402
 from aeseg_edge.calibration.footage.gather import Footage, distinct, gather, held_out_blocks, share  # noqa: E402
-from aeseg_edge.calibration.footage.readers import spread  # noqa: E402
 from aeseg_edge.errors import FootageError, UsageError  # noqa: E402
+from aeseg_edge.support.choose import middles  # noqa: E402
 
 SIZE = (64, 48)
 Image = NDArray[np.uint8]
@@ -334,7 +334,7 @@ def test_a_video_cut_in_half_gives_what_is_left_with_a_warning(tmp_path: Path) -
     assert 30 < source.found < 45
     assert "says that it has 80 frames" in source.warnings[0]
     # The budget is spent on what is there, evenly.
-    assert every_frame(footage) == spread(source.found, 20)
+    assert every_frame(footage) == middles(source.found, 20)
 
 
 def test_a_damaged_video_beside_a_good_one_is_named(tmp_path: Path) -> None:
@@ -525,5 +525,5 @@ def test_a_shared_budget_is_spent_to_the_last_frame() -> None:
 
 
 def test_spread_takes_the_middle_of_each_equal_part() -> None:
-    assert spread(10, 2) == [2, 7]
-    assert spread(3, 5) == [0, 1, 2]
+    assert middles(10, 2) == [2, 7]
+    assert middles(3, 5) == [0, 1, 2]

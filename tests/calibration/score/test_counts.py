@@ -14,7 +14,6 @@ from aeseg_edge.calibration.score.counts import (
     class_iou,
     fold,
     hungarian_map,
-    label_agreement,
     majority_map,
     score,
 )
@@ -189,13 +188,3 @@ def test_figures_in_json_are_percent_with_none_for_absent_classes() -> None:
         "pixel_accuracy": 33.33,
         "iou": [33.33, None],
     }
-
-
-def test_label_agreement_is_the_share_of_equal_pixels() -> None:
-    first = np.array([[1, 2], [3, 255]], np.uint8)
-    second = np.array([[1, 2], [4, 255]], np.uint8)
-    assert label_agreement(first, second) == 0.75
-    with pytest.raises(EvaluationError, match="compared"):
-        label_agreement(first, second[:1])
-    with pytest.raises(EvaluationError, match="compared"):
-        label_agreement(first[:0], second[:0])

@@ -16,12 +16,13 @@ from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.calibration.graphs.assemble import centre_latents  # noqa: E402
 from aeseg_edge.errors import ExportError  # noqa: E402
-from aeseg_edge.export.checkpoint import load_model, save_frames, save_model  # noqa: E402
+from aeseg_edge.export.checkpoint import load_model, save_model  # noqa: E402
+from aeseg_edge.export.frames import save_frames  # noqa: E402
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.onnx.decoder import export_decoder, folded_mean  # noqa: E402
 from aeseg_edge.export.onnx.encoder import export_encoder  # noqa: E402
-from aeseg_edge.export.reexport import export_bundle  # noqa: E402
+from aeseg_edge.export.pipeline import export_bundle  # noqa: E402
 from aeseg_edge.segment.decoder import Decoder  # noqa: E402
 from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402

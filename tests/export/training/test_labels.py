@@ -394,13 +394,13 @@ def test_options_that_do_not_go_together_are_refused(
 def test_the_trunk_of_lite_learns_slowly_also_from_a_checkpoint(tmp_path: Path) -> None:
     from aeseg_edge.export.checkpoint import save_model
     from aeseg_edge.export.settings import Labels, TrainOptions
-    from aeseg_edge.export.supervise import _network
+    from aeseg_edge.export.tasks import Labelled
 
     start = tmp_path / "before.train"
     before = build_autoencoder(AutoencoderConfig("lite", 4), seed=0)
     save_model(start, before, {"geometry": {"width": 64, "height": 64}})
-    options = TrainOptions(labels=Labels(tmp_path, class_names=("a", "b"), start=start))
-    found = _network(options, tmp_path / "after.train")[0]
+    labels = Labels(tmp_path, class_names=("a", "b"), ignore=None, start=start)
+    found = Labelled([tmp_path], TrainOptions(), labels).network(tmp_path / "after.train")
     slow = {id(weight) for weight in found.pretrained_weights()}
     assert slow == {id(weight) for weight in found.trunk.features.parameters()}
 
@@ -431,7 +431,7 @@ def test_frames_are_brought_to_size_as_the_start_was_trained(
         asked.append(geometry)
         raise FootageError("enough", fix="Nothing.")
 
-    monkeypatch.setattr("aeseg_edge.export.supervise.gather_labelled", stop)
+    monkeypatch.setattr("aeseg_edge.export.tasks.gather_labelled", stop)
     labels = ["--masks", str(scenes[1]), "--classes", str(tmp_path / "classes.txt")]
     output = ["-o", str(tmp_path / "after.aeseg"), "--from", str(start)]
     assert main(["train", str(scenes[0]), *output, *labels, *more]) == 1

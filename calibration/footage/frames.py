@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import resize_image
 from aeseg_edge.errors import CalibrationError
+from aeseg_edge.support.choose import middles
 from aeseg_edge.support.require import import_cv2
 
 _CELLS = 12
@@ -73,7 +74,7 @@ def split_for_agreement(
             fix="Give footage with at least two different frames.",
         )
     held = min(agreement, max(1, total // 3))
-    check = sorted({int((i + 0.5) * total / held) for i in range(held)})
+    check = middles(total, held)
     rest = [i for i in range(total) if i not in set(check)]
     picked = choose_varied([frames[i] for i in rest], calibration)
     return [rest[i] for i in picked], check

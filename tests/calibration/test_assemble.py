@@ -15,7 +15,7 @@ pytest.importorskip("sklearn")
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.calibration.decoding import attach_decoder
+from aeseg_edge.calibration.assemble import decoder_parts
 from aeseg_edge.calibration.fit import FitSettings
 from aeseg_edge.calibration.recalibrate import recalibrate
 from aeseg_edge.segment.segmenter import Segmenter
@@ -37,7 +37,7 @@ def test_a_cluster_is_drawn_from_the_mean_of_its_latents(v1_bundle: Path) -> Non
     bundle = Bundle.open(v1_bundle)
     latents = latents_of(bundle)
     clusters = bundle.codebook.assign(latents)
-    parts = attach_decoder(bundle, GRAPH, FRAMES, threads=1).decoder
+    parts = decoder_parts(bundle, GRAPH, FRAMES, threads=1)
     assert parts is not None
     assert parts.latents is not None
     assert parts.frames == 12
@@ -60,7 +60,7 @@ def test_the_scale_is_the_distribution_of_the_frames_errors(v1_bundle: Path) -> 
             for frame, picture in zip(FRAMES, drawn, strict=True)
         ]
     )
-    parts = attach_decoder(bundle, GRAPH, FRAMES, threads=1).decoder
+    parts = decoder_parts(bundle, GRAPH, FRAMES, threads=1)
     assert parts is not None
     assert (parts.median, parts.p99) == pytest.approx(np.percentile(errors, [50, 99]), abs=0.01)
 
@@ -72,7 +72,7 @@ def test_a_region_leaves_the_latents_outside_out(v1_bundle: Path) -> None:
     masked = Bundle.build(bundle.manifest, bundle.codebook, bundle.graphs, region=region)
     latents = latents_of(bundle).reshape(12, 16, 24, 8)[:, :8].reshape(-1, 8)
     clusters = bundle.codebook.assign(latents)
-    parts = attach_decoder(masked, GRAPH, FRAMES, threads=1).decoder
+    parts = decoder_parts(masked, GRAPH, FRAMES, threads=1)
     assert parts is not None
     assert parts.latents is not None
     cluster = int(np.bincount(clusters).argmax())
@@ -88,7 +88,7 @@ def test_a_cluster_that_never_occurs_is_drawn_from_its_centre(v1_bundle: Path, m
     book = Codebook.from_centres(centres, method=method)
     if method == "spherical":
         book = replace(book, bias=np.array([0, -1e6], np.float32))
-    parts = attach_decoder(bundle.with_codebook(book), GRAPH, FRAMES, threads=1).decoder
+    parts = decoder_parts(bundle.with_codebook(book), GRAPH, FRAMES, threads=1)
     assert parts is not None
     assert parts.latents is not None
     # A direction alone says nothing of the length: it gets the usual one.
@@ -97,7 +97,7 @@ def test_a_cluster_that_never_occurs_is_drawn_from_its_centre(v1_bundle: Path, m
 
 
 def test_calibrating_again_keeps_the_decoder_and_finds_its_means_anew(v1_bundle: Path) -> None:
-    before = attach_decoder(Bundle.open(v1_bundle), GRAPH, FRAMES, threads=1)
+    before = decoder_parts(Bundle.open(v1_bundle), GRAPH, FRAMES, threads=1)
     settings = FitSettings(clusters=4, restarts=1, samples=2000, threads=1)
     parts = recalibrate(before, FRAMES, settings).bundle.decoder
     assert parts is not None

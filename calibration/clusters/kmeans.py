@@ -1,4 +1,4 @@
-"""Where K-means begins, and which of many beginnings is kept."""
+"""K-means and spherical K-means: where they begin, and which of many beginnings is kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.calibration.clusters.clustering import Clustering, Method, unit
 from aeseg_edge.support.require import require
 
 RESTARTS = 16
@@ -36,6 +37,10 @@ class Start:
     agreement: float | None
     tried: int
 
+    def clustering(self, centres: NDArray[np.float32]) -> Clustering:
+        """Give the clusters with these centres, float32 [K, D]; shares are still to be counted."""
+        return Clustering(centres, np.zeros(len(centres)), self.inertia, self.agreement)
+
 
 def best_start(
     points: NDArray[np.float32], clusters: int, *, restarts: int = RESTARTS, seed: int = 0
@@ -58,7 +63,7 @@ def best_start(
     Raises:
         MissingDependency: If scikit-learn is not installed.
     """
-    KMeans = require("sklearn.cluster").KMeans
+    cluster = require("sklearn.cluster")
     restarts = max(1, restarts)
     screen = points
     if restarts > 1 and len(points) > screened(clusters):
@@ -68,14 +73,16 @@ def best_start(
             screen = points
     fits = []
     for restart in range(restarts):
-        fit = KMeans(clusters, init="k-means++", n_init=1, random_state=seed * 1000 + restart)
+        fit = cluster.KMeans(
+            clusters, init="k-means++", n_init=1, random_state=seed * 1000 + restart
+        )
         fits.append(fit.fit(screen))
     fits.sort(key=lambda fit: float(fit.inertia_))
     others = [rand_index(fits[0].labels_, fit.labels_) for fit in fits[1:]]
     best = fits[0]
     if screen is not points:
         polished = [
-            KMeans(clusters, init=fit.cluster_centers_, n_init=1).fit(points)
+            cluster.KMeans(clusters, init=fit.cluster_centers_, n_init=1).fit(points)
             for fit in fits[: min(POLISHED, 1 + restarts // 2)]
         ]
         best = min(polished, key=lambda fit: float(fit.inertia_))
@@ -100,3 +107,70 @@ def rand_index(first: NDArray[np.integer], second: NDArray[np.integer]) -> float
         MissingDependency: If scikit-learn is not installed.
     """
     return float(require("sklearn.metrics").adjusted_rand_score(first, second))
+
+
+class KMeans(Method):
+    """The centres of the best of many starts; the nearest one wins."""
+
+    help = "by nearest centre"
+
+    def fit(
+        self,
+        points: NDArray[np.float32],
+        clusters: int,
+        *,
+        covariance: str,
+        restarts: int,
+        seed: int,
+    ) -> tuple[Clustering, NDArray[np.int64]]:
+        """See ``Method.fit``."""
+        start = best_start(points, clusters, restarts=restarts, seed=seed)
+        return start.clustering(start.centres), start.labels
+
+
+class Spherical(Method):
+    """K-means of directions (Dhillon and Modha, 2001).
+
+    Latents are scaled to unit length, centres too, and the centre with the largest cosine wins.
+    How strong a latent is, which follows contrast and lighting, then does not count.
+    """
+
+    help = "by nearest direction whatever the contrast"
+    measure = "cosine"
+
+    def prepare(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scale float32 [n, D] to unit length."""
+        return unit(latents)
+
+    def fit(
+        self,
+        points: NDArray[np.float32],
+        clusters: int,
+        *,
+        covariance: str,
+        restarts: int,
+        seed: int,
+    ) -> tuple[Clustering, NDArray[np.int64]]:
+        """See ``Method.fit``."""
+        start = best_start(points, clusters, restarts=restarts, seed=seed)
+        centres, labels = _to_sphere(points, start.centres)
+        return start.clustering(centres), labels
+
+
+def _to_sphere(
+    points: NDArray[np.float32], centres: NDArray[np.float32], iterations: int = 10
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Move K-means centres of unit vectors onto the sphere and let them settle there."""
+    centres = unit(centres)
+    labels = (points @ centres.T).argmax(axis=1)
+    for _ in range(iterations):
+        sums = np.zeros_like(centres, dtype=np.float64)
+        np.add.at(sums, labels, points)
+        # A centre that lost all its points stays where it is.
+        lost = np.bincount(labels, minlength=len(centres)) == 0
+        centres = np.where(lost[:, None], centres, unit(sums.astype(np.float32)))
+        moved = (points @ centres.T).argmax(axis=1)
+        if (moved == labels).all():
+            break
+        labels = moved
+    return centres, labels

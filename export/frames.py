@@ -1,0 +1,254 @@
+"""What of its footage stays beside a checkpoint: a sample of frames, and the region of interest."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aeseg_edge.bundle.geometry import Geometry, fit_region, resize_picture
+from aeseg_edge.errors import TrainingError, UsageError
+from aeseg_edge.export.checkpoint import read_file
+from aeseg_edge.sources.images import read_grey
+from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.files import write_bytes, write_error
+from aeseg_edge.support.require import import_cv2
+
+FRAMES = "frames"
+SIZES = "sizes.json"
+REGION = "region.png"
+
+KEPT_FRAMES = 256
+"""Frames that stay: enough for ranges, agreement and K up to 1024."""
+
+
+def save_frames(
+    folder: Path, frames: NDArray[np.uint8], sizes: NDArray[np.int64] | None = None
+) -> None:
+    """Keep a sample of the footage beside the checkpoint, replacing an older one.
+
+    Three channels are stored as JPEG of quality 95 without colour subsampling, other numbers
+    as PNG, which loses nothing: what PNG has no form for as grey planes under one another.
+
+    Args:
+        folder: NAME.train, made if needed.
+        frames: uint8 [N, H, W, C], BGR.
+        sizes: int64 [N, 2], rows and columns of each at its source: where letterboxed frames
+            have bars. None where not known.
+
+    Raises:
+        TrainingError: If the disk is full or cannot be written; an older sample stays.
+    """
+    cv2 = import_cv2()
+    suffix, options = ".png", []
+    if frames.shape[3] == 3:
+        suffix = ".jpg"
+        options = [cv2.IMWRITE_JPEG_QUALITY, 95]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    fresh, old = folder / f"{FRAMES}.new", folder / f"{FRAMES}.old"
+    for left_over in (fresh, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        for index, frame in enumerate(frames):
+            name, picture = f"{index:06d}{suffix}", frame
+            if frame.shape[2] not in (1, 3, 4):
+                name = f"{index:06d}.planes{frame.shape[2]}{suffix}"
+                picture = np.concatenate(list(frame.transpose(2, 0, 1)))
+            (fresh / name).write_bytes(cv2.imencode(suffix, picture, options)[1])
+        if sizes is not None:
+            (fresh / SIZES).write_text(json.dumps(sizes.tolist()))
+        # A folder cannot be replaced in one step; the old one steps aside first.
+        if (folder / FRAMES).exists():
+            (folder / FRAMES).rename(old)
+        fresh.rename(folder / FRAMES)
+    except OSError as problem:
+        raise write_error(folder / FRAMES, problem, error=TrainingError) from problem
+    finally:
+        if old.exists() and not (folder / FRAMES).exists():
+            old.rename(folder / FRAMES)
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def keep_frames(
+    folder: Path,
+    frames: NDArray[np.uint8],
+    *,
+    sizes: NDArray[np.int64] | None = None,
+    wanted: bool,
+) -> None:
+    """Keep an even sample of the frames, or forget those of an earlier run.
+
+    Args:
+        folder: ``NAME.train``.
+        frames: uint8 [N, H, W, C].
+        sizes: int64 [N, 2], see ``save_frames``.
+        wanted: False for private footage.
+    """
+    if wanted:
+        chosen = evenly(len(frames), KEPT_FRAMES)
+        save_frames(folder, frames[chosen], None if sizes is None else sizes[chosen])
+    else:
+        forget_frames(folder)
+
+
+def forget_frames(folder: Path) -> None:
+    """Remove the sample of frames, and what a crash while one was saved may have left.
+
+    Args:
+        folder: NAME.train.
+    """
+    for name in (FRAMES, f"{FRAMES}.new", f"{FRAMES}.old"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def load_frames(folder: Path) -> NDArray[np.uint8]:
+    """Read the sample of frames kept beside a checkpoint.
+
+    Args:
+        folder: NAME.train.
+
+    Returns:
+        uint8 [N, H, W, C], BGR, in the order saved.
+
+    Raises:
+        TrainingError: If none were kept, or one is damaged.
+    """
+    cv2 = import_cv2()
+    paths = sorted((folder / FRAMES).glob("[0-9]*.*"))
+    if not paths:
+        raise TrainingError(
+            f"{folder} keeps no frames", fix="Give the footage again: aeseg export ... SOURCE."
+        )
+    frames: list[NDArray[np.uint8]] = []
+    for path in paths:
+        data = np.frombuffer(read_file(path), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+        planes = re.search(r"\.planes(\d+)\.", path.name)
+        if image is not None and image.ndim == 2:
+            count = int(planes[1]) if planes else 1
+            if image.shape[0] % count == 0:
+                image = np.stack(np.split(image, count), axis=2)
+        if image is None or (frames and image.shape != frames[0].shape):
+            raise TrainingError(
+                f"{path} is damaged", fix=f"Delete {folder / FRAMES} and give the footage again."
+            )
+        frames.append(image)
+    return np.stack(frames)
+
+
+def load_sizes(folder: Path) -> NDArray[np.int64] | None:
+    """Read what size the frames kept beside a checkpoint had at their source.
+
+    Args:
+        folder: NAME.train.
+
+    Returns:
+        int64 [N, 2], rows and columns in the order of ``load_frames``; None where they were not
+        kept, as in older folders.
+
+    Raises:
+        TrainingError: If the file is damaged.
+    """
+    path = folder / FRAMES / SIZES
+    if not path.exists():
+        return None
+    damaged = TrainingError(
+        f"{path} is damaged", fix=f"Delete {folder / FRAMES} and give the footage again."
+    )
+    try:
+        sizes = np.array(json.loads(read_file(path)), np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise damaged from error
+    count = len(list((folder / FRAMES).glob("[0-9]*.*")))
+    if sizes.shape != (count, 2) or sizes.min(initial=1) < 1:
+        raise damaged
+    return sizes
+
+
+def save_region(folder: Path, region: NDArray[np.uint8] | None) -> None:
+    """Keep a region of interest for later exports; forget an older one.
+
+    Args:
+        folder: ``NAME.train``.
+        region: uint8 [h, w], or None.
+
+    Raises:
+        TrainingError: If it cannot be written.
+    """
+    path = folder / REGION
+    if region is None:
+        path.unlink(missing_ok=True)
+        return
+    _, data = import_cv2().imencode(".png", region)
+    write_bytes(path, data.tobytes(), error=TrainingError)
+
+
+def load_region(folder: Path) -> NDArray[np.uint8] | None:
+    """Read the region of interest that a training was given.
+
+    Args:
+        folder: ``NAME.train``.
+
+    Returns:
+        uint8 [h, w], or None where there was none.
+
+    Raises:
+        TrainingError: If the file is damaged.
+    """
+    path = folder / REGION
+    if not path.exists():
+        return None
+    region = read_grey(path)
+    if region is None:
+        raise TrainingError(f"{path} is damaged", fix="Give the mask again: --roi MASK.")
+    return region
+
+
+def resize_frames(frames: NDArray[np.uint8], geometry: Geometry, *, fix: str) -> NDArray[np.uint8]:
+    """Bring kept frames, which have the trained size, to another one.
+
+    Args:
+        frames: uint8 [N, H, W, C].
+        geometry: Of the export; bars of letterboxed frames stay in place at their aspect only.
+        fix: What to do where that is not possible.
+
+    Returns:
+        uint8 [N, height, width, C].
+
+    Raises:
+        UsageError: If letterboxed frames would be stretched.
+    """
+    rows, columns = frames.shape[1:3]
+    size = geometry.width, geometry.height
+    if (columns, rows) == size:
+        return frames
+    if geometry.resize == "letterbox" and columns * size[1] != rows * size[0]:
+        raise UsageError(
+            f"the frames kept are {columns}x{rows}, letterboxed, and {size[0]}x{size[1]} has "
+            "another aspect: they would be distorted",
+            fix=fix,
+        )
+    return np.stack([resize_picture(frame, *size) for frame in frames])
+
+
+def frame_region(region: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
+    """Lay a region of interest over the graph's input, as a frame is laid.
+
+    Args:
+        region: uint8 [h, w] with the shape of the footage; above 127 is inside.
+        geometry: The graph's sizes. Bars of ``letterbox`` are outside.
+
+    Returns:
+        uint8 [height, width]: 255 inside, 0 outside.
+    """
+    top, left, rows, columns = geometry.box(*region.shape[:2])
+    inside = np.zeros((geometry.height, geometry.width), np.uint8)
+    picture = np.where(fit_region(region, rows, columns), 0, 255)
+    inside[top : top + rows, left : left + columns] = picture
+    return inside
