@@ -13,16 +13,17 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import fit_frame
-from aeseg_edge.calibration.graphs.restride import with_output_stride
+from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head
 from aeseg_edge.calibration.report.cpu import cpu_share
 from aeseg_edge.calibration.report.split import SMOOTH_SPLIT, SPLIT, split_paths
 from aeseg_edge.errors import UsageError
@@ -283,10 +284,24 @@ def measure_pixels(run: Run) -> Found:
     )
 
 
+def _at_own_stride(bundle: Bundle) -> Bundle:
+    """The same encoders and codebook with labels at the encoder's stride."""
+    manifest = bundle.manifest
+    spec = replace(manifest.spec, output_stride=manifest.stride)
+    graphs = {}
+    for path, graph in bundle.graphs.items():
+        encoder = detach_head(onnx.load_model_from_string(graph))
+        graphs[path] = attach_head(encoder, spec, gate=manifest.gate).SerializeToString()
+    changed = replace(manifest, output_stride=manifest.stride)
+    made = Bundle.build(changed, bundle.codebook, graphs, region=bundle.region)
+    made.path = bundle.path
+    return made
+
+
 def measure_clusters(run: Run) -> Found:
     """Inference with 256 clusters over that with 16, labels at the encoder's own stride."""
     manifest = run.bundle.manifest
-    coarse = with_output_stride(run.bundle, manifest.stride)
+    coarse = _at_own_stride(run.bundle)
     with ExitStack() as stack:
         stack.enter_context(threads_held(1))
         candidates = {

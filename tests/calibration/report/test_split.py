@@ -15,16 +15,30 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("sklearn")
 pytest.importorskip("onnx")
 
+import onnx
+
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.calibration.graphs.restride import with_output_stride
+from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head
 from aeseg_edge.calibration.report.split import SMOOTH_SPLIT, SPLIT, SplitPath, split_paths
-from aeseg_edge.errors import MissingDependency, UsageError
+from aeseg_edge.errors import MissingDependency
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.sources.scene import draw_scene
 
 NOISE = np.random.default_rng(0).integers(0, 60, (100, 150, 3), np.uint8)
 FRAME = draw_scene(5, 150, 100) // 2 + NOISE
+
+
+def at_own_stride(bundle: Bundle) -> Bundle:
+    """The same encoders and codebook with labels at the encoder's stride."""
+    manifest = bundle.manifest
+    spec = replace(manifest.spec, output_stride=manifest.stride)
+    graphs = {}
+    for path, graph in bundle.graphs.items():
+        encoder = detach_head(onnx.load_model_from_string(graph))
+        graphs[path] = attach_head(encoder, spec, gate=manifest.gate).SerializeToString()
+    changed = replace(manifest, output_stride=manifest.stride)
+    return Bundle.build(changed, bundle.codebook, graphs, region=bundle.region)
 
 
 def nearest_centre(bundle: Bundle, clusters: int, *, seed: int = 0) -> Bundle:
@@ -48,9 +62,7 @@ def test_at_the_encoders_stride_the_labels_are_the_fused_graphs(
     bundle: Bundle, precision: str, resize: str
 ) -> None:
     geometry = replace(bundle.manifest.geometry, resize=resize)
-    coarse = with_output_stride(
-        bundle.with_manifest(replace(bundle.manifest, geometry=geometry)), bundle.manifest.stride
-    )
+    coarse = at_own_stride(bundle.with_manifest(replace(bundle.manifest, geometry=geometry)))
     with Segmenter.load(coarse, threads=1, precision=precision, backend="onnxruntime") as fused:
         wanted = fused(FRAME).labels
     found = SplitPath(coarse, precision=precision)(FRAME)
@@ -91,7 +103,7 @@ def test_scikit_learn_keeps_to_the_threads_it_is_given(bundle: Bundle) -> None:
 
 def test_the_upsampling_one_is_left_out_where_the_graph_does_not_upsample(bundle: Bundle) -> None:
     assert list(split_paths(bundle)) == [SPLIT, SMOOTH_SPLIT]
-    assert list(split_paths(with_output_stride(bundle, bundle.manifest.stride))) == [SPLIT]
+    assert list(split_paths(at_own_stride(bundle))) == [SPLIT]
 
 
 def test_without_scikit_learn_the_error_names_the_extra(
@@ -101,32 +113,3 @@ def test_without_scikit_learn_the_error_names_the_extra(
     with pytest.raises(MissingDependency, match=r"aeseg_edge\[calibrate\]"):
         SplitPath(bundle)
     assert importlib.util.find_spec("sklearn") is not None
-
-
-@pytest.mark.parametrize("stride", [1, 2, 4])
-def test_another_output_stride_changes_the_size_of_the_labels_alone(
-    bundle: Bundle, stride: int
-) -> None:
-    made = with_output_stride(bundle, stride)
-    geometry = made.manifest.geometry
-    assert made.manifest.output_stride == stride
-    assert made.manifest.entries == bundle.manifest.entries
-    frame = draw_scene(5, geometry.width, geometry.height)
-    want = frozenset({"latents"})
-    for entry in bundle.manifest.entries:
-        if entry.backend != "onnxruntime":
-            continue
-        pair = []
-        for each in (bundle, made):
-            with Segmenter.load(
-                each, threads=1, precision=entry.precision, backend="onnxruntime"
-            ) as segmenter:
-                pair.append(segmenter.backend.collect(segmenter.backend.submit(frame), want))
-        assert pair[1].labels.shape == (geometry.height // stride, geometry.width // stride)
-        np.testing.assert_array_equal(pair[0].latents, pair[1].latents)
-
-
-def test_an_output_stride_that_does_not_divide_is_refused(bundle: Bundle) -> None:
-    for stride in (0, 3, 8):
-        with pytest.raises(UsageError, match="does not divide"):
-            with_output_stride(bundle, stride)

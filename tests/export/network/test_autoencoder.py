@@ -176,7 +176,7 @@ def test_defaults_are_sizes_the_network_takes_after_rounding(arch: str) -> None:
     defaults = ARCHITECTURES[arch]
     assert min(defaults.image_size) >= network(arch).multiple
     assert defaults.batch >= 1
-    assert defaults.summary
+    assert defaults.help
 
 
 # --- refusals -------------------------------------------------------------------------------------
