@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from aeseg_edge.calibration.clusters.clustering import Clustering
 from aeseg_edge.calibration.clusters.curves import Curve
 from aeseg_edge.calibration.clusters.latents import Samples
-from aeseg_edge.calibration.clusters.methods import METHODS
+from aeseg_edge.calibration.clusters.methods import METHODS, PLAIN
 from aeseg_edge.calibration.clusters.stability import LOW, between_halves
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.progress import Tick
@@ -129,7 +129,7 @@ def choose_clusters(
     limits: tuple[int, int],
     fit: Fit,
     *,
-    method: str = "kmeans",
+    method: str = PLAIN,
     seed: int = 0,
     tick: Tick | None = None,
 ) -> Choice:

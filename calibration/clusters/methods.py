@@ -17,7 +17,8 @@ from aeseg_edge.errors import CalibrationError
 METHODS: dict[str, Method] = {"kmeans": KMeans(), "spherical": Spherical(), "gmm": Mixture()}
 """Every way of clustering by its name; a new one is a class and a row here."""
 
-DEFAULT_METHOD = "spherical"
+DEFAULT_METHOD, PLAIN = "spherical", "kmeans"
+"""What is taken unasked: for footage, and for any vectors."""
 
 BALANCES = ("none", "regions")
 """What is clustered: latents, or one vector a connected region."""
@@ -47,7 +48,7 @@ def cluster(
     latents: NDArray[np.float32],
     clusters: int,
     *,
-    method: str | Method = "kmeans",
+    method: str | Method = PLAIN,
     covariance: str = DEFAULT_COVARIANCE,
     restarts: int = RESTARTS,
     seed: int = 0,

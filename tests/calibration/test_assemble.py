@@ -97,7 +97,8 @@ def test_a_cluster_that_never_occurs_is_drawn_from_its_centre(v1_bundle: Path, m
 
 
 def test_calibrating_again_keeps_the_decoder_and_finds_its_means_anew(v1_bundle: Path) -> None:
-    before = decoder_parts(Bundle.open(v1_bundle), GRAPH, FRAMES, threads=1)
+    old = Bundle.open(v1_bundle)
+    before = old.with_decoder(decoder_parts(old, GRAPH, FRAMES, threads=1))
     settings = FitSettings(clusters=4, restarts=1, samples=2000, threads=1)
     parts = recalibrate(before, FRAMES, settings).bundle.decoder
     assert parts is not None

@@ -8,7 +8,14 @@ import pytest
 pytest.importorskip("sklearn")
 
 from aeseg_edge.bundle.codebook import MAX_CLASSES
-from aeseg_edge.calibration.clusters.methods import cluster, codebook_from, unit
+from aeseg_edge.calibration.clusters.methods import (
+    METHODS,
+    cluster,
+    codebook_from,
+    measure_of,
+    method_of,
+    unit,
+)
 from aeseg_edge.errors import CalibrationError
 
 
@@ -85,3 +92,13 @@ def test_beyond_255_clusters_the_nearest_share_a_class() -> None:
     gaps = [np.linalg.norm(book.centres[a] - book.centres[b]) for a, b in pairs]
     between = np.linalg.norm(book.centres[0] - book.centres[1:], axis=1).mean()
     assert np.mean(gaps) < 0.5 * between
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_of_the_table_gives_a_codebook_and_its_distance(name: str) -> None:
+    latents = np.random.default_rng(6).normal(size=(900, 4)).astype(np.float32)
+    book = codebook_from(cluster(latents, 5, method=name, restarts=2))
+    assert method_of(book.method) is METHODS[name]
+    assert measure_of(book.method) == METHODS[name].measure
+    assert METHODS[name].help
+    assert measure_of("linear") == "euclidean"
