@@ -247,13 +247,9 @@ class TensorRTBackend:
             self._uploaded.update(changed)
 
     def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0, stream: int = 0) -> Ticket:
-        """Start one frame; returns before it is done.
+        """Start one frame; returns before it is done. See `Backend.submit`.
 
-        Args:
-            frame: uint8 [H, W, C] at the graph's own size, BGR; copied before this returns.
-            mix: Share of the last frame's latents, 0 (none) to below 1. The first frame of
-                a stream is not mixed, nor the first after `reset` or after one with 0.
-            stream: Whose last frame. Each one used keeps two frames' latents on the device.
+        The frame is copied before this returns. Each stream keeps two frames' latents there.
 
         Raises:
             FrameError: Shape or dtype are not the graph's.
@@ -306,11 +302,7 @@ class TensorRTBackend:
             return job
 
     def collect(self, ticket: Ticket, want: frozenset[str] = frozenset()) -> Outputs:
-        """Wait for one frame and give its outputs.
-
-        Args:
-            ticket: From `submit`; each once, in the order of submission.
-            want: Any of "latents" and "margin".
+        """Wait for one frame and give its outputs; see `Backend.collect`.
 
         Raises:
             BackendError: The ticket is not the oldest one outstanding, or the backend closed.

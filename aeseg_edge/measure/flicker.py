@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,6 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.errors import FrameError
 from aeseg_edge.support.require import import_cv2
-
-if TYPE_CHECKING:
-    pass
-
 
 UNCHANGED = 3.0
 """Of 255: mean colours of 3x3 pixels that differ by no more in any channel are the same."""
@@ -39,12 +35,7 @@ class Flicker:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
-        return {
-            "frames": self.frames,
-            "unchanged": self.unchanged,
-            "flicker": self.flicker,
-            "agreement": self.agreement,
-        }
+        return asdict(self)
 
 
 class FlickerMeter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from aeseg_edge.errors import MissingDependency
@@ -42,7 +43,8 @@ def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fi
         importlib.import_module(package)
         return importlib.import_module(module)
     except Exception as error:  # A broken package raises whatever its code happens to meet.
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        named = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        if named or not _is_there(package):
             extra = extra or _EXTRAS.get(package, "calibrate")
             jetson = "apt install python3-opencv, which has GStreamer"
             beside = f" (on a Jetson: {jetson})" if package == "cv2" else ""
@@ -56,6 +58,13 @@ def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fi
             fix="Install what is named there, or the package again: pip install "
             f"--force-reinstall {_AGAIN.get(package, package)}.",
         ) from error
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def optional(module: str) -> Any | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +105,26 @@ def test_no_pool_spins_and_every_session_has_the_threads_it_is_given(tmp_path: P
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert inputs_of(session) == [TensorInfo("x", FLOAT, (1, 3, 8, "width"))]
     assert written.is_file()
+
+
+def test_one_file_opens_sessions_and_imports_onnx_runtime(repository: Path) -> None:
+    found = {
+        path.relative_to(repository).as_posix()
+        for folder in ("aeseg_edge", "calibration", "export")
+        for path in (repository / folder).rglob("*.py")
+        if re.search(r"\.InferenceSession\(|^\s*(import|from) onnxruntime", path.read_text(), re.M)
+    }
+    assert found == {"aeseg_edge/backends/session.py"}
+
+
+def test_onnx_runtime_is_told_to_tell_nobody() -> None:
+    program = (
+        "import os; from aeseg_edge.backends.session import load_onnxruntime; "
+        "load_onnxruntime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    for given, seen in ((clean, "1"), ({**clean, "ORT_DISABLE_TELEMETRY": "0"}, "0")):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == seen
