@@ -45,16 +45,17 @@ help: ## list the targets
 demo: .venv/.demo ## train on a real clip and leave the result in demo/; SOURCE=my.mp4 takes another
 	$(BIN)/python tools/demo.py $(if $(SOURCE),--source '$(SOURCE)') --out demo
 
-check: .venv/.test lint ## the fast checks: ruff, mypy, the fast tests
+check: .venv/.test lint ## the fast checks: ruff, mypy, imports, the fast tests
 	$(PYTEST) -n $(JOBS) -m '$(FAST)'
 
-test: .venv/.test lint test-py310 ## every check: ruff, mypy, all tests, the runtime on Python 3.10
+test: .venv/.test lint test-py310 ## every check: ruff, mypy, imports, all tests, the runtime on Python 3.10
 	$(PYTEST) -n $(JOBS)
 
-lint: .venv/.test ## ruff check, ruff format --check, mypy
+lint: .venv/.test ## ruff check, ruff format --check, mypy, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test-py310: $(if $(PYTHON310),.venv-py310/.test) ## the fast tests of all but torch on Python 3.10 and numpy 1.26, where there is a 3.10
 ifeq ($(PYTHON310),)

@@ -36,6 +36,7 @@ RTX = ["tensorrt-rtx-cu12==1.7.1.116; sys_platform == 'linux' and platform_machi
 # efficientnet-lite-pytorch: the reference that the teacher's logits are compared with.
 DEV = [
     "efficientnet-lite-pytorch==0.1.0",
+    "import-linter>=2.14",
     "mypy>=2",
     "packaging",
     "pytest>=8.2",
