@@ -185,7 +185,9 @@ class Feed:
                 if not self._is_current(session):
                     return
                 self._watchdog.frame(self._clock())
-                numbered = replace(frame, index=self._frames, source=self.name)
+                # Of a recording the number is its own; a camera's goes on over reconnects.
+                index = self._frames if self.live else frame.index
+                numbered = replace(frame, index=index, source=self.name)
                 self._frames += 1
                 self._size = frame.image.shape[1], frame.image.shape[0]
                 # A sender that waits for room is not stalled.

@@ -36,6 +36,7 @@ class CaptureSource(Source):
         live: The end of the frames is a lost source; else it is the end.
         no_frame: What is said where there is no frame, and ``fix`` the advice then.
         lost: Advice where a live source stops.
+        path: Of a file.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class CaptureSource(Source):
         no_frame: str,
         fix: str,
         lost: str = "Check the camera and the network.",
+        path: Path | None = None,
     ) -> None:
         cv2 = import_cv2()
         self.name = name
@@ -55,6 +57,7 @@ class CaptureSource(Source):
         self._capture = capture
         self._channels = channels
         self._lost = lost
+        self._path = path
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         self.fps = rate if 0 < rate < 1000 else None
         if not live:
@@ -74,7 +77,7 @@ class CaptureSource(Source):
         index = 0
         for image, captured in self._frames():
             timestamp = index / self.fps if self.fps and not self.live else None
-            yield Frame(image, index, captured, self.name, timestamp)
+            yield Frame(image, index, captured, self.name, timestamp, path=self._path)
             index += 1
         if self._capture is None:
             return
@@ -134,6 +137,7 @@ def open_video(path: Path, channels: int) -> CaptureSource:
         live=False,
         no_frame="has no frame that can be decoded",
         fix="It is damaged or cut short: record or copy it again.",
+        path=path,
     )
 
 

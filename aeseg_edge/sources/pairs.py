@@ -166,16 +166,16 @@ class PairSource(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         """Read one scene after another; a SourceError if none can be read, or sizes differ."""
-        index = 0
-        for files in self._pairs.files:
+        none = True
+        for index, files in enumerate(self._pairs.files):
             image = read_pair(files, self._pairs.modalities)
             if isinstance(image, str):
                 self.skipped.append(str(files[0]))
                 _log.warning("a pair is skipped: %s", image)
                 continue
-            yield Frame(image, index, time.monotonic(), self.name)
-            index += 1
-        if not index:
+            none = False
+            yield Frame(image, index, time.monotonic(), self.name, path=files[0])
+        if none:
             raise SourceError(
                 f"none of the {len(self._pairs.files)} pairs of {self.name} can be read",
                 fix="Open one in a viewer; convert them to PNG or JPEG.",

@@ -46,7 +46,8 @@ def _tell(notes: Sequence[str]) -> None:
 class ImageSource(Source):
     """Image files in natural order; a zip that is damaged is refused.
 
-    Files that cannot be read are skipped, named in the log, and counted in ``skipped``.
+    A frame has the number of its file. Files that cannot be read are skipped, named in the log,
+    and counted in ``skipped``.
     """
 
     def __init__(self, pictures: Pictures, channels: int) -> None:
@@ -55,23 +56,24 @@ class ImageSource(Source):
                 f"{pictures.source} {pictures.damage}", fix="Make or copy the zip again."
             )
         self.name = pictures.source
-        self.total = len(pictures.names)
+        self.total: int = len(pictures.names)
         self.skipped: list[str] = []
         self._pictures = pictures
         self._channels = channels
 
     def __iter__(self) -> Iterator[Frame]:
         """Read one image after another; a SourceError if none of them can be read."""
-        index = 0
-        for name, data in self._pictures.read(self._pictures.names):
+        names, none = self._pictures.names, True
+        inside = Path(self.name) if self._pictures.kind == "zip" else Path()
+        for index, (name, data) in enumerate(self._pictures.read(names)):
             image = decode_image(data, self._channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
                 self.skipped.append(name)
                 _log.warning("%s is skipped: it %s", as_text(name), as_text(image))
                 continue
-            yield Frame(image, index, time.monotonic(), self.name)
-            index += 1
-        if not index:
+            none = False
+            yield Frame(image, index, time.monotonic(), self.name, path=inside / names[index])
+        if none:
             raise SourceError(
                 f"none of the {self.total} images of {self.name} can be read",
                 fix="Open one in a viewer; convert them to PNG or JPEG with "
@@ -102,18 +104,21 @@ class Recordings(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         """Give the frames of each in turn; a SourceError if none of them can be read."""
-        index = 0
+        count, none = 0, True
         while self._current is not None:
-            current = self._current
+            current, before = self._current, count
+            if isinstance(current, ImageSource):
+                count += current.total
             try:
                 for frame in current:
+                    index = before + frame.index
+                    count, none = max(count, index + 1), False
                     yield replace(frame, index=index, source=self.name, recording=current.name)
-                    index += 1
             except SourceError as problem:
                 self._skip(current.name, problem)
             current.close()
             self._current = self._next()
-        if not index and not self._closed:
+        if none and not self._closed:
             raise self._nothing()
 
     def close(self) -> None:
