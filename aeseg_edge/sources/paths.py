@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import stat
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from aeseg_edge.sources.images import (
     natural,
     open_zip,
 )
+from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.text import is_utf8
 
 _FIX = "Give a video, an image, a folder, a zip of images or a glob of any of these."
 
@@ -70,8 +73,10 @@ def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) ->
             content = f"{count} other files" if count else "no files"
             raise error(f"folder {path} holds no images or videos, but {content}", fix=fix)
         return found
+    if text == "-" or is_pipe(path):
+        return [Found(text, "video", ("/dev/stdin" if text == "-" else text,))]
     if path.is_file():
-        if is_image(path):
+        if is_image(path) or (is_avif(path) and _can_decode(path)):
             return [Found(text, "images", (text,))]
         if path.suffix.lower() in TEXT_SUFFIXES:
             raise error(f"{path} is neither an image nor a video", fix=fix)
@@ -99,12 +104,36 @@ def file_path(uri: str) -> str:
     return text if Path(text).exists() else unquote(text)
 
 
-def list_files(uri: str) -> list[Path]:
-    """List the files that a path stands for; see ``aeseg_edge.sources.files_of``."""
+def is_pipe(path: Path) -> bool:
+    """Say whether something is there that is no file: a pipe, a device, standard input."""
     try:
-        return [Path(name) for each in find(uri) for name in each.files]
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def is_avif(path: Path) -> bool:
+    """Say whether a file is an AVIF or HEIC picture (ISO/IEC 23008-12), which looks like MP4."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head[4:8] == b"ftyp" and head[8:] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
+
+
+def _can_decode(path: Path) -> bool:
+    return is_utf8(path) and bool(import_cv2().haveImageReader(str(path)))
+
+
+def list_files(uri: str) -> list[Path]:
+    """List the files, not pipes, that a path stands for; see ``aeseg_edge.sources.files_of``."""
+    try:
+        files = [Path(name) for each in find(uri) for name in each.files]
     except SourceError:
         return []
+    return [path for path in files if not is_pipe(path)]
 
 
 def _in_folder(folder: Path) -> tuple[list[Found], int]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sources.base import Frame, Source
-from aeseg_edge.sources.capture import count_frames, open_video
 from aeseg_edge.sources.images import Pictures, decode_image
 from aeseg_edge.sources.paths import Found, file_path, find
+from aeseg_edge.sources.video import count_frames, open_video
 from aeseg_edge.support.text import as_text
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def open_recording(uri: str, channels: int) -> Source:
 
 def _open(found: Found, channels: int) -> Source:
     if found.kind == "video":
-        return open_video(Path(found.source), channels)
+        return open_video(Path(found.files[0]), channels)
     pictures = found.pictures()
     _tell(pictures.notes)
     return ImageSource(pictures, channels)
@@ -144,7 +144,7 @@ class Recordings(Source):
 
     def _skip(self, name: str, problem: SourceError) -> None:
         self.skipped.append(name)
-        _log.warning("%s is skipped: %s", as_text(name), as_text(problem.problem))
+        _log.warning("%s is skipped: %s", as_text(name), as_text(str(problem)))
 
 
 def _count(found: Found) -> int | None:
