@@ -31,12 +31,11 @@ class Scheme:
     """One way to write a source.
 
     Attributes:
-        opens: ``module:function`` that takes the URI and the frames' channels, and ``modalities``
-            where the source has several; it gives an open ``Source``.
+        opens: ``module:function`` that takes the URI, the channels, and ``modalities`` where the
+            source has several; it gives an open ``Source``.
         form: How it is written, for help and errors.
         modalities: ``one``, ``several``, or ``any`` where it goes with every bundle.
-        files: ``module:function`` that lists the files which a URI reads, without opening any;
-            empty where there are none.
+        files: ``module:function`` that lists the files which a URI reads, without opening any.
     """
 
     opens: str
@@ -101,11 +100,7 @@ def open_source(
 
 
 def scheme_of(uri: str) -> Scheme:
-    """Find the row of a source.
-
-    Raises:
-        SourceError: If there is none, or its address is not UTF-8: OpenCV takes no other.
-    """
+    """Find the row of a source; no address is other than UTF-8, which is all that OpenCV takes."""
     scheme, separator, rest = uri.partition("://")
     if not uri.strip():
         # As a path it would be the current folder.
@@ -120,14 +115,7 @@ def scheme_of(uri: str) -> Scheme:
 
 
 def files_of(uri: str) -> list[Path]:
-    """List the files that a source reads, without opening any.
-
-    Args:
-        uri: See the module's text.
-
-    Returns:
-        None of a camera, of a stream, of the test scene, or where there is nothing.
-    """
+    """List the files that a source reads, without opening any; none of cameras and streams."""
     try:
         lists = scheme_of(uri).files
     except SourceError:
@@ -137,15 +125,9 @@ def files_of(uri: str) -> list[Path]:
 
 
 def check_modalities(uri: str, modalities: Sequence[Modality]) -> None:
-    """Refuse a source that cannot have a bundle's modalities.
+    """Refuse a source that cannot have a bundle's modalities (none: trained on a single camera).
 
-    Args:
-        uri: Any source.
-        modalities: The bundle's; empty for one trained on a single camera.
-
-    Raises:
-        SourceError: If the source is paired folders and the bundle has no modalities, or the
-            other way round; the test scene goes with every bundle.
+    The test scene goes with every bundle.
     """
     name = uri.partition("://")[0] if "://" in uri else "file"
     has = SCHEMES[name].modalities if name in SCHEMES else "one"

@@ -31,16 +31,11 @@ class CaptureSource(Source):
 
     Args:
         name: Of the source, without a password.
-        capture: Open; released with the source.
+        capture: Open; released with the source, and where its first frame is refused.
         channels: C of the frames, 1 or 3.
         live: The end of the frames is a lost source; else it is the end.
-        no_frame: What is said where there is no frame.
-        fix: Advice then.
+        no_frame: What is said where there is no frame, and ``fix`` the advice then.
         lost: Advice where a live source stops.
-
-    Raises:
-        SourceError: If there is no frame, or it has other channels: opening it again would
-            not help.
     """
 
     def __init__(
@@ -75,11 +70,7 @@ class CaptureSource(Source):
             raise
 
     def __iter__(self) -> Iterator[Frame]:
-        """Give frames to the end; of a recording, warn once where that comes early.
-
-        Raises:
-            SourceError: If a live source stops.
-        """
+        """Give frames to the end; of a recording, warn once where that comes early."""
         index = 0
         for image, captured in self._frames():
             timestamp = index / self.fps if self.fps and not self.live else None
@@ -128,15 +119,7 @@ class CaptureSource(Source):
 
 
 def open_video(path: Path, channels: int) -> CaptureSource:
-    """Open a video file.
-
-    Args:
-        path: The file.
-        channels: C of the frames, 1 or 3.
-
-    Raises:
-        SourceError: If it is no video, or its first frame cannot be decoded.
-    """
+    """Open a video file as frames of 1 or 3 channels."""
     check_name(path, error=SourceError)
     capture = import_cv2().VideoCapture(str(path), video_backend())
     if not capture.isOpened():
@@ -172,9 +155,6 @@ def open_stream(name: str, address: str, how: int, channels: int) -> CaptureSour
         address: URI or pipeline.
         how: ``cv2.CAP_FFMPEG`` or ``cv2.CAP_GSTREAMER``.
         channels: C of the frames, 1 or 3.
-
-    Raises:
-        SourceError: If it cannot be opened or gives no frame.
     """
     cv2 = import_cv2()
     # A read that hangs in FFmpeg cannot be ended from outside, but ends by itself.
@@ -212,15 +192,7 @@ def read_options(uri: str, known: tuple[str, ...]) -> dict[str, str]:
 
 
 def read_mode(uri: str, more: str) -> CameraMode:
-    """Read ``?size=1280x720&fps=30&format=MJPG``.
-
-    Args:
-        uri: Of a camera.
-        more: The option that it has beside size and rate.
-
-    Raises:
-        SourceError: If an option is unknown, or its value makes no sense.
-    """
+    """Read ``?size=1280x720&fps=30&format=MJPG``; ``more`` is the option beside size and rate."""
     options = read_options(uri, ("size", "fps", more))
     size = re.fullmatch(r"(\d+)x(\d+)", options.get("size", "1x1"))
     rate = re.fullmatch(r"\d+(\.\d+)?", options.get("fps", "1"))

@@ -42,11 +42,7 @@ class Found:
     def pictures(self, *, error: type[AesegError] = SourceError) -> Pictures:
         """Say which pictures these are; nothing is read yet, but the list of a zip.
 
-        Args:
-            error: Class of what is raised.
-
-        Raises:
-            AesegError: Of class ``error``, if a zip holds none.
+        Raises ``error`` if a zip holds none.
         """
         if self.kind != "zip":
             return Pictures(self.source, self.kind, self.files)
@@ -60,20 +56,11 @@ class Found:
 
 
 def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) -> list[Found]:
-    """Find what a path stands for, without opening it.
+    """Find what a path, a glob pattern, or either behind ``file://`` stands for, opening nothing.
 
-    Args:
-        uri: A path, a glob pattern, or either behind ``file://``.
-        error: Class of what is raised.
-        fix: Advice where there is nothing.
-
-    Returns:
-        One or more: images first, in natural order, then each video and zip. A folder is
-        searched to any depth, a name that is there is no pattern, and zips inside a folder
-        are left out.
-
-    Raises:
-        AesegError: Of class ``error``, if there is nothing.
+    One or more: images first, in natural order, then each video and zip. A folder is searched to
+    any depth, a name that is there is no pattern, and zips inside a folder are left out. Raises
+    ``error`` with this ``fix`` if there is nothing.
     """
     text = file_path(uri)
     path = Path(text)
@@ -104,11 +91,7 @@ def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) ->
 
 
 def file_path(uri: str) -> str:
-    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path.
-
-    Args:
-        uri: Such, or a path as it is.
-    """
+    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path."""
     if not uri.startswith("file://"):
         return uri
     text = uri.removeprefix("file://")

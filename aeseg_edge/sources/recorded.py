@@ -20,10 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_recording(uri: str, channels: int) -> Source:
-    """Open what a path stands for; see ``open_source``.
-
-    What is found in several parts, such as the videos of a folder, is played in turn.
-    """
+    """Open what a path stands for; several parts, such as the videos of a folder, play in turn."""
     found = find(uri)
     for each in found:
         _tell(each.notes)
@@ -47,16 +44,9 @@ def _tell(notes: Sequence[str]) -> None:
 
 
 class ImageSource(Source):
-    """Image files in natural order.
+    """Image files in natural order; a zip that is damaged is refused.
 
     Files that cannot be read are skipped, named in the log, and counted in ``skipped``.
-
-    Args:
-        pictures: The files.
-        channels: C of the frames.
-
-    Raises:
-        SourceError: If they are in a zip that is damaged.
     """
 
     def __init__(self, pictures: Pictures, channels: int) -> None:
@@ -71,11 +61,7 @@ class ImageSource(Source):
         self._channels = channels
 
     def __iter__(self) -> Iterator[Frame]:
-        """Read one image after another.
-
-        Raises:
-            SourceError: If none of them can be read.
-        """
+        """Read one image after another; a SourceError if none of them can be read."""
         index = 0
         for name, data in self._pictures.read(self._pictures.names):
             image = decode_image(data, self._channels) if isinstance(data, bytes) else data
@@ -98,14 +84,6 @@ class Recordings(Source):
 
     Frames are counted through and say which ``recording`` they are from. Recordings that cannot
     be read are skipped, named in the log, and counted in ``skipped``.
-
-    Args:
-        name: What the user gave.
-        found: The recordings.
-        channels: C of the frames.
-
-    Raises:
-        SourceError: If none of them can be opened.
     """
 
     def __init__(self, name: str, found: Sequence[Found], channels: int) -> None:
@@ -123,11 +101,7 @@ class Recordings(Source):
         self.total = None if None in counts else sum(count or 0 for count in counts)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Give the frames of each in turn.
-
-        Raises:
-            SourceError: If none of them can be read.
-        """
+        """Give the frames of each in turn; a SourceError if none of them can be read."""
         index = 0
         while self._current is not None:
             current = self._current
@@ -179,15 +153,9 @@ def _count(found: Found) -> int | None:
 
 
 class RealTime(Source):
-    """A recording given at its own rate, as if it came from a camera.
+    """A recording given at its own rate, as if it came from a camera; closed with this one.
 
-    Args:
-        source: Recorded, with a rate; closed with this one.
-        clock: Monotonic seconds.
-        wait: Waits for some seconds, or until closed.
-
-    Raises:
-        SourceError: If the source has no rate.
+    ``wait`` waits for some seconds, or until closed. One without a rate is refused.
     """
 
     def __init__(
