@@ -34,13 +34,7 @@ _TYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input of a model.
-
-    Attributes:
-        name: Its name.
-        type: As ONNX Runtime has it, such as ``tensor(float)``.
-        shape: A number, a name or None for each dimension.
-    """
+    """One input of a model; its type as ONNX Runtime has it, such as ``tensor(float)``."""
 
     name: str
     type: str
@@ -132,23 +126,12 @@ def inputs_of(session: Any) -> list[TensorInfo]:
 def synthesise(
     inputs: list[TensorInfo], model: str, *, width: int, height: int
 ) -> dict[str, NDArray[Any]]:
-    """Make inputs for a model from their types and shapes alone.
+    """Make inputs for a model from their types and shapes alone; the same for the same shapes.
 
-    The batch is 1. Symbolic sides of a picture become the given size: sides are told by their
-    names, or by a fixed number of channels (1, 3 or 4) behind the batch or at the end.
-
-    Args:
-        inputs: Of the model.
-        model: Its name, for errors.
-        width: Pixels, for symbolic sides.
-        height: Likewise.
-
-    Returns:
-        By name: uint8 noise, standard normal float16 or float32, zeros in int64 (always a
-        valid index). The same for the same shapes.
-
-    Raises:
-        UsageError: If a type is not among these, or a dimension cannot be known.
+    The batch is 1. Symbolic sides of a picture become the given size, in pixels: sides are told by
+    their names, or by a fixed number of channels (1, 3 or 4) behind the batch or at the end. By
+    name: uint8 noise, standard normal float16 or float32, zeros in int64 (always a valid index);
+    UsageError for other types, and for a dimension that cannot be known.
     """
     random = np.random.default_rng(0)
     made: dict[str, NDArray[Any]] = {}
@@ -214,18 +197,10 @@ def label_feed(
     *,
     everything: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Give what a deployed graph is run with.
+    """Give what a deployed graph is run with, by name; `frame` is uint8 [H, W, C] at its size.
 
-    Args:
-        session: The graph, open.
-        spec: Its sizes.
-        codebook: Its codebook.
-        frame: uint8 [H, W, C] at the graph's size.
-        everything: Smooth over time and give latents and margin; labels alone otherwise, as
-            most frames are run.
-
-    Returns:
-        Every input by name.
+    With `everything` it smooths over time and gives latents and margin; labels alone otherwise,
+    as most frames are run.
     """
     asks = any(each.name == EXTRAS for each in session.get_inputs())
     blank = np.zeros((1, *spec.latent_shape), np.float32)

@@ -272,20 +272,10 @@ def _cameras(root: Path) -> Check:
 def camera_formats(
     device: Path, ioctl: Callable[[int, int, bytearray], int] = fcntl.ioctl
 ) -> list[str]:
-    """Ask a video device for its pixel formats.
+    """Ask a video device, such as /dev/video0, for its pixel formats, such as "YUYV" or "MJPG".
 
-    Args:
-        device: Such as /dev/video0.
-        ioctl: What asks the kernel.
-
-    Returns:
-        Four-letter codes, such as "YUYV" or "MJPG".
-
-    Raises:
-        OSError: It cannot be opened.
-
-    Source:
-        Linux kernel, userspace-api/media/v4l/vidioc-enum-fmt (VIDIOC_ENUM_FMT).
+    OSError where it cannot be opened. Source: Linux kernel,
+    userspace-api/media/v4l/vidioc-enum-fmt (VIDIOC_ENUM_FMT).
     """
     enum_fmt, capture = 0xC0405602, 1
     formats: list[str] = []

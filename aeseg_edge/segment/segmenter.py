@@ -38,15 +38,10 @@ _ASIDE = -1
 
 @dataclass(frozen=True)
 class SubmittedFrame:
-    """A frame on its way; see ``Segmenter.submit``.
+    """A frame on its way, see ``Segmenter.submit``.
 
-    Attributes:
-        ticket: The backend's.
-        size: Rows and columns of the frame.
-        captured: When it was captured.
-        used: Codebook and palette it is segmented with.
-        started: ``perf_counter_ns`` before preprocessing.
-        prepared: And after it.
+    Rows and columns, time of capture, codebook and palette of that moment, and ``perf_counter_ns``
+    before and after preprocessing.
     """
 
     ticket: Ticket
@@ -199,11 +194,7 @@ class Segmenter:
         return self._backend
 
     def set_codebook(self, codebook: Codebook) -> None:
-        """Use other centres, names or colours from the next frame on; no new graph.
-
-        Raises:
-            CodebookError: If it is for other latents.
-        """
+        """Use other centres, names or colours from the next frame on; CodebookError where unfit."""
         self._backend.set_codebook(codebook)
         self._use(codebook)
 
@@ -386,11 +377,7 @@ class Segmenter:
         return total
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget the last frame: the next one is not smoothed.
-
-        Args:
-            stream: Of this camera only; of all when None.
-        """
+        """Forget the last frame, of one camera or of all: the next one is not smoothed."""
         self._backend.reset(stream)
 
     def close(self) -> None:

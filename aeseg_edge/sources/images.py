@@ -50,14 +50,7 @@ class Pictures:
     damage: str = ""
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | str]]:
-        """Read some of them.
-
-        Args:
-            names: Of ``self.names``.
-
-        Yields:
-            What messages call it, and its bytes or the reason why there are none.
-        """
+        """Yield of each name what messages call it, and its bytes or why there are none."""
         if self.kind != "zip":
             for name in names:
                 yield name, _read_file(Path(name))
@@ -68,11 +61,7 @@ class Pictures:
 
 
 def open_zip(path: Path) -> Pictures:
-    """List the image entries of a zip; one that is damaged has none.
-
-    Args:
-        path: The zip.
-    """
+    """List the image entries of a zip; one that is damaged has none."""
     names: list[str] = []
     unsafe: list[str] = []
     videos: list[str] = []
@@ -124,14 +113,7 @@ def is_hidden(name: str) -> bool:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Order names as people do: ``frame2`` before ``frame10``.
-
-    Args:
-        name: A path or file name.
-
-    Returns:
-        A sort key.
-    """
+    """Make a key that sorts names as people do: ``frame2`` before ``frame10``."""
     # Odd parts are the numbers. ASCII digits only: int() refuses some of what \d matches.
     parts = re.split(r"([0-9]+)", name)
     return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
@@ -185,13 +167,9 @@ def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
 
 
 def read_grey(path: Path) -> NDArray[np.uint8] | None:
-    """Read a picture as grey values, under whichever name: ``cv2.imread`` takes UTF-8 only.
+    """Read a picture as uint8 [H, W], under whichever name: ``cv2.imread`` takes UTF-8 only.
 
-    Args:
-        path: The file.
-
-    Returns:
-        uint8 [H, W], or None where it cannot be read or is no picture.
+    None where it cannot be read or is no picture.
     """
     cv2 = import_cv2()
     try:

@@ -20,21 +20,10 @@ _AGAIN = {
 
 
 def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fix: str = "") -> Any:
-    """Import an optional package, or say how to get it.
+    """Import an optional package such as ``scipy.optimize``, or say how to get it.
 
-    Args:
-        module: Such as ``scipy.optimize``.
-        extra: The extra of aeseg_edge that brings it; the usual one when empty.
-        for_: What needs it, such as ``the decoder``.
-        title: What messages call it; its usual name when empty.
-        fix: What to do where it is missing, when no extra brings it.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingDependency: If it is not installed, or is and does not load: half an installation,
-            a library of the system that is missing, a build for another numpy.
+    ``extra``, ``title`` and ``fix`` stand for the usual ones. MissingDependency if it is not there,
+    or is and does not load: half an installation, a missing library, a build for another numpy.
     """
     package = module.partition(".")[0]
     name = title or _TITLES.get(package, package)

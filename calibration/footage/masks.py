@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import EvaluationError
+from aeseg_edge.sources.images import IMAGE_SUFFIXES
 from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.require import import_cv2, require
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 MASK_SUFFIX = ".png"
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -130,9 +128,7 @@ def labelled_frames(
 def evenly_spaced(pairs: Sequence[Pair], count: int | None) -> tuple[Pair, ...]:
     """Choose pairs that lie evenly over the list: first and last among them, or the middle one.
 
-    Args:
-        pairs: In their order.
-        count: How many, at least 1; all of them when None or when there are no more.
+    All of them when ``count`` is None or there are no more.
     """
     if count is None or count >= len(pairs):
         return tuple(pairs)
@@ -144,17 +140,10 @@ def evenly_spaced(pairs: Sequence[Pair], count: int | None) -> tuple[Pair, ...]:
 def fit_mask(
     mask: NDArray[np.uint8], geometry: Geometry, classes: int, ignore: int | None
 ) -> NDArray[np.uint8]:
-    """Bring a mask to the graph's input as its frame is brought there (nearest neighbour).
+    """Bring a mask uint8 [H, W] to the graph's input as its frame is brought there.
 
-    Args:
-        mask: uint8 [H, W], checked; values from ``classes`` up do not count.
-        geometry: The graph's sizes.
-        classes: Number of classes.
-        ignore: A value that does not count either, or None.
-
-    Returns:
-        uint8 [height, width], a new array: class ids, 255 for whatever does not count, the
-        bars of a letterboxed frame too.
+    Nearest neighbour; a new uint8 [height, width] of class ids, 255 for what does not count:
+    values from ``classes`` up, ``ignore``, and the bars of a letterboxed frame.
     """
     counts = mask < classes
     if ignore is not None:

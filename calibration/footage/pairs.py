@@ -18,16 +18,11 @@ from aeseg_edge.support.choose import middles
 
 
 class PairReader(Reader):
-    """Scenes of paired folders, in the order of their names.
-
-    Args:
-        pairs: From ``open_pairs``.
-    """
+    """Scenes of paired folders, from ``open_pairs``, in the order of their names."""
 
     kind = "pairs"
 
     def __init__(self, pairs: Pairs) -> None:
-        """Nothing is read yet."""
         self.source = pairs.name
         self.found = len(pairs.files)
         self.notes = Notes()
@@ -38,11 +33,7 @@ class PairReader(Reader):
     def sample(
         self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
     ) -> Sizes:
-        """Read scenes, evenly spread, into the room given; see ``Reader``.
-
-        Raises:
-            SourceError: If the pictures of a pair have different sizes.
-        """
+        """Read scenes; SourceError if the pictures of a pair have different sizes."""
         written: Sizes = []
         for index in middles(self.found, len(room)):
             files = self._pairs.files[index]
@@ -57,13 +48,7 @@ class PairReader(Reader):
 
 
 def find_modalities(sources: Sequence[str | Path]) -> tuple[Modality, ...]:
-    """Say what modalities footage has.
-
-    Args:
-        sources: As ``gather`` takes them.
-
-    Returns:
-        Names and channels in the order of the frames' channels; empty for plain footage.
+    """Give names and channels of footage's modalities, in order; empty for plain footage.
 
     Raises:
         SourceError: See ``open_pairs``.
@@ -87,9 +72,7 @@ def find_modalities(sources: Sequence[str | Path]) -> tuple[Modality, ...]:
 def open_footage(sources: Sequence[str | Path], modalities: Sequence[Modality]) -> list[Reader]:
     """Open sources as ``open_sources`` does, or paired folders where there are modalities.
 
-    Raises:
-        FootageError: See ``open_sources``.
-        SourceError: If a source does not have these modalities; see ``open_pairs``.
+    SourceError if a source does not have these modalities; see ``open_pairs``.
     """
     for source in sources:
         check_modalities(str(source), modalities)

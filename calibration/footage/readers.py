@@ -38,13 +38,7 @@ _FIX = "Give videos, folders of images, globs, zips of images or single images."
 
 @dataclass
 class Notes:
-    """What is noted about one source while it is read.
-
-    Attributes:
-        unreadable: Name and reason of what could not be decoded.
-        too_small: Name and size of pictures under ``MIN_SIDE`` pixels a side.
-        warnings: Sentences for a person.
-    """
+    """What is noted about one source while it is read: names with reasons, and sentences."""
 
     unreadable: dict[str, str] = field(default_factory=dict)
     too_small: dict[str, str] = field(default_factory=dict)
@@ -95,25 +89,16 @@ class Reader(ABC):
     ) -> Sizes:
         """Read frames, evenly spread, in order, into the room given.
 
-        Args:
-            room: uint8 [budget, height, width, channels], written from the front.
-            geometry: Size, channels and resize mode of the frames.
-            tick: Called once a unit of work.
-
-        Returns:
-            Of each frame that was written, its size before. What could not be read is in ``notes``.
+        ``room`` is uint8 [budget, height, width, channels], written from the front; ``tick`` is
+        called once a unit of work. Returns of each frame written its size before; what could
+        not be read is in ``notes``.
         """
 
 
 class ImageReader(Reader):
-    """Image files, or the entries of a zip.
-
-    Args:
-        pictures: The files, in order; nothing is read yet.
-    """
+    """Image files, or the entries of a zip, in order."""
 
     def __init__(self, pictures: Pictures) -> None:
-        """Take over what is known about them."""
         self.source, self.kind = pictures.source, pictures.kind
         self.found = len(pictures.names)
         self.notes = Notes()
@@ -141,16 +126,11 @@ class ImageReader(Reader):
 
 
 class VideoReader(Reader):
-    """One video file.
-
-    Args:
-        path: The file.
-    """
+    """One video file."""
 
     kind = "video"
 
     def __init__(self, path: Path) -> None:
-        """Find the length."""
         self.source = str(path)
         self.notes = Notes()
         self._path = path
@@ -253,15 +233,10 @@ class VideoReader(Reader):
 
 
 def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
-    """Find out what each source is, and how many frames it holds.
+    """Find out what each source is, and how many frames it holds: one reader or more for each.
 
-    Single images that follow one another (a glob that the shell expanded) are one source.
-
-    Args:
-        sources: Paths of videos, images, zips and folders, and glob patterns.
-
-    Returns:
-        One reader or more for each source; a folder of videos gives one for each video.
+    Paths of videos (one reader each), images, zips and folders, and glob patterns. Single
+    images that follow one another (a glob that the shell expanded) are one source.
 
     Raises:
         FootageError: If a source does not exist or holds neither images nor videos.
@@ -295,13 +270,3 @@ def _reader(found: Found) -> Reader:
     for note in found.notes:
         reader.notes.warn(note)
     return reader
-
-
-def spread(count: int, budget: int) -> list[int]:
-    """Return at most ``budget`` of ``count`` indices, evenly spread, ascending.
-
-    Each index is the middle of its equal share: ``floor((i + 1/2) * count / budget)``.
-    """
-    if count <= budget:
-        return list(range(count))
-    return [(2 * i + 1) * count // (2 * budget) for i in range(budget)]

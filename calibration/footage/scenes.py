@@ -15,12 +15,7 @@ from aeseg_edge.sources.pairs import open_pairs, read_pair
 
 
 class LabelledScenes:
-    """Paired folders with a mask for each scene.
-
-    Args:
-        uri: ``pairs://visible=DIR,thermal=DIR``.
-        masks: Folder of index PNGs, named as the scenes.
-        manifest: Of the bundle; says which modalities are wanted.
+    """Paired folders with a mask (an index PNG, named as the scene) for each scene.
 
     Attributes:
         pairs: One a scene: the first modality's file stands for all.

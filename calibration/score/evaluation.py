@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.calibration.footage.masks import (
-    IMAGE_SUFFIXES,
     MASK_SUFFIX,
     Pair,
     find_pairs,
@@ -36,6 +35,7 @@ from aeseg_edge.calibration.score.counts import (
     score,
 )
 from aeseg_edge.errors import EvaluationError
+from aeseg_edge.sources.images import IMAGE_SUFFIXES
 from aeseg_edge.support.require import import_scipy
 
 __all__ = [
@@ -201,20 +201,7 @@ def count_clusters(
     progress: Progress | None = None,
     read: Callable[[Path], NDArray[np.uint8]] | None = None,
 ) -> ConfusionMatrix:
-    """Count the pixels of labelled frames by class and cluster.
-
-    Args:
-        predict: Frame uint8 [H, W, C] -> cluster ids, integers [H, W] at the frame's size.
-        pairs: The labelled frames.
-        class_names: Names of the classes 0, 1, ... of the masks.
-        clusters: Number of clusters that `predict` chooses from.
-        ignore: Mask value that leaves every count, or None.
-        progress: Called after each frame.
-        read: Turns an image path into a frame; read_image unless given.
-
-    Raises:
-        EvaluationError: As `evaluate`.
-    """
+    """Count the pixels of labelled frames by class and cluster; arguments as for ``evaluate``."""
     matrix = ConfusionMatrix(len(class_names), clusters, ignore=ignore)
     frames = labelled_frames(pairs, class_names, ignore=ignore, read=read)
     for done, (pair, frame, mask) in enumerate(frames, 1):
