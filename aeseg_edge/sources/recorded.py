@@ -12,7 +12,8 @@ from pathlib import Path
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sources.base import Frame, Source
 from aeseg_edge.sources.capture import count_frames, open_video
-from aeseg_edge.sources.images import Pictures, decode_image
+from aeseg_edge.sources.depth import split_levels
+from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.paths import Found, file_path, find
 from aeseg_edge.support.text import as_text
 
@@ -29,7 +30,7 @@ def open_recording(uri: str, channels: int) -> Source:
         _tell(each.notes)
     several = len(found) > 1
     source = Recordings(uri, found, channels) if several else _open(found[0], channels)
-    source.name = file_path(uri)
+    source.name = split_levels(file_path(uri))[0]
     return source
 
 
@@ -77,8 +78,8 @@ class ImageSource(Source):
             SourceError: If none of them can be read.
         """
         index = 0
-        for name, data in self._pictures.read(self._pictures.names):
-            image = decode_image(data, self._channels) if isinstance(data, bytes) else data
+        names, warn = self._pictures.names, lambda note: _tell((note,))
+        for name, image in self._pictures.images(names, self._channels, warn):
             if isinstance(image, str):
                 self.skipped.append(name)
                 _log.warning("%s is skipped: it %s", as_text(name), as_text(image))
