@@ -326,10 +326,11 @@ class Segmenter:
         from dataclasses import replace
 
         from aeseg_edge.sources import open_source
+        from aeseg_edge.sources.paths import with_range
 
         opened: Source = (
             open_source(
-                str(source),
+                with_range(str(source), self.manifest.provenance),
                 channels=self.manifest.geometry.channels,
                 modalities=self.manifest.modalities,
             )

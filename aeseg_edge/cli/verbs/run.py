@@ -159,12 +159,13 @@ def _open_inputs(
 ) -> list[Input]:
     """Open every source, under names unlike each other."""
     from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.paths import with_range
 
     inputs: list[Input] = []
     for uri in sources:
         reopen = partial(
             open_source,
-            uri,
+            with_range(uri, manifest.provenance),
             channels=manifest.geometry.channels,
             realtime=realtime,
             modalities=manifest.modalities,
