@@ -212,16 +212,22 @@ def _print_summary(counters: LoopCounters) -> None:
 
 def _build_if_missing(bundle: Bundle, runner: RunnerSettings, cache_dir: Path | None) -> None:
     """Build the engine that a run needs, the first time; nothing where there is no TensorRT."""
+    from aeseg_edge.errors import AesegError, MissingDependency
+
     if runner.backend == "auto" and not has_tensorrt():
         return
     from aeseg_edge.backends.tensorrt import open_backend
 
     entry = choose_entry(bundle.manifest, runner.precision, "tensorrt")
+    spared: tuple[type[AesegError], ...]
+    spared = (BackendError, MissingDependency) if runner.backend == "auto" else ()
     try:
         open_backend(bundle, entry, cache_dir=cache_dir).close()
     except EngineNotBuilt as missing:
         print(f"{missing.problem}: building it now, once", file=sys.stderr)
-        build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
-    except BackendError:
-        if runner.backend == "tensorrt":
-            raise
+        try:
+            build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
+        except spared as error:
+            print(f"it was not built: {error}", file=sys.stderr)
+    except spared:
+        pass  # opening the bundle says why, and runs on ONNX Runtime
