@@ -44,6 +44,7 @@ from aeseg_edge.export.training.history import EpochRecord, TrainProgress, Train
 from aeseg_edge.export.training.labels import head_codebook
 from aeseg_edge.export.training.loop import train
 from aeseg_edge.export.training.team import ALONE, Team
+from aeseg_edge.sources.paths import with_range
 from aeseg_edge.version import __version__
 
 
@@ -236,7 +237,7 @@ def export_bundle(
     )
     if sources:
         footage = gather(
-            sources,
+            [with_range(str(uri), meta["provenance"]) for uri in sources],
             size=size,
             channels=geometry.channels,
             resize=geometry.resize,

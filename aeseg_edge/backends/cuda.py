@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import EngineError
-from aeseg_edge.support.require import require
+from aeseg_edge.support.require import require, whole
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def load_driver() -> Any:
         fix="Install it with nvcc on PATH: PATH=/usr/local/cuda/bin:$PATH pip install "
         "'aeseg_edge[tensorrt]'.",
     )
+    whole(driver, "init", "Error", "Device")
     try:
         driver.init()
     except driver.Error as error:

@@ -55,7 +55,7 @@ from aeseg_edge.bundle.contract import (
     codebook_inputs,
 )
 from aeseg_edge.bundle.variants import TENSORRT
-from aeseg_edge.errors import BackendError, EngineError
+from aeseg_edge.errors import AesegError, BackendError, EngineError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -101,6 +101,20 @@ def open_backend(
     EngineNotBuilt, whose fix is the command to type, where the cache has none that can be used
     here; else as `engine_key` and `TensorRTBackend` raise.
     """
+    try:
+        return _open_backend(bundle, entry, cache_dir, device)
+    except AesegError:
+        raise
+    except Exception as error:  # A broken package raises whatever its code happens to meet.
+        raise BackendError(
+            f"TensorRT does not work here ({type(error).__name__}: {error})",
+            fix="Run: aeseg doctor --backend tensorrt.",
+        ) from error
+
+
+def _open_backend(
+    bundle: Bundle, entry: Entry, cache_dir: Path | None, device: int
+) -> TensorRTBackend:
     manifest = bundle.manifest
     clusters = padded_clusters(manifest.clusters)
     key = engine_key(

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, SupportsInt
 
 from aeseg_edge.errors import EngineError
-from aeseg_edge.support.require import require
+from aeseg_edge.support.require import require, whole
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -47,6 +47,7 @@ def load_tensorrt(name: str = "tensorrt") -> ModuleType:
         fix="On a Jetson install JetPack's python3-libnvinfer and make the virtual "
         "environment with --system-site-packages; elsewhere: pip install tensorrt.",
     )
+    whole(trt, "__version__", "Runtime")
     if name == "tensorrt":
         check_version(trt.__version__)
     return trt

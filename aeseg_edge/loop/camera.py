@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from aeseg_edge.bundle.drift import RunningDrift
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.loop.delivery import Delivery
-from aeseg_edge.loop.feed import Captured, Feed, Input
+from aeseg_edge.loop.feed import OPEN_AT_ONCE, Captured, Feed, Input
 from aeseg_edge.loop.rate import RateLine, RateReporter, RunTotals
 from aeseg_edge.loop.settings import DROPS
 from aeseg_edge.loop.watchdog import Patience
@@ -171,7 +171,9 @@ class CameraLoop:
 
     def counters(self) -> LoopCounters:
         """Give a snapshot; callable from any thread."""
-        dropped = self._box.dropped
+        left = self._box.dropped
+        # Where nothing may be lost, what was read beyond the last frame wanted is no loss.
+        dropped = (0,) * len(left) if self._lossless else left
         with self._lock:
             segmented, ages = list(self._segmented), [age.summary() for age in self._ages]
             drifts = [drift.value for drift in self._drifts]
@@ -182,7 +184,7 @@ class CameraLoop:
                 SourceCounters(
                     name=feed.name,
                     state=state,
-                    frames_in=frames,
+                    frames_in=frames - left[lane] + dropped[lane],
                     segmented=segmented[lane],
                     dropped={"capture": dropped[lane]},
                     reconnects=reconnects,
@@ -206,8 +208,16 @@ class CameraLoop:
             delivery.sink.watch(self.counters)
             delivery.start()
         self._engine.start()
+        self._start_feeds()
+
+    def _start_feeds(self) -> None:
+        """Start cameras at once; of recordings that nobody waits for, a few at a time."""
+        at_once = OPEN_AT_ONCE if self._lossless else len(self._feeds)
+        playing = sum(not feed.live and not feed.done for feed in self._feeds if feed.started)
         for feed in self._feeds:
-            feed.start()
+            if not feed.started and (feed.live or playing < at_once):
+                playing += not feed.live
+                feed.start()
 
     def _watch(
         self, stop: threading.Event | None, on_line: Callable[[RateLine], None] | None
@@ -222,6 +232,8 @@ class CameraLoop:
             self._engine.wait(_TICK)
         for feed in self._feeds:
             feed.check()
+        if not self._stopping:
+            self._start_feeds()
         if all(feed.done for feed in self._feeds):
             # What is in the mailbox is still segmented.
             self._box.close()
@@ -260,7 +272,7 @@ class CameraLoop:
         return stuck
 
     def _report_line(self, on_line: Callable[[RateLine], None] | None) -> None:
-        drops = sum(self._box.dropped)
+        drops = 0 if self._lossless else sum(self._box.dropped)
         with self._lock:
             self._reporter.dropped(drops - self._reported_drops)
             self._reported_drops = drops

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.base import Absent, Frame, Source
 from aeseg_edge.sources.capture import open_stream
 from aeseg_edge.sources.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, decode_image
 from aeseg_edge.sources.video import open_address
@@ -118,7 +118,7 @@ class MjpegSource(Source):
             self._held[:0] = data[end:]
             return data[:end]
         except (OSError, EOFError, ValueError, http.client.HTTPException) as error:
-            raise SourceError(
+            raise Absent(
                 f"{self.name} stopped: {str(error) or 'the camera hung up'}", fix=_FIX
             ) from error
 
@@ -200,7 +200,10 @@ def _connect(uri: str) -> Any:
         return opener.open(request, timeout=_TIMEOUT)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise SourceError(f"{name} cannot be opened: {reason}", fix=_FIX) from error
+        # A wrong address or password stays wrong.
+        wrong = isinstance(error, ValueError) or getattr(error, "code", 0) in (401, 403)
+        kind = SourceError if wrong else Absent
+        raise kind(f"{name} cannot be opened: {reason}", fix=_FIX) from error
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -237,11 +240,9 @@ def open_http(uri: str, channels: int) -> Source:
     try:
         return open_stream(name, uri, import_cv2().CAP_FFMPEG, channels)
     except SourceError as problem:
-        if not problem.problem.endswith("cannot be opened"):
+        if not isinstance(problem, Absent):
             raise
-        raise SourceError(
-            f"{name} gives {kind}, not a stream of JPEGs or a video", fix=_FIX
-        ) from None
+        raise Absent(f"{name} gives {kind}, not a stream of JPEGs or a video", fix=_FIX) from None
 
 
 def _fetch(name: str, response: Any, length: int, suffix: str, channels: int) -> Source:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import stat
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from aeseg_edge.errors import AesegError, SourceError
+from aeseg_edge.sources.depth import Levels, levels_of, split_levels
 from aeseg_edge.sources.images import (
     TEXT_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -35,12 +38,14 @@ class Found:
         kind: ``images``, ``folder``, ``glob``, ``video`` or ``zip``.
         files: Paths, in natural order; one of a video or zip.
         notes: Sentences for a person about what is beside them and left out.
+        levels: See ``Pictures``.
     """
 
     source: str
     kind: str
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    levels: Levels | None = None
 
     def pictures(self, *, error: type[AesegError] = SourceError) -> Pictures:
         """Say which pictures these are; nothing is read yet, but the list of a zip.
@@ -48,8 +53,8 @@ class Found:
         Raises ``error`` if a zip holds none.
         """
         if self.kind != "zip":
-            return Pictures(self.source, self.kind, self.files)
-        found = open_zip(Path(self.source))
+            return Pictures(self.source, self.kind, self.files, levels=self.levels)
+        found = replace(open_zip(Path(self.source)), levels=self.levels)
         if not found.names and not found.damage:
             raise error(
                 f"{self.source} holds no images that can be used",
@@ -62,10 +67,31 @@ def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) ->
     """Find what a path, a glob pattern, or either behind ``file://`` stands for, opening nothing.
 
     One or more: images first, in natural order, then each video and zip. A folder is searched to
-    any depth, a name that is there is no pattern, and zips inside a folder are left out. Raises
-    ``error`` with this ``fix`` if there is nothing.
+    any depth, a name that is there is no pattern, and zips inside a folder are left out.
+    ``?range=LOW:HIGH`` may follow. Raises ``error`` with this ``fix`` if there is nothing, or a
+    range for videos alone.
     """
-    text = file_path(uri)
+    text, levels = split_levels(file_path(uri), error=error)
+    found = _find(text, error, fix)
+    if levels is None:
+        return found
+    if all(each.kind == "video" for each in found):
+        raise error(f"{text} holds no pictures that a range is for", fix="Leave ?range= out.")
+    return [replace(each, levels=levels) for each in found]
+
+
+def with_range(uri: str, provenance: Mapping[str, Any]) -> str:
+    """Add the range of a bundle's footage, by its provenance, to pictures that state none."""
+    levels = levels_of(provenance)
+    path = file_path(uri)
+    if levels is None or "://" in path or split_levels(path)[1] is not None:
+        return uri
+    if not any(is_image(name) or name.suffix.lower() == ".zip" for name in list_files(uri)):
+        return uri
+    return f"{uri}?range={levels}"
+
+
+def _find(text: str, error: type[AesegError], fix: str) -> list[Found]:
     path = Path(text)
     if path.is_dir():
         found, count = _in_folder(path)

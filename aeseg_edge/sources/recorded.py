@@ -11,7 +11,8 @@ from pathlib import Path
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sources.base import Frame, Source
-from aeseg_edge.sources.images import Pictures, decode_image
+from aeseg_edge.sources.depth import split_levels
+from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.paths import Found, file_path, find
 from aeseg_edge.sources.video import count_frames, open_video
 from aeseg_edge.support.text import as_text
@@ -26,7 +27,7 @@ def open_recording(uri: str, channels: int) -> Source:
         _tell(each.notes)
     several = len(found) > 1
     source = Recordings(uri, found, channels) if several else _open(found[0], channels)
-    source.name = file_path(uri)
+    source.name = split_levels(file_path(uri))[0]
     return source
 
 
@@ -65,8 +66,8 @@ class ImageSource(Source):
         """Read one image after another; a SourceError if none of them can be read."""
         names, none = self._pictures.names, True
         inside = Path(self.name) if self._pictures.kind == "zip" else Path()
-        for index, (name, data) in enumerate(self._pictures.read(names)):
-            image = decode_image(data, self._channels) if isinstance(data, bytes) else data
+        pictures = self._pictures.images(names, self._channels, lambda note: _tell((note,)))
+        for index, (name, image) in enumerate(pictures):
             if isinstance(image, str):
                 self.skipped.append(name)
                 _log.warning("%s is skipped: it %s", as_text(name), as_text(image))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.errors import FootageError, SourceError
 from aeseg_edge.sources.decoding import Decoder, to_channels
-from aeseg_edge.sources.images import Pictures, decode_image
+from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.paths import Found, file_path, find, is_pipe
 from aeseg_edge.sources.video import no_frame, open_decoder, what_is_missing
 from aeseg_edge.support.choose import middles
@@ -99,7 +99,9 @@ class ImageReader(Reader):
     """Image files, or the entries of a zip, in order."""
 
     def __init__(self, pictures: Pictures) -> None:
-        self.source, self.kind = pictures.source, pictures.kind
+        # With the range, which the manifest keeps with the source's name.
+        stated = f"?range={pictures.levels}" if pictures.levels else ""
+        self.source, self.kind = f"{pictures.source}{stated}", pictures.kind
         self.found = len(pictures.names)
         self.notes = Notes()
         self._pictures = pictures
@@ -114,9 +116,8 @@ class ImageReader(Reader):
         """Read images, evenly spread, into the room given; see ``Reader``."""
         written: Sizes = []
         names = [self._pictures.names[i] for i in middles(self.found, len(room))]
-        for name, data in self._pictures.read(names):
+        for name, image in self._pictures.images(names, geometry.channels, self.notes.warn):
             tick()
-            image = decode_image(data, geometry.channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
                 self.notes.skip(name, image)
             elif self.notes.large_enough(name, image):
@@ -253,12 +254,12 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
             )
         found += find(source, error=FootageError, fix=_FIX)
     readers: list[Reader] = []
-    for kind, group in groupby(found, key=lambda each: each.kind):
+    for (kind, levels), group in groupby(found, key=lambda each: (each.kind, each.levels)):
         each = list(group)
         if kind == "images":
             names = tuple(name for one in each for name in one.files)
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            readers.append(ImageReader(Pictures(f"{names[0]}{more}", kind, names)))
+            readers.append(ImageReader(Pictures(f"{names[0]}{more}", kind, names, levels=levels)))
         else:
             readers += [_reader(one) for one in each]
     return readers

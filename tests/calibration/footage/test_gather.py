@@ -343,7 +343,7 @@ def test_the_rest_of_a_video_with_a_damaged_packet_is_footage(tmp_path: Path) ->
     source = gather([path], size=SIZE, holdout=0).report.sources[0]
     assert (source.found, source.kept) == (15, 15)
     [warning] = source.warnings
-    assert warning.endswith("1 damaged packets could not be decoded and are left out")
+    assert warning.endswith("1 damaged packet could not be decoded, and the rest is read")
 
 
 def test_interlaced_footage_is_right_or_refused_with_the_command_that_helps() -> None:
