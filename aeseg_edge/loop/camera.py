@@ -189,6 +189,7 @@ class CameraLoop:
                     size=size,
                     problem=problem,
                     drift=drifts[lane],
+                    live=feed.live,
                 )
             )
         return LoopCounters(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.sinks.counters import LoopCounters
 
-DEFAULT_FPS = 25.0
-
 
 class Sink(ABC):
     """Takes results, one after another, on a thread of its own.
@@ -101,7 +99,7 @@ class Asked:
     uri: str
     target: str
     options: Mapping[str, str] = field(default_factory=dict)
-    fps: float = DEFAULT_FPS
+    fps: float | None = None
     view: str = "overlay"
     alpha: float = 0.5
     legend: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -66,6 +67,7 @@ class Frame:
         source: Name of the source.
         timestamp: Position in its recording in seconds; None for cameras and pictures.
         recording: Which of a source's recordings it is from; None where there is only one.
+        path: The file, for pictures; None for cameras and streams.
     """
 
     image: NDArray[np.uint8]
@@ -74,3 +76,4 @@ class Frame:
     source: str
     timestamp: float | None = None
     recording: str | None = None
+    path: Path | None = None
