@@ -16,7 +16,8 @@ from aeseg_edge.support.files import is_stream
 def target_of(uri: str) -> Path | None:
     """Give the file, or the pattern of files, that a sink writes; None where it writes none."""
     kind = kind_of(uri)
-    return Path(kind.split(uri)[0]) if kind is not None and kind.file else None
+    target = kind.split(uri)[0] if kind is not None and kind.file else ""
+    return None if target in ("", "-") else Path(target)
 
 
 def refuse_shared(uris: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from aeseg_edge.sources import files_of
         ("file:///x/%06d.png?view=labels", "/x/%06d.png"),
         ("json:a.jsonl?append=1", "a.jsonl"),
         ("json:///x/a", "/x/a"),
+        ("json:-", None),
         ("unix:/tmp/s", "/tmp/s"),
         ("window?view=both", None),
         ("null://", None),
