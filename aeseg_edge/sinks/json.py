@@ -86,7 +86,7 @@ class JsonSink(Sink):
         error: bool = False,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
-        patience: float = 10.0,
+        patience: float = 5.0,
     ) -> None:
         self.name = f"json:{path}"
         self._path = path
