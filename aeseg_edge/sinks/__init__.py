@@ -102,8 +102,8 @@ def open_sink(
     Args:
         uri: See the module's text; ``?view=...`` overrides ``view`` for this sink.
         fps: Rate of video files; when None, 30 for cameras and 25 for pictures.
-        view: ``overlay``, ``mask`` or ``both``; ``decoded`` or ``error`` where results come
-            from a segmenter with a decoder; for image patterns also ``labels``.
+        view: ``overlay``, ``mask``, ``both`` or ``frame``; ``decoded`` or ``error`` where results
+            come from a segmenter with a decoder; for image patterns also ``labels``.
         alpha: Strength of the colours, 0..1.
         legend: Draw the classes' names.
         live: What the live page is given besides results, ``aeseg_edge.page.sink.Live``; without
