@@ -74,7 +74,9 @@ def _from_lines(path: Path, text: str) -> list[tuple[int, int, str]]:
     if last - first + 1 != len(said):
         number = next(n for n in range(first, last) if every[n - 1].startswith("#"))
         raise _refused(path, number, every[number - 1], "is a comment between names")
-    if (found := _from_numbered(said) or _from_cvat(said) or _from_table(path, said)) is not None:
+    if (
+        found := _from_numbered(path, said) or _from_cvat(said) or _from_table(path, said)
+    ) is not None:
         return found
     for number, line in said:
         if re.fullmatch(r"[\d.,;:\s-]+", line):
@@ -116,18 +118,20 @@ def _from_yaml(path: Path, said: Lines) -> list[tuple[int, int, str]] | None:
     return found
 
 
-def _from_numbered(said: Lines) -> list[tuple[int, int, str]] | None:
-    """Read ``0: road`` or ``0 road``, where every line is so and the ids ascend."""
-    found = [re.fullmatch(r"(\d+)(?:\s*[:=]\s*|\s+)([^\d\s].*)", line) for _, line in said]
-    entries = [
-        (number, int(match[1]), match[2])
-        for (number, _), match in zip(said, found, strict=True)
-        if match is not None
-    ]
-    ids = [known for _, known, _ in entries]
-    if len(entries) < len(said) or ids != sorted(set(ids)) or ids[0] > 1:
+def _from_numbered(path: Path, said: Lines) -> list[tuple[int, int, str]] | None:
+    """Read ``0: road`` or ``0 road``, where every line is so."""
+    pattern = r"(\d+)(\s*[:=]\s*|\s+)([^\d\s].*)"
+    found = [(number, re.fullmatch(pattern, line)) for number, line in said]
+    entries = [(number, int(match[1]), match[3]) for number, match in found if match is not None]
+    if len(entries) < len(said):
         return None
-    return entries
+    if all(match and match[2].strip() for _, match in found):
+        return entries
+    ids = [known for _, known, _ in entries]
+    if ids == list(range(1, len(ids) + 1)):
+        raise _refused(path, *said[0], "may be id 1 or a name: write 1: before it, or leave it out")
+    # Others are names, such as "2 wheeler".
+    return entries if ids == list(range(len(ids))) else None
 
 
 def _from_cvat(said: Lines) -> list[tuple[int, int, str]] | None:
@@ -146,8 +150,10 @@ def _from_table(path: Path, said: Lines) -> list[tuple[int, int, str]] | None:
         widths = {len(row) for row in rows}
         heading = [_word(cell) for cell in rows[0]]
         known = any(word in _NAMES for word in heading) and len(heading) > 1
-        numeric = sum(any(map(_is_number, row)) for row in rows)
-        if min(widths) > 1 and (known or numeric >= max(1, len(rows) - 1)):
+        bare = [
+            i for i, row in enumerate(rows) if not any(_is_number(c) or _is_color(c) for c in row)
+        ]
+        if min(widths) > 1 and (known or len(bare) <= min(1, len(rows) - 1)):
             break
     else:
         return None
@@ -157,8 +163,9 @@ def _from_table(path: Path, said: Lines) -> list[tuple[int, int, str]] | None:
     kinds = heading
     if known:
         said, rows = said[1:], rows[1:]
-    elif not any(map(_is_number, rows[0])) and len(rows) > 1:
-        raise _refused(path, *said[0], "is a heading of no known form")
+    elif bare:
+        what = "lacks the numbers of the others" if bare[0] else "is a heading of no known form"
+        raise _refused(path, *said[bare[0]], what)
     else:
         kinds = _kinds(rows)
     names = [i for i, kind in enumerate(kinds) if kind in _NAMES]
@@ -258,7 +265,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _is_color(cell: str) -> bool:
-    return re.fullmatch(r"#?[0-9a-fA-F]{6}", cell) is not None
+    return re.fullmatch(r"#[0-9a-fA-F]{6}", cell) is not None
 
 
 def _plain(line: str) -> str:
