@@ -62,16 +62,7 @@ class State:
 
 
 def save_model(folder: Path, autoencoder: Autoencoder, meta: Mapping[str, Any]) -> None:
-    """Write the trained network.
-
-    Args:
-        folder: NAME.train, made if needed.
-        autoencoder: Trained network.
-        meta: Geometry, training summary and whatever the caller needs, as JSON takes it.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; what was there stays.
-    """
+    """Write the trained network and ``meta``; TrainingError on a full disk, the old stays."""
     data = _pack(autoencoder.state_dict(), {})
     model = {
         "schema": SCHEMA,
@@ -99,14 +90,7 @@ class Model:
 
 
 def read_model(folder: Path) -> Model:
-    """Read what a folder says of its network, without the weights.
-
-    Args:
-        folder: NAME.train.
-
-    Raises:
-        TrainingError: If the file is missing, damaged or of a newer schema.
-    """
+    """Read what a folder says of its network; TrainingError if missing, damaged or newer."""
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder", fix="Give a NAME.train folder.")
     if not (folder / MODEL).is_file() and (folder / STATE).is_file():
@@ -129,17 +113,7 @@ def read_model(folder: Path) -> Model:
 
 
 def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """Read a trained network.
-
-    Args:
-        folder: NAME.train.
-
-    Returns:
-        The network in evaluation mode, and ``meta`` as it was saved.
-
-    Raises:
-        TrainingError: If a file is missing, cut off, changed or of a newer schema.
-    """
+    """Read a trained network, in evaluation mode, and its ``meta``; errors as ``read_model``."""
     model = read_model(folder)
     data = read_file(folder / WEIGHTS)
     if hashlib.sha256(data).hexdigest() != model.weights_sha256:
@@ -154,16 +128,7 @@ def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
 
 
 def load_weights(autoencoder: Autoencoder, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    """Copy weights into a network.
-
-    Args:
-        autoencoder: Changed in place.
-        tensors: By the names of its ``state_dict``, all of them.
-        origin: Named in errors.
-
-    Raises:
-        TrainingError: If names or shapes differ.
-    """
+    """Copy all weights into a network; TrainingError of ``origin`` if names or shapes differ."""
     try:
         autoencoder.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -173,31 +138,13 @@ def load_weights(autoencoder: Autoencoder, tensors: Mapping[str, Tensor], origin
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Write where a training stands, as one file.
-
-    Args:
-        folder: NAME.train, made if needed.
-        state: What to write.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; the state before it stays.
-    """
+    """Write where a training stands, as one file; on a TrainingError the old one stays."""
     record = json.dumps(state.record, allow_nan=False)
     _write(folder / STATE, _pack(state.tensors, {_RECORD: record}))
 
 
 def load_state(folder: Path) -> State | None:
-    """Read where a training stands.
-
-    Args:
-        folder: NAME.train.
-
-    Returns:
-        None where no training was started.
-
-    Raises:
-        TrainingError: If the file is cut off or damaged.
-    """
+    """Read where a training stands, None where none was started; TrainingError if it is damaged."""
     path = folder / STATE
     if not path.exists():
         return None
@@ -212,55 +159,25 @@ def load_state(folder: Path) -> State | None:
 
 
 def clear(folder: Path) -> None:
-    """Forget an earlier training: its state and history (not its model or frames).
-
-    Args:
-        folder: NAME.train; need not exist.
-    """
+    """Forget an earlier training: its state and history (not its model or frames)."""
     for name in (STATE, HISTORY):
         (folder / name).unlink(missing_ok=True)
 
 
 def save_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write one record an epoch.
-
-    Args:
-        folder: NAME.train, made if needed.
-        records: Oldest first.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; what was there stays.
-    """
+    """Write one record an epoch, oldest first; TrainingError where the disk is full."""
     _write_json(folder / HISTORY, [dict(record) for record in records])
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> None:
-    """Keep arrays that took long to make.
-
-    Args:
-        path: Target, replaced atomically.
-        arrays: By name.
-        key: What they were made from; ``load_arrays`` asks for the same.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written.
-    """
+    """Keep arrays that took long to make, with the ``key`` of what they were made from."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     _make(path.parent)
     write_bytes(path, safetensors.numpy.save(plain, {_KEY: key}), error=TrainingError)
 
 
 def load_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
-    """Read what ``save_arrays`` kept.
-
-    Args:
-        path: The file; need not exist.
-        key: What the arrays must have been made from.
-
-    Returns:
-        None where there is no such file, it is damaged, or it was made from something else:
-        whoever asks makes the arrays again.
-    """
+    """Read what ``save_arrays`` kept; None where it is absent, damaged or of another ``key``."""
     if not path.is_file():
         return None
     try:
@@ -273,11 +190,7 @@ def load_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
 
 
 def read_file(path: Path) -> bytes:
-    """Read one file of a folder.
-
-    Raises:
-        TrainingError: If it cannot be read.
-    """
+    """Read one file of a folder; TrainingError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

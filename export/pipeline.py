@@ -277,44 +277,22 @@ def export_bundle(
 
 
 def remembered_fit(folder: Path) -> dict[str, Any]:
-    """Give what a training was told about clusters.
-
-    Args:
-        folder: ``NAME.train``.
-
-    Returns:
-        Arguments of ``FitSettings``; fewer from older trainings.
-
-    Raises:
-        TrainingError: If the checkpoint is missing or damaged.
-    """
+    """Give what a training was told about clusters, as arguments of ``FitSettings``."""
     return FitSettings.recalled(read_model(folder).meta.get("fit", {}))
 
 
 def has_labels(folder: Path) -> bool:
-    """Say whether NAME.train is of a training with labels.
-
-    Raises:
-        TrainingError: If the checkpoint is missing or damaged.
-    """
+    """Say whether NAME.train is of a training with labels."""
     return read_model(folder).config.classes > 0
 
 
 def arch_of(start: Path) -> str:
-    """Name the architecture of a checkpoint.
-
-    Raises:
-        TrainingError: If it is missing or damaged.
-    """
+    """Name the architecture of a checkpoint."""
     return read_model(start).config.arch
 
 
 def all_frames(footage: Footage) -> NDArray[np.uint8]:
-    """Give the frames of training and those held out, uint8 [N, H, W, C].
-
-    Raises:
-        FootageError: If there are none.
-    """
+    """Give the frames of training and those held out, uint8 [N, H, W, C]; FootageError if none."""
     parts = [part for part in (footage.frames, footage.held_out) if len(part)]
     if not parts:
         raise FootageError("the footage has no frames", fix="Give some.")

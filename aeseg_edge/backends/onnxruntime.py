@@ -42,11 +42,6 @@ class OnnxRuntimeBackend:
         threads: Threads inside one operation; ONNX Runtime's own choice when None.
         emulate: Run a graph that was made for TensorRT as it is written, without
             rewriting its Q/DQ (slow; for measuring agreement).
-
-    Raises:
-        MissingDependency: If onnxruntime is not installed.
-        BackendError: If the graph cannot be opened.
-        CodebookError: If the codebook does not fit.
     """
 
     name = ONNXRUNTIME

@@ -8,25 +8,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
+from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli.fields import filled, given
 from aeseg_edge.errors import AesegError, MissingDependency, UsageError
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.sinks.targets import refuse_inputs
+from aeseg_edge.sources import files_of
+from aeseg_edge.sources.base import Source
 from aeseg_edge.sources.images import read_grey
 from aeseg_edge.sources.pairs import SCHEME, SKIP, UNPAIRED
 from aeseg_edge.support.files import is_stream, temporary_beside
 from aeseg_edge.support.options import size
-
-if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.bundle.manifest import Manifest
-    from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.segment.segmenter import Segmenter
-    from aeseg_edge.sources.base import Source
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +124,6 @@ def import_calibration() -> Any:
 def fit_settings(options: argparse.Namespace, told: Mapping[str, Any] | None = None) -> FitSettings:
     """Join what the options say with how it was done before."""
     import_calibration()
-    from aeseg_edge.calibration.settings import FitSettings
 
     said, before = given(options, FitSettings), dict(told or {})
     if isinstance(said.get("clusters"), tuple):
@@ -137,11 +137,7 @@ def fit_settings(options: argparse.Namespace, told: Mapping[str, Any] | None = N
 
 
 def all_sources(given: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """Give the sources, whichever way they were given.
-
-    Raises:
-        UsageError: If there are none, or both kinds.
-    """
+    """Give the sources, whichever way they were given; UsageError if none or both kinds are."""
     pairs = options.modalities
     if bool(given) == (pairs is not None):
         problem = "SOURCE and --modalities are both given" if pairs else "no SOURCE is given"
@@ -167,14 +163,7 @@ def open_for(manifest: Manifest, uri: str) -> Source:
 
 
 def open_bundle(options: argparse.Namespace) -> Bundle:
-    """Open the bundle that was named, or the pretrained one, at the size that was asked for.
-
-    Raises:
-        BundleError: If it cannot be used, or none was named and the package has none.
-    """
-    from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
-
+    """Open the bundle that was named, or the pretrained one, at the size that was asked for."""
     path = options.bundle
     if path is None:
         path = pretrained_path()
@@ -186,9 +175,6 @@ def open_bundle(options: argparse.Namespace) -> Bundle:
 
 def open_segmenter(bundle: Path | Bundle, options: argparse.Namespace, **more: Any) -> Segmenter:
     """Open a bundle as the runner's options say; ``more`` goes to ``Segmenter.load``."""
-    from aeseg_edge.segment.segmenter import Segmenter
-    from aeseg_edge.segment.settings import RunnerSettings
-
     return Segmenter.load(bundle, **asdict(filled(options, RunnerSettings)) | more)
 
 
@@ -206,10 +192,6 @@ def check_output(path: Path, suffix: str | None = None) -> Path:
     """Refuse an output that cannot be written, before hours of work.
 
     A device or a pipe (/dev/stdout, the shell's ``>(command)``) is taken on trust.
-
-    Raises:
-        UsageError: If the name does not end in ``suffix``.
-        AesegError: If no file can be made there.
     """
     if suffix is not None and path.suffix != suffix:
         raise UsageError(f"{path} does not end in {suffix}", fix=f"Name it {path}{suffix}.")
@@ -228,12 +210,7 @@ def check_picture(path: Path, options: argparse.Namespace, *inputs: Path) -> Non
 
 
 def check_reports(options: argparse.Namespace) -> None:
-    """Refuse a ``--json`` or ``--stats`` file that cannot be written, before any work.
-
-    Raises:
-        UsageError: If it is one of the inputs.
-        AesegError: If no file can be made there.
-    """
+    """Refuse a ``--json`` or ``--stats`` file that cannot be written or is an input."""
     for name in ("json", "stats"):
         target = getattr(options, name, None)
         if target not in (None, "-"):
@@ -243,8 +220,6 @@ def check_reports(options: argparse.Namespace) -> None:
 
 def given_files(options: argparse.Namespace) -> Iterator[Path]:
     """List the files that a verb was given to read: bundles, sources, class names, a region."""
-    from aeseg_edge.sources import files_of
-
     sources: list[str] = []
     for name in ("bundle", "first", "second", "classes", "roi", "source", "sources"):
         value = getattr(options, name, None)

@@ -153,7 +153,9 @@ class CameraLoop:
                 self._watch(stop, on_line)
             self._raise_failures(cameras_too=False)
             stuck = self._drain()
-            totals = self._report(on_line)
+            self._report_line(on_line)
+            with self._lock:
+                totals = self._reporter.totals()
             self._raise_failures(cameras_too=False)
             _close([each.sink for each in self._deliveries if each not in stuck])
             self._raise_failures(cameras_too=True)
@@ -235,10 +237,9 @@ class CameraLoop:
         self._report_line(on_line)
 
     def _drain(self) -> list[Delivery]:
-        """Wait until every sink has its results.
+        """Wait until every sink has its results; give those that are stuck, and are left.
 
-        Returns:
-            Those that are stuck, and are waited for no longer: none where nothing may be lost.
+        None is left where nothing may be lost.
         """
         started = self._clock()
         for delivery in self._deliveries:
@@ -266,11 +267,6 @@ class CameraLoop:
             line = self._reporter.poll()
         if line is not None and on_line is not None:
             on_line(line)
-
-    def _report(self, on_line: Callable[[RateLine], None] | None) -> RunTotals:
-        self._report_line(on_line)
-        with self._lock:
-            return self._reporter.totals()
 
     def _end_capture(self) -> None:
         """Let the frame under way be the last."""
@@ -373,11 +369,7 @@ class CameraLoop:
 
 
 def _close(sinks: Sequence[Sink]) -> None:
-    """Close every sink, also after one fails: a full disk does not spoil another's file.
-
-    Raises:
-        SinkError: The first failure.
-    """
+    """Close every sink, also after one fails: a full disk does not spoil another's file."""
     failures = []
     for sink in sinks:
         try:

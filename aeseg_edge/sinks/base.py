@@ -47,17 +47,12 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, frame: Frame, result: Segmentation) -> None:
-        """Take one result.
-
-        Raises:
-            SinkError: If it cannot be written.
-        """
+        """Take one result; SinkError if it cannot be written."""
 
     def watch(self, counters: Callable[[], LoopCounters]) -> None:  # noqa: B027 - most do not
         """Keep the function that gives a snapshot of the loop; called once, before all frames.
 
-        Args:
-            counters: Cheap, and callable from any thread until the sink is closed.
+        It is cheap, and callable from any thread until the sink is closed.
         """
 
     def idle(self) -> None:  # noqa: B027 - for windows
@@ -66,8 +61,7 @@ class Sink(ABC):
     def interrupt(self) -> bool:
         """Wake up a ``write`` that hangs on another thread: it then raises.
 
-        Returns:
-            False where the sink cannot do that.
+        False where the sink cannot do that.
         """
         return False
 
@@ -98,18 +92,10 @@ class Sink(ABC):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sink is opened with.
+    """What a sink is opened with; see ``open_sink``.
 
-    Attributes:
-        uri: As the user wrote it.
-        target: The same without prefix and options.
-        options: What stands behind the question mark.
-        fps: Rate of what plays.
-        view: What is drawn; see ``open_sink``.
-        alpha: Strength of the colours, 0..1.
-        legend: Draw the classes' names.
-        title: Of a window.
-        live: What the live page is given besides results.
+    ``target`` is what the user wrote as ``uri`` without prefix and options, ``options`` what
+    stands behind the question mark, ``fps`` the rate of what plays.
     """
 
     uri: str
@@ -142,12 +128,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Routed:
-    """A sink for the results of one source.
-
-    Attributes:
-        sink: Open.
-        source: The name of the source.
-    """
+    """An open sink for the results of one source."""
 
     sink: Sink
     source: str

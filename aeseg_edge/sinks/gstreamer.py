@@ -29,11 +29,7 @@ _FLUSH = 10.0
 class GstSink(Sink):
     """A pipeline that starts at appsrc, in OpenCV or in a gst-launch-1.0 child.
 
-    Args:
-        asked: Its target is a pipeline as for gst-launch-1.0, with appsrc as its first element.
-
-    Raises:
-        SinkError: If it does not start at appsrc, or nothing here can run it.
+    Raises SinkError if it does not start at appsrc, or nothing here can run it.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -80,11 +76,7 @@ class GstSink(Sink):
         self._push(fit(picture, *self._drawn))
 
     def close(self) -> None:
-        """Send the end of the stream, and wait until the pipeline has written everything.
-
-        Raises:
-            SinkError: If it failed.
-        """
+        """Send the end of the stream, and wait until the pipeline has written everything."""
         if self._closed:
             return
         self._closed = True

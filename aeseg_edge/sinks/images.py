@@ -10,7 +10,7 @@ from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sinks.names import NUMBER
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.files import write_bytes, write_error
-from aeseg_edge.support.require import import_cv2
+from aeseg_edge.view.draw import encode
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
@@ -19,12 +19,9 @@ if TYPE_CHECKING:
 class ImageSink(Sink):
     """One image file a frame; each is whole or not there.
 
-    Args:
-        asked: Its target is a path with one ``%d`` or ``%06d``; without one, a single frame is
-            taken. The view ``labels`` writes class ids, 255 for void.
-
-    Raises:
-        SinkError: If the folder cannot be made, or the pattern has two numbers.
+    The target is a path with one ``%d`` or ``%06d``; without one, a single frame is taken. The
+    view ``labels`` writes class ids, 255 for void. Raises SinkError if the folder cannot be
+    made, or the pattern has two numbers.
     """
 
     backlog = 16
@@ -59,16 +56,11 @@ class ImageSink(Sink):
             )
         path = Path(self.name % frame.index if self._numbered else self.name)
         picture = result.labels if self._labels else self._draw(frame.image, result)
-        cv2 = import_cv2()
-        try:
-            done, data = cv2.imencode(path.suffix, picture)
-        except cv2.error:
-            # OpenCV 4 raises where OpenCV 5 says False; its text is about its own source code.
-            done = False
-        if not done:
+        data = encode(path.suffix, picture)
+        if data is None:
             raise SinkError(
                 f"{path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]}",
                 fix="Write .png.",
             )
-        write_bytes(path, data.tobytes(), error=SinkError)
+        write_bytes(path, data, error=SinkError)
         self._written += 1

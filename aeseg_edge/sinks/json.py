@@ -20,15 +20,10 @@ if TYPE_CHECKING:
 
 
 def shares_by_name(result: Segmentation) -> dict[str, float]:
-    """Give the share of the pixels that each class covers, by name.
+    """Give the share of the pixels that each class covers, 0..1, by name.
 
-    Classes of one name are added up; void is listed where there is any.
-
-    Args:
-        result: Of one frame.
-
-    Returns:
-        0..1 by name, for every class of the bundle, also those that are not in the picture.
+    Every class of the bundle is there, also one that is not in the picture; classes of one name
+    are added up; void is listed where there is any.
     """
     found = result.shares
     shares: dict[str, float] = {}

@@ -14,24 +14,13 @@ from aeseg_edge.support.files import is_stream
 
 
 def target_of(uri: str) -> Path | None:
-    """Give the file, or the pattern of files, that a sink writes; None where it writes none.
-
-    Args:
-        uri: See ``aeseg_edge.sinks.open_sink``.
-    """
+    """Give the file, or the pattern of files, that a sink writes; None where it writes none."""
     kind = kind_of(uri)
     return Path(kind.split(uri)[0]) if kind is not None and kind.file else None
 
 
 def refuse_shared(uris: Iterable[str]) -> None:
-    """Refuse two sinks that would write one file: the later one would win, without a word.
-
-    Args:
-        uris: Of all sinks of a run, one a source.
-
-    Raises:
-        SinkError: If there are such.
-    """
+    """Refuse two sinks that would write one file: the later one would win, without a word."""
     taken: dict[str, str] = {}
     for uri in uris:
         target = target_of(uri)
@@ -47,14 +36,10 @@ def refuse_shared(uris: Iterable[str]) -> None:
 
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse outputs that would take the place of what is read.
+    """Refuse outputs that would take the place of what is read, under whichever name.
 
-    Args:
-        targets: Files to be written, or patterns of image files (``out/%06d.png``).
-        inputs: Files that are read; looked at only where a target is there already.
-
-    Raises:
-        UsageError: If one of them is both, under whichever name.
+    Targets are files, or patterns of image files (``out/%06d.png``); inputs are looked at only
+    where a target is there already. Raises UsageError.
     """
     there = {
         identity: path

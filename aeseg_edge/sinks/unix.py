@@ -38,12 +38,7 @@ _MOST_READERS = 16
 
 
 def pack(frame: Frame, result: Segmentation) -> bytes:
-    """Write one message; see the module's text.
-
-    Args:
-        frame: The frame.
-        result: Its segmentation.
-    """
+    """Write one message; see the module's text."""
     description = {
         "source": frame.source,
         "index": frame.index,
@@ -63,13 +58,8 @@ class UnixSink(Sink):
     """A server on a Unix socket; any number of readers up to 16, who come and go.
 
     A reader that is too slow gets the newest message when it is ready, and whole ones only;
-    it slows nobody.
-
-    Args:
-        path: Of the socket. One that a dead process left is replaced.
-
-    Raises:
-        SinkError: If the path is something else, is in use, or cannot be made.
+    it slows nobody. A socket that a dead process left is replaced. Raises SinkError if the
+    path is something else, is in use, or cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,11 +175,7 @@ def open_unix(asked: Asked) -> Sink:
 
 
 def _remove_dead(path: Path) -> None:
-    """Remove a socket that nobody listens on.
-
-    Raises:
-        SinkError: If the path is in use, or no socket.
-    """
+    """Remove a socket that nobody listens on; SinkError if the path is in use, or no socket."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

@@ -26,11 +26,8 @@ _log = logging.getLogger(__name__)
 class VideoSink(Sink):
     """A video file, written beside its target and renamed when it is whole.
 
-    Args:
-        asked: Its target is .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG).
-
-    Raises:
-        SinkError: If the folder does not exist or cannot be written.
+    The target is .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG). Raises SinkError if the folder does
+    not exist or cannot be written.
     """
 
     backlog = 16
@@ -146,13 +143,8 @@ def _mpeg4_rate(fps: float) -> float:
     """Round a rate to what MPEG-4 has room for.
 
     OpenCV writes a rate as a fraction over 1, 10, 100 or 1000, whichever comes near enough, and
-    MPEG-4 counts time in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution).
-
-    Args:
-        fps: Frames a second.
-
-    Returns:
-        The same with as many of three decimals as leave its digits below 65536.
+    MPEG-4 counts time in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution): as many of
+    three decimals as leave its digits below 65536.
     """
     decimals = next((n for n in (3, 2, 1) if fps * 10**n < 0xFFFF), 0)
     return round(fps, decimals)

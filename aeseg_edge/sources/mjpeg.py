@@ -34,13 +34,8 @@ _FIX = "Open the address in a browser; check the network, the password and the c
 class MjpegSource(Source):
     """A multipart/x-mixed-replace stream of JPEG pictures (RFC 2046, section 5.1).
 
-    Args:
-        uri: ``http://[user:password@]host[:port]/path``; https too.
-        channels: C of the frames, 1 or 3.
-
-    Raises:
-        SourceError: If nobody answers, or the first part is no picture.
-        NotMjpeg: If what answers is something else.
+    Raises ``NotMjpeg`` if what answers at ``http://[user:password@]host[:port]/path`` is something
+    else.
     """
 
     live = True
@@ -65,11 +60,7 @@ class MjpegSource(Source):
             raise
 
     def __iter__(self) -> Iterator[Frame]:
-        """Give frames until the camera stops.
-
-        Raises:
-            SourceError: If it stops, or sends no picture for too long.
-        """
+        """Give frames until the camera stops, or sends no picture for too long: a SourceError."""
         index = 0
         image, captured = self._first, self._first_at
         while True:

@@ -42,12 +42,9 @@ MAX_CHANNELS = 16
 
 @dataclass(frozen=True)
 class Folder:
-    """One modality's pictures.
+    """One modality's pictures; the folder is searched to any depth.
 
-    Attributes:
-        name: Of the modality.
-        path: The folder; searched to any depth.
-        channels: 1 or 3 where it is stated, else None.
+    ``channels`` is 1 or 3 where it is stated, else None.
     """
 
     name: str
@@ -91,30 +88,16 @@ def describe(modalities: Sequence[Modality]) -> str:
 
 
 def pair_folders(uri: str) -> tuple[Folder, ...]:
-    """Read the folders of ``pairs://NAME=DIR,NAME=DIR``; none of them is looked at.
-
-    Args:
-        uri: See ``open_pairs``.
-
-    Raises:
-        SourceError: If it is not written so.
-    """
+    """Read the folders of ``pairs://NAME=DIR,NAME=DIR``; none of them is looked at."""
     return _parse(uri.removeprefix(SCHEME).removesuffix(SKIP))
 
 
 def open_pairs(uri: str, modalities: Sequence[Modality] = ()) -> Pairs:
-    """Find the files of paired folders.
+    """Find the files of ``pairs://NAME=DIR,NAME=DIR``.
 
-    Args:
-        uri: ``pairs://NAME=DIR,NAME=DIR``, with ``?unpaired=skip`` at its end to leave files
-            without a partner out instead of refusing them.
-        modalities: What a bundle was trained on; its order and channels are used. Where empty,
-            the order is the one given, and a modality whose first files are grey has one
-            channel.
-
-    Raises:
-        SourceError: If it is not written so, a folder is missing or empty, files have no
-            partner, or the modalities are not the bundle's.
+    With ``?unpaired=skip`` at its end, files without a partner are left out instead of refused.
+    ``modalities`` are what a bundle was trained on: its order and channels are used. Without, the
+    order is the one given, and a modality whose first files are grey has one channel.
     """
     text = uri.removeprefix(SCHEME)
     skip = text.endswith(SKIP)
@@ -147,17 +130,9 @@ def open_pairs(uri: str, modalities: Sequence[Modality] = ()) -> Pairs:
 
 
 def read_pair(files: Sequence[Path], modalities: Sequence[Modality]) -> NDArray[np.uint8] | str:
-    """Read one scene.
+    """Read one scene, a file of each modality: uint8 [H, W, C], or the file and why not.
 
-    Args:
-        files: One of each modality.
-        modalities: In the same order.
-
-    Returns:
-        uint8 [H, W, C], or why that is not possible, with the file's name.
-
-    Raises:
-        SourceError: If the pictures have different sizes: then they do not show the same.
+    Pictures of different sizes raise: they do not show the same.
     """
     parts: list[NDArray[np.uint8]] = []
     for path, modality in zip(files, modalities, strict=True):
@@ -181,9 +156,6 @@ class PairSource(Source):
     """Scenes of paired folders, in natural order.
 
     Scenes that cannot be read are skipped, named in the log, and counted in ``skipped``.
-
-    Args:
-        pairs: From ``open_pairs``.
     """
 
     def __init__(self, pairs: Pairs) -> None:
@@ -193,21 +165,17 @@ class PairSource(Source):
         self._pairs = pairs
 
     def __iter__(self) -> Iterator[Frame]:
-        """Read one scene after another.
-
-        Raises:
-            SourceError: If none of them can be read, or the sizes of a pair differ.
-        """
-        index = 0
-        for files in self._pairs.files:
+        """Read one scene after another; a SourceError if none can be read, or sizes differ."""
+        none = True
+        for index, files in enumerate(self._pairs.files):
             image = read_pair(files, self._pairs.modalities)
             if isinstance(image, str):
                 self.skipped.append(str(files[0]))
                 _log.warning("a pair is skipped: %s", image)
                 continue
-            yield Frame(image, index, time.monotonic(), self.name)
-            index += 1
-        if not index:
+            none = False
+            yield Frame(image, index, time.monotonic(), self.name, path=files[0])
+        if none:
             raise SourceError(
                 f"none of the {len(self._pairs.files)} pairs of {self.name} can be read",
                 fix="Open one in a viewer; convert them to PNG or JPEG.",

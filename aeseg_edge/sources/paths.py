@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from aeseg_edge.sources.images import (
     natural,
     open_zip,
 )
+from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.text import is_utf8
 
 _FIX = "Give a video, an image, a folder, a zip of images or a glob of any of these."
 
@@ -47,11 +50,7 @@ class Found:
     def pictures(self, *, error: type[AesegError] = SourceError) -> Pictures:
         """Say which pictures these are; nothing is read yet, but the list of a zip.
 
-        Args:
-            error: Class of what is raised.
-
-        Raises:
-            AesegError: Of class ``error``, if a zip holds none.
+        Raises ``error`` if a zip holds none.
         """
         if self.kind != "zip":
             return Pictures(self.source, self.kind, self.files, levels=self.levels)
@@ -65,20 +64,12 @@ class Found:
 
 
 def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) -> list[Found]:
-    """Find what a path stands for, without opening it.
+    """Find what a path, a glob pattern, or either behind ``file://`` stands for, opening nothing.
 
-    Args:
-        uri: A path, a glob pattern, or either behind ``file://``; ``?range=LOW:HIGH`` may follow.
-        error: Class of what is raised.
-        fix: Advice where there is nothing.
-
-    Returns:
-        One or more: images first, in natural order, then each video and zip. A folder is
-        searched to any depth, a name that is there is no pattern, and zips inside a folder
-        are left out.
-
-    Raises:
-        AesegError: Of class ``error``, if there is nothing, or a range for videos alone.
+    One or more: images first, in natural order, then each video and zip. A folder is searched to
+    any depth, a name that is there is no pattern, and zips inside a folder are left out.
+    ``?range=LOW:HIGH`` may follow. Raises ``error`` with this ``fix`` if there is nothing, or a
+    range for videos alone.
     """
     text, levels = split_levels(file_path(uri), error=error)
     found = _find(text, error, fix)
@@ -108,8 +99,10 @@ def _find(text: str, error: type[AesegError], fix: str) -> list[Found]:
             content = f"{count} other files" if count else "no files"
             raise error(f"folder {path} holds no images or videos, but {content}", fix=fix)
         return found
+    if text == "-" or is_pipe(path):
+        return [Found(text, "video", ("/dev/stdin" if text == "-" else text,))]
     if path.is_file():
-        if is_image(path):
+        if is_image(path) or (is_avif(path) and _can_decode(path)):
             return [Found(text, "images", (text,))]
         if path.suffix.lower() in TEXT_SUFFIXES:
             raise error(f"{path} is neither an image nor a video", fix=fix)
@@ -129,11 +122,7 @@ def _find(text: str, error: type[AesegError], fix: str) -> list[Found]:
 
 
 def file_path(uri: str) -> str:
-    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path.
-
-    Args:
-        uri: Such, or a path as it is.
-    """
+    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path."""
     if not uri.startswith("file://"):
         return uri
     text = uri.removeprefix("file://")
@@ -141,12 +130,36 @@ def file_path(uri: str) -> str:
     return text if Path(text).exists() else unquote(text)
 
 
-def list_files(uri: str) -> list[Path]:
-    """List the files that a path stands for; see ``aeseg_edge.sources.files_of``."""
+def is_pipe(path: Path) -> bool:
+    """Say whether something is there that is no file: a pipe, a device, standard input."""
     try:
-        return [Path(name) for each in find(uri) for name in each.files]
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def is_avif(path: Path) -> bool:
+    """Say whether a file is an AVIF or HEIC picture (ISO/IEC 23008-12), which looks like MP4."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head[4:8] == b"ftyp" and head[8:] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
+
+
+def _can_decode(path: Path) -> bool:
+    return is_utf8(path) and bool(import_cv2().haveImageReader(str(path)))
+
+
+def list_files(uri: str) -> list[Path]:
+    """List the files, not pipes, that a path stands for; see ``aeseg_edge.sources.files_of``."""
+    try:
+        files = [Path(name) for each in find(uri) for name in each.files]
     except SourceError:
         return []
+    return [path for path in files if not is_pipe(path)]
 
 
 def _in_folder(folder: Path) -> tuple[list[Found], int]:

@@ -72,21 +72,10 @@ def quantize_for_tensorrt(
 ) -> onnx.ModelProto:
     """Make the int8 encoder that TensorRT builds with int8 tensor cores.
 
-    Symmetric per-tensor activations and per-channel weights, Q/DQ on convolution inputs
-    only, fp16 between them: the settings of NVIDIA's Model Optimizer.
-
-    Args:
-        encoder: float32 encoder (``frame`` -> ``encoded``).
-        frames: uint8 [H, W, C] each, at the graph's size.
-        method: ``minmax``, ``percentile`` (99.99) or ``entropy``.
-        exclude: Names of convolutions that stay in fp16, beside the projection.
-        progress: Called with a stage name and a fraction.
-
-    Returns:
-        An encoder with the same input and output.
-
-    Raises:
-        CalibrationError: If there are no frames, or a range is not usable.
+    Symmetric per-tensor activations and per-channel weights, Q/DQ on convolution inputs only, fp16
+    between them: the settings of NVIDIA's Model Optimizer. Frames: uint8 [H, W, C] each, at the
+    graph's size; ``exclude``: what stays in fp16 beside the projection. CalibrationError if there
+    are no frames, or a range is not usable.
     """
     model = _quantize(
         # Ranges are found on the float32 graph (fp16 is emulated on a CPU and slow); the
@@ -124,23 +113,10 @@ def quantize_for_cpu(
 ) -> onnx.ModelProto:
     """Make the int8 encoder that ONNX Runtime runs with its integer kernels.
 
-    Asymmetric uint8 activations, per-channel int8 weights, int32 biases, quantised
-    outputs. The camera's bytes are the first convolution's input as they are: the
-    normalisation ``(x - 128) / 64`` is the dequantisation with zero point 128 and scale
-    1/64, exactly.
-
-    Args:
-        encoder: float32 encoder (``frame`` -> ``encoded``).
-        frames: uint8 [H, W, C] each, at the graph's size.
-        method: ``minmax``, ``percentile`` (99.99) or ``entropy``.
-        exclude: Names of convolutions that stay in float32, beside the projection.
-        progress: Called with a stage name and a fraction.
-
-    Returns:
-        An encoder with the same input and output.
-
-    Raises:
-        CalibrationError: If there are no frames, or a range is not usable.
+    Asymmetric uint8 activations, per-channel int8 weights, int32 biases, quantised outputs. The
+    camera's bytes are the first convolution's input as they are: the normalisation ``(x - 128) /
+    64`` is the dequantisation with zero point 128 and scale 1/64, exactly. Arguments and errors as
+    in ``quantize_for_tensorrt``, with float32 for fp16.
     """
     model = _quantize(
         encoder,

@@ -247,9 +247,9 @@ class _Run:
     def _order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Yield the frames of each step, int64 [batch].
 
-        The rest of a division is left out, another one each epoch; footage smaller than a
-        batch is repeated (its crops differ). Each of several processes draws the same for all
-        and takes its own part of each step.
+        The rest of a division is left out, another one each epoch; footage smaller than a batch is
+        repeated (its crops differ). Each of several processes draws the same for all and takes its
+        own part of each step.
         """
         count, batch = len(self.footage.frames), self.batch
         order = torch.randperm(count, generator=generator)
@@ -356,11 +356,7 @@ class _Run:
         return checkpoint.State(tensors, {"identity": self.identity, "history": history})
 
     def restore(self, state: checkpoint.State, folder: Path) -> None:
-        """Go back to where a state was saved.
-
-        Raises:
-            TrainingError: If it belongs to another training, or is incomplete.
-        """
+        """Go back to where a state was saved; TrainingError if it is of another training."""
         try:
             self._compare(state.record["identity"], folder)
             self.history = [EpochRecord(**record) for record in state.record["history"]]
