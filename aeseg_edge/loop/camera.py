@@ -19,7 +19,7 @@ from aeseg_edge.loop.feed import OPEN_AT_ONCE, Captured, Feed, Input
 from aeseg_edge.loop.rate import RateLine, RateReporter, RunTotals
 from aeseg_edge.loop.settings import DROPS
 from aeseg_edge.loop.watchdog import Patience
-from aeseg_edge.sinks.base import Routed, Sink
+from aeseg_edge.sinks.base import Routed, Sink, as_sinks
 from aeseg_edge.sinks.counters import LoopCounters, SourceCounters
 from aeseg_edge.support.stats import LatencySketch
 from aeseg_edge.support.threads import Lane, Mailbox, Worker
@@ -48,7 +48,8 @@ class CameraLoop:
     Args:
         segmenter: Open; used by one thread of the loop.
         inputs: Open sources; closed by the loop.
-        sinks: Open; closed by the loop. A ``Routed`` sink takes one source only.
+        sinks: Open; closed by the loop. A ``Routed`` sink takes one source only. A function of
+            frame and result, or an object with ``write(frame, result)``, does too.
         drop: ``latest``: a frame that waits is replaced by a newer one, results that a sink
             is too slow for are dropped; age stays bounded. ``none``: everything waits for the
             slowest part. ``auto``: latest for live sources, none where all are recorded.
@@ -110,7 +111,7 @@ class CameraLoop:
                 source=sink.source if isinstance(sink, Routed) else None,
                 clock=clock,
             )
-            for sink in sinks
+            for sink in as_sinks(sinks)
         ]
         self._reporter = RateReporter(clock=clock)
         self._lock = threading.Lock()
@@ -173,9 +174,7 @@ class CameraLoop:
 
     def counters(self) -> LoopCounters:
         """Give a snapshot; callable from any thread."""
-        left = self._box.dropped
-        # Where nothing may be lost, what was read beyond the last frame wanted is no loss.
-        dropped = (0,) * len(left) if self._lossless else left
+        left, dropped = self._box.dropped, self._dropped()
         with self._lock:
             segmented, ages = list(self._segmented), [age.summary() for age in self._ages]
             drifts = [drift.value for drift in self._drifts]
@@ -195,6 +194,7 @@ class CameraLoop:
                     size=size,
                     problem=problem,
                     drift=drifts[lane],
+                    live=feed.live,
                 )
             )
         return LoopCounters(
@@ -204,6 +204,11 @@ class CameraLoop:
             lost_wakeups=self._box.lost_wakeups
             + sum(delivery.lost_wakeups for delivery in self._deliveries),
         )
+
+    def _dropped(self) -> list[int]:
+        """Frames lost, by source: what a recording has beyond a limit was not asked for."""
+        kept = [self._lossless and not feed.live for feed in self._feeds]
+        return [0 if k else count for k, count in zip(kept, self._box.dropped, strict=True)]
 
     def _start(self) -> None:
         for delivery in self._deliveries:
@@ -283,7 +288,7 @@ class CameraLoop:
         return stuck
 
     def _report_line(self, on_line: Callable[[RateLine], None] | None) -> None:
-        drops = 0 if self._lossless else sum(self._box.dropped)
+        drops = sum(self._dropped())
         with self._lock:
             self._reporter.dropped(drops - self._reported_drops)
             self._reported_drops = drops

@@ -62,18 +62,30 @@ def split_levels(uri: str, *, error: type[AesegError] = SourceError) -> tuple[st
 
 
 def levels_of(provenance: Mapping[str, Any]) -> Levels | None:
-    """Give the range that all pictures of a bundle's footage were read by; None without one.
-
-    Of the footage that it was calibrated on last: a manifest's provenance names sources with
-    their range.
-    """
-    names = provenance.get("calibration_footage") or provenance.get("footage")
-    names = [str(name) for name in names] if isinstance(names, (list, tuple)) else []
+    """Give the range that all pictures of a bundle's footage were read by; None without one."""
     try:
-        found = {split_levels(name)[1] for name in names}
+        found = {split_levels(name)[1] for name in footage_of(provenance)}
     except SourceError:
         return None
     return found.pop() if len(found) == 1 else None
+
+
+def footage_of(provenance: Mapping[str, Any]) -> list[str]:
+    """List the sources, with their ranges, that a bundle was calibrated on last."""
+    names = provenance.get("calibration_footage") or provenance.get("footage")
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass on the first sentence alone."""
+    told: list[str] = []
+
+    def tell(sentence: str) -> None:
+        if not told:
+            warn(sentence)
+        told.append(sentence)
+
+    return tell
 
 
 def to_bytes(

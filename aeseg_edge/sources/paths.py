@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from aeseg_edge.errors import AesegError, SourceError
-from aeseg_edge.sources.depth import Levels, levels_of, split_levels
+from aeseg_edge.sources.depth import Levels, footage_of, levels_of, split_levels
 from aeseg_edge.sources.images import (
     TEXT_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -23,6 +23,7 @@ from aeseg_edge.sources.images import (
     natural,
     open_zip,
 )
+from aeseg_edge.sources.pairs import is_pairs, with_ranges
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import is_utf8
 
@@ -82,6 +83,8 @@ def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) ->
 
 def with_range(uri: str, provenance: Mapping[str, Any]) -> str:
     """Add the range of a bundle's footage, by its provenance, to pictures that state none."""
+    if is_pairs(uri):
+        return with_ranges(uri, footage_of(provenance))
     levels = levels_of(provenance)
     path = file_path(uri)
     if levels is None or "://" in path or split_levels(path)[1] is not None:

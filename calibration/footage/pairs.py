@@ -13,6 +13,7 @@ from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources
 from aeseg_edge.errors import UsageError
 from aeseg_edge.sources import check_modalities
+from aeseg_edge.sources.depth import once
 from aeseg_edge.sources.pairs import Pairs, is_pairs, open_pairs, read_pair
 from aeseg_edge.support.choose import middles
 
@@ -35,10 +36,11 @@ class PairReader(Reader):
     ) -> Sizes:
         """Read scenes; SourceError if the pictures of a pair have different sizes."""
         written: Sizes = []
+        warn = once(self.notes.warn)
         for index in middles(self.found, len(room)):
             files = self._pairs.files[index]
             tick()
-            image = read_pair(files, self._pairs.modalities)
+            image = read_pair(files, self._pairs.modalities, self._pairs.levels, warn)
             if isinstance(image, str):
                 self.notes.skip(str(files[0]), f"is one of a pair of which {image}")
             elif self.notes.large_enough(str(files[0]), image):

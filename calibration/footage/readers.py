@@ -250,7 +250,7 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
         if stream or source == "-" or is_pipe(path) or (source.isdecimal() and not path.exists()):
             raise FootageError(
                 f"{source} is not a file, and training needs footage that it can read again",
-                fix="Record it first: aeseg run SOURCE ... -o clip.mp4, or any recorder.",
+                fix="Record it first: aeseg run SOURCE --view frame -o clip.mp4, or any recorder.",
             )
         found += find(source, error=FootageError, fix=_FIX)
     readers: list[Reader] = []

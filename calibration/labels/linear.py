@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import VOID, ClassInfo, Codebook
 from aeseg_edge.bundle.variants import REFERENCE
-from aeseg_edge.calibration.footage.masks import Pair, fit_mask, labelled_frames
+from aeseg_edge.calibration.footage.masks import Pair, fit_mask, labelled_frames, reader_for
 from aeseg_edge.calibration.labels.naming import class_weights
 from aeseg_edge.calibration.score.counts import class_iou
 from aeseg_edge.calibration.score.evaluation import Progress
@@ -119,7 +119,8 @@ def labelled_cells(
     latents, shares, origin = [], [], []
     want = frozenset({"latents"})
     with Segmenter.load(bundle, *REFERENCE, threads=threads) as segmenter:
-        frames = labelled_frames(pairs, class_names, ignore=ignore)
+        read = reader_for(manifest)
+        frames = labelled_frames(pairs, class_names, ignore=ignore, read=read)
         for index, (_, frame, mask) in enumerate(frames):
             clean = fit_mask(mask, manifest.geometry, len(class_names), ignore)
             if region is not None:

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.classes import check_class_name, find_class
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
-from aeseg_edge.bundle.geometry import fit_labels
 from aeseg_edge.bundle.variants import REFERENCE
-from aeseg_edge.calibration.footage.masks import Pair
+from aeseg_edge.calibration.footage.masks import Pair, reader_for
 from aeseg_edge.calibration.score.counts import UNMATCHED, majority_map
-from aeseg_edge.calibration.score.evaluation import Progress, count_clusters
+from aeseg_edge.calibration.score.evaluation import Progress, count_clusters, outside_region
 from aeseg_edge.errors import CodebookError, EvaluationError
 from aeseg_edge.segment.segmenter import Segmenter
 
@@ -167,23 +166,16 @@ def count_pixels(
     Raises:
         EvaluationError: A file is missing or faulty, or a mask holds a value that is no class.
     """
-    manifest, region = bundle.manifest, bundle.region
     with Segmenter.load(bundle, *REFERENCE, threads=threads) as segmenter:
-
-        def predict(frame: NDArray[np.uint8]) -> NDArray[np.int64]:
-            found = segmenter.clusters(frame)
-            if region is not None:
-                inside = fit_labels(region, manifest.geometry, *found.shape)
-                found[inside <= 127] = -1
-            return found
-
         matrix = count_clusters(
-            predict,
+            segmenter.clusters,
             pairs,
             class_names,
-            clusters=manifest.clusters,
+            clusters=bundle.manifest.clusters,
             ignore=ignore,
             progress=progress,
+            read=reader_for(bundle.manifest),
+            outside=outside_region(bundle),
         )
     return matrix.counts
 

@@ -58,7 +58,8 @@ class ConfusionMatrix:
     Attributes:
         counts: int64 [classes, predictions], pixels of true class i predicted as j.
         missed: int64 [classes], pixels of true class i with no prediction (a negative id,
-            for instance outside the region of interest).
+            for instance void).
+        outside: Pixels with a class that were left out of every count.
     """
 
     def __init__(self, classes: int, predictions: int, *, ignore: int | None = None) -> None:
@@ -70,17 +71,24 @@ class ConfusionMatrix:
         self.ignore = ignore
         self.counts: NDArray[np.int64] = np.zeros((classes, predictions), np.int64)
         self.missed: NDArray[np.int64] = np.zeros(classes, np.int64)
+        self.outside = 0
 
     @property
     def pixels(self) -> int:
         """Pixels counted so far."""
         return int(self.counts.sum() + self.missed.sum())
 
-    def update(self, truth: NDArray[Any], predicted: NDArray[Any]) -> None:
+    def update(
+        self,
+        truth: NDArray[Any],
+        predicted: NDArray[Any],
+        outside: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Count one frame: integers of one shape, the truth's classes and predicted ids.
 
-        A negative id means none. EvaluationError if the shapes differ, an array is not of
-        integers, or a value that is not ignored is out of range.
+        A negative id means none; where ``outside`` is True nothing counts. EvaluationError if
+        the shapes differ, an array is not of integers, or a value that is not ignored is out
+        of range.
         """
         for name, array in (("truth", truth), ("prediction", predicted)):
             if array.dtype.kind not in "iu":
@@ -96,8 +104,14 @@ class ConfusionMatrix:
         classes, ids = self.counts.shape
         flat_truth = truth.reshape(-1).astype(np.int64)
         flat_ids = predicted.reshape(-1).astype(np.int64)
-        if self.ignore is not None:
-            kept = flat_truth != self.ignore
+        if self.ignore is not None or outside is not None:
+            kept = np.ones(flat_truth.shape, np.bool_)
+            if self.ignore is not None:
+                kept = flat_truth != self.ignore
+            if outside is not None:
+                inside = ~outside.reshape(-1)
+                self.outside += int((kept & ~inside).sum())
+                kept = kept & inside
             flat_truth, flat_ids = flat_truth[kept], flat_ids[kept]
         if flat_truth.size == 0:
             return

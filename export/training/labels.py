@@ -32,11 +32,11 @@ from aeseg_edge.calibration.footage.gather import (
 )
 from aeseg_edge.calibration.footage.masks import (
     Pair,
+    PictureReader,
     evenly_spaced,
     find_pairs,
     fit_mask,
     labelled_frames,
-    read_image,
 )
 from aeseg_edge.calibration.labels.naming import class_weights, mask_classes
 from aeseg_edge.calibration.score.counts import ConfusionMatrix, score
@@ -45,7 +45,6 @@ from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.training.augment import Augmentation
 from aeseg_edge.export.training.losses import Batch
 from aeseg_edge.export.training.settings import CLASS_WEIGHTS, TUNE
-from aeseg_edge.support.require import import_cv2
 
 HEAD_CHANNELS = 64
 
@@ -111,10 +110,8 @@ def gather_labelled(
     frames = np.empty((len(pairs), *size, geometry.channels), np.uint8)
     labels = np.empty((len(pairs), *size), np.uint8)
     sizes = np.empty((len(pairs), 2), np.int64)
-    grey = geometry.channels == 1
-    found = labelled_frames(
-        pairs, class_names, ignore=ignore, read=_read_grey if grey else read_image
-    )
+    read = PictureReader(geometry.channels)
+    found = labelled_frames(pairs, class_names, ignore=ignore, read=read)
     for index, (pair, frame, mask) in enumerate(found):
         frames[index] = fit_frame(frame, geometry)
         sizes[index] = frame.shape[:2]
@@ -272,12 +269,6 @@ def head_codebook(autoencoder: Autoencoder, class_names: Sequence[str]) -> Codeb
         classes=tuple(mask_classes(class_names)),
         method="supervised",
     )
-
-
-def _read_grey(path: Path) -> NDArray[np.uint8]:
-    cv2 = import_cv2()
-    grey: NDArray[np.uint8] = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2GRAY)[..., None]
-    return grey
 
 
 def _source(images: Path, pairs: Sequence[Pair]) -> SourceReport:
