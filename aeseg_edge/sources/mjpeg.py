@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 _MAX_PART = 64 << 20
 _MAX_BAD = 30
+_MUCH = 8 << 20
 _END = b"\xff\xd9"
 _FILES = ("application/octet-stream", "application/mp4", "binary/octet-stream")
 _FIX = "Open the address in a browser; check the network, the password and the camera's manual."
@@ -255,9 +256,8 @@ def _fetch(name: str, response: Any, length: int, suffix: str, channels: int) ->
     try:
         if shutil.disk_usage(folder.name).free < length:
             raise SourceError(f"{name} has {length} bytes, too many for {folder.name}", fix=advice)
-        _log.warning(
-            "%s: its server gives no parts of it, so all %d bytes come first", name, length
-        )
+        if length > _MUCH:
+            _log.warning("%s: its server gives no parts, so %d MB come first", name, length >> 20)
         with path.open("wb") as file:
             shutil.copyfileobj(response, file)
         if (have := path.stat().st_size) < length:
