@@ -201,8 +201,9 @@ def _connect(uri: str) -> Any:
         return opener.open(request, timeout=_TIMEOUT)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        # A wrong address or password stays wrong.
-        wrong = isinstance(error, ValueError) or getattr(error, "code", 0) in (401, 403)
+        # A wrong address or password stays wrong, and a file is no camera that comes back.
+        wrong = isinstance(error, ValueError) or 400 <= getattr(error, "code", 0) < 500
+        wrong = wrong or _suffix(uri) in VIDEO_SUFFIXES | IMAGE_SUFFIXES
         kind = SourceError if wrong else Absent
         raise kind(f"{name} cannot be opened: {reason}", fix=_FIX) from error
 
@@ -227,7 +228,7 @@ def open_http(uri: str, channels: int) -> Source:
     if kind.startswith("multipart/"):
         return MjpegSource(name, response, channels)
     with response:
-        suffix = PurePosixPath(urlsplit(uri).path).suffix.lower()
+        suffix = _suffix(uri)
         known = suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES
         by_type = kind.startswith(("video/", "image/")) or kind in _FILES
         length = response.headers.get("Content-Length", "")
@@ -244,6 +245,10 @@ def open_http(uri: str, channels: int) -> Source:
         if not isinstance(problem, Absent):
             raise
         raise Absent(f"{name} gives {kind}, not a stream of JPEGs or a video", fix=_FIX) from None
+
+
+def _suffix(uri: str) -> str:
+    return PurePosixPath(uri.partition("?")[0]).suffix.lower()
 
 
 def _fetch(name: str, response: Any, length: int, suffix: str, channels: int) -> Source:
