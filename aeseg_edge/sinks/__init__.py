@@ -57,7 +57,8 @@ class Kind:
             return rest, {}
         target, _, query = rest.partition("?")
         # json:///data/x is how a URI would have it.
-        return target.removeprefix("//") if self.begins else target, dict(parse_qsl(query))
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        return target.removeprefix("//") if self.begins else target, options
 
 
 _HERE, _VIEW = "aeseg_edge.sinks", ("view",)
