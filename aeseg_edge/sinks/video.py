@@ -114,6 +114,8 @@ class VideoSink(Sink):
             else:
                 self._writer.release()
             found = _count_frames(self._temporary)
+            if found < self._frames and self._spool is not None:
+                raise self._spool.keep(self._path)
             if found < self._frames:
                 raise not_whole(self.name, found, self._frames)
             move_into_place(self._temporary, self._path)
