@@ -71,7 +71,7 @@ class ImageSink(Sink):
             return path
         # Disks that do not tell A from a have one file for both.
         key, count = str(path).casefold(), 2
-        if key in self._written and (not self._named or frame.path is None):
+        if key in self._written and (not self._named or self._written[key] == frame.path):
             number = f"{Path(self.name).stem}-%06d" if self._named else "out/%06d"
             raise SinkError(
                 f"{self.name} is one image, and the source has more frames",

@@ -133,9 +133,13 @@ def test_names_and_numbers_go_together(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a-000.png", "b-001.png"]
 
 
-def test_frames_of_a_video_are_called_after_it_and_numbered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [None, "drive 1.mp4"])
+def test_frames_of_a_video_are_called_after_it_and_numbered(
+    tmp_path: Path, path: str | None
+) -> None:
     (tmp_path / "drive 1.mp4").write_bytes(b"")
-    taken = replace(frame(4), source=str(tmp_path / "drive 1.mp4"), timestamp=0.2)
+    file = None if path is None else tmp_path / path
+    taken = replace(frame(4), source=str(tmp_path / "drive 1.mp4"), timestamp=0.2, path=file)
     with open_sink(str(tmp_path / "out" / "{name}-%d.png")) as sink:
         sink.write(taken, result(taken))
     assert names(tmp_path / "out") == ["drive 1-4.png"]
