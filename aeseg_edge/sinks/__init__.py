@@ -1,8 +1,9 @@
 """Where results go, written as URIs or as people type them.
 
-``out.mp4`` (or .avi, .mkv), ``out/%06d.png``, ``out/%06d.png?view=labels`` (raw class ids),
-``window``, ``null://``, ``json:FILE``, ``unix:PATH``, ``gst://appsrc ! PIPELINE``,
-``http://127.0.0.1:8080`` (the live page). docs/sinks.md has the options of each.
+``out.mp4`` (or .avi, .mkv, .mov, .webm), ``out/%06d.png``, ``out/{name}.png?view=labels`` (raw
+class ids), ``window``, ``null://``, ``json:FILE`` (``json:-``), ``unix:PATH``,
+``gst://appsrc ! PIPELINE``, ``http://127.0.0.1:8080`` (the live page). docs/sinks.md has the
+options of each.
 
 A sink of another kind is a module with a ``Sink`` and a function that opens it, and one row of
 ``SINKS``.
@@ -62,7 +63,7 @@ class Kind:
 
 
 _HERE, _VIEW = "aeseg_edge.sinks", ("view",)
-_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _PATTERN, _PAGE = "an image pattern (out/%06d.png)", "http://127.0.0.1:8080 (live page)"
 SINKS = (

@@ -46,11 +46,12 @@ def open_writer(
     return cv2.VideoWriter(str(path), code, fps, size)
 
 
-def can_spool() -> bool:
-    """Say whether this OpenCV takes packets: 4.5.5 and later with FFmpeg."""
+def can_spool(codec: str) -> bool:
+    """Say whether this OpenCV takes packets (4.5.5 and later with FFmpeg) that are a stream."""
     cv2 = import_cv2()
     known = cv2.videoio_registry.getWriterBackends()
-    return hasattr(cv2, "VIDEOWRITER_PROP_KEY_FLAG") and cv2.CAP_FFMPEG in known
+    takes = hasattr(cv2, "VIDEOWRITER_PROP_KEY_FLAG") and cv2.CAP_FFMPEG in known
+    return takes and codec in _ENDS
 
 
 class Spool:
