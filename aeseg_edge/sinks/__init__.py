@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Routed, Sink
-from aeseg_edge.sinks.names import file_parts
+from aeseg_edge.sinks.names import NAME, file_parts
 from aeseg_edge.support.lazy import load
 from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
 
@@ -128,6 +128,11 @@ def open_sink(
     if unknown := sorted(set(options) - set(kind.options or ())):
         known = " and ".join(f"?{name}=" for name in kind.options or ()) or "none"
         raise SinkError(f"{uri} has unknown options {unknown}", fix=f"It has {known}.")
+    if NAME in target and kind.file and not kind.numbered:
+        raise SinkError(
+            f"{uri} is no pattern of pictures, and {NAME} stands for a picture's file",
+            fix="Write {source}: one for each source.",
+        )
     view = options.get("view", view)
     views = VIEWS + DECODED_VIEWS
     fits = view in views or (view == "labels" and kind.numbered)

@@ -10,7 +10,7 @@ from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sinks.names import NAME, NUMBER
 from aeseg_edge.sources.base import Frame
-from aeseg_edge.support.files import write_bytes, write_error
+from aeseg_edge.support.files import is_stream, write_bytes, write_error
 from aeseg_edge.view.draw import encode
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class ImageSink(Sink):
                 f"{path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]}",
                 fix="Write .png.",
             )
+        if is_stream(path):
+            raise SinkError(f"{path} is a device or a pipe", fix="Choose the name of a file.")
         write_bytes(path, data, error=SinkError)
 
     def _place(self, frame: Frame) -> Path:

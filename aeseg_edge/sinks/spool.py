@@ -8,6 +8,7 @@ stream beside the target, from which the target is made at the end, without enco
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import re
@@ -188,7 +189,7 @@ def tell_of_leftovers(target: Path) -> None:
     """
     stem = target.stem[:40]
     for end in _ENDS.values():
-        for path in sorted(target.parent.glob(f".{_escaped(stem)}-????????.raw-*{end}")):
+        for path in sorted(target.parent.glob(f".{glob.escape(stem)}-????????.raw-*{end}")):
             with contextlib.suppress(OSError):
                 with path.open("rb+") as file:
                     if not _lock(file.fileno()):
@@ -212,10 +213,6 @@ def _rescue(path: Path, target: Path) -> str:
     """The command that makes a video of a stream."""
     rate = path.stem.rpartition(".raw-")[2]
     return f"ffmpeg -framerate {rate} -i {quote(str(path))} -c copy {quote(str(target))}"
-
-
-def _escaped(stem: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in stem)
 
 
 def _lock(number: int) -> bool:

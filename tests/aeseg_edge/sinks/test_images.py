@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +164,12 @@ def test_a_number_beyond_its_digits_overwrites_nothing(tmp_path: Path) -> None:
             taken = frame(index)
             sink.write(taken, result(taken))
     assert names(tmp_path) == ["10.png", "100.png", "1000.png"]
+
+
+def test_a_pipe_is_no_picture_and_nobody_waits_for_its_reader(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.png")
+    with (
+        open_sink(str(tmp_path / "p.png")) as sink,
+        pytest.raises(SinkError, match=r"p\.png is a device or a pipe"),
+    ):
+        write(sink, 1)

@@ -31,6 +31,8 @@ def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
         ("null://?view=depth", "view 'depth' is unknown"),
         ("null://?size=3", r"unknown options \['size'\]"),
         ("out.mp4?view", "view '' is unknown"),
+        ("{name}.mp4", r"\{name\} stands for a picture's file\. Write \{source\}"),
+        ("json:{name}.jsonl", "stands for a picture's file"),
         ("out.mp4?legend", r"unknown options \['legend'\]"),
         ("json:a?append", "asks for append=."),
     ],

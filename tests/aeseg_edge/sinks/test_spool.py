@@ -58,13 +58,18 @@ def test_all_but_the_last_two_seconds_survive_a_kill(
 
 
 @posix
+@pytest.mark.parametrize("name", ["out.mp4", "[o*t?].mp4"])
 def test_the_next_run_says_how_to_keep_what_a_killed_one_wrote(
-    tmp_path: Path, repository: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, repository: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    killed(repository, tmp_path / "out.mp4", 21)
+    # As another would be found, were the name a pattern.
+    other = tmp_path / ".o-12345678.raw-10.m4v"
+    other.write_bytes(b"another's")
+    killed(repository, tmp_path / name.replace("?", "!"), 21)
     with caplog.at_level(logging.WARNING):
-        sink = open_sink(str(tmp_path / "out.mp4"))
-    (left,) = tmp_path.glob(".out-*.raw-10.m4v")
+        sink = open_sink(str(tmp_path / name.replace("?", "!")))
+    other.unlink()
+    (left,) = tmp_path.glob(".*.raw-10.m4v")
     assert f"was cut off; what it wrote is in {left}" in caplog.text
     command = caplog.text.partition("To keep it: ")[2].partition(";")[0]
     assert shlex.split(command)[:5] == ["ffmpeg", "-framerate", "10", "-i", str(left)]
