@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SINK",
-        help=SINK_FORMS.replace("%", "%%") + " (repeatable; {source} makes one for each source)",
+        help=SINK_FORMS.replace("%", "%%")
+        + " (repeatable; {source} makes one for each source, {name} one for each file)",
     )
     add_options(parser, RunnerSettings)
     add_options(parser, DrawSettings)
