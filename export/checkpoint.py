@@ -1,6 +1,7 @@
 """NAME.train/: what a training leaves on disk, and reading it back.
 
-- ``model.json``: schema, AutoencoderConfig, SHA-256 of the weights, the caller's ``meta``.
+- ``model.json``: schema, AutoencoderConfig, SHA-256 of the weights, the caller's ``meta``, and
+  (not in older ones) which training it is of and a fingerprint of the frames kept.
 - ``weights.safetensors``: the trained network.
 - ``state.safetensors``: after each epoch, weights, optimizer and history in ONE file. When
   training is complete it stays, without the optimizer, so that the same command does not
@@ -10,8 +11,14 @@
 - ``region.png``: the region of interest, where there is one.
 - ``frames/``: a sample of the footage, so that a later export needs none, and ``sizes.json``,
   what size each frame had: where letterboxed frames have bars.
+- ``lock``: while a training runs, see ``lock.py``.
 
 Every file is replaced atomically. Nothing is unpickled: safetensors and JSON only.
+
+Network, frames, region and ``meta`` belong together. A training changes nothing but its state
+and history until it is complete; then frames and region are replaced, and ``model.json`` last. It
+says which training it is of, as the state does: where the two differ, or the state is not
+complete, the folder is of a training that is not finished.
 """
 
 from __future__ import annotations
@@ -45,6 +52,8 @@ STATE = "state.safetensors"
 HISTORY = "history.json"
 _RECORD = "aeseg_edge.state"
 _KEY = "aeseg_edge.key"
+OPTIMIZER = "optimizer."
+"""Begins the names of what a state holds beside weights, as long as it is not complete."""
 _AGAIN = "Train again into a fresh folder, or with --fresh into this one."
 
 
@@ -61,13 +70,25 @@ class State:
     record: dict[str, Any]
 
 
-def save_model(folder: Path, autoencoder: Autoencoder, meta: Mapping[str, Any]) -> None:
-    """Write the trained network and ``meta``; TrainingError on a full disk, the old stays."""
+def save_model(
+    folder: Path,
+    autoencoder: Autoencoder,
+    meta: Mapping[str, Any],
+    *,
+    frames: str | None = None,
+) -> None:
+    """Write the trained network and ``meta``; TrainingError on a full disk, the old stays.
+
+    It is taken for the outcome of the training whose state is in the folder; ``frames`` is the
+    fingerprint of the frames kept.
+    """
     data = _pack(autoencoder.state_dict(), {})
     model = {
         "schema": SCHEMA,
         "config": asdict(autoencoder.config),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
+        "training": _stamp(folder)[0],
+        "frames": frames,
         "meta": dict(meta),
     }
     _write(folder / WEIGHTS, data)
@@ -82,11 +103,13 @@ class Model:
         config: What rebuilds it.
         weights_sha256: Of the file with its weights.
         meta: As it was saved.
+        frames: Fingerprint of the frames kept; None where none were, and in older folders.
     """
 
     config: AutoencoderConfig
     weights_sha256: str
     meta: dict[str, Any]
+    frames: str | None = None
 
 
 def read_model(folder: Path) -> Model:
@@ -94,11 +117,9 @@ def read_model(folder: Path) -> Model:
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder", fix="Give a NAME.train folder.")
     if not (folder / MODEL).is_file() and (folder / STATE).is_file():
-        raise TrainingError(
-            f"the training in {folder} is not finished",
-            fix="Run the command that started it again: it goes on where it stopped.",
-        )
+        raise _unfinished(folder)
     model = _read_json(folder / MODEL)
+    _check_finished(folder, model.get("training"))
     try:
         schema = int(model["schema"])
         if schema > SCHEMA:
@@ -107,7 +128,8 @@ def read_model(folder: Path) -> Model:
                 fix="Install a newer aeseg_edge.",
             )
         config = AutoencoderConfig(**model["config"])
-        return Model(config, str(model["weights_sha256"]), dict(model["meta"]))
+        frames = model.get("frames")
+        return Model(config, str(model["weights_sha256"]), dict(model["meta"]), frames)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise TrainingError(f"{folder / MODEL} is damaged ({error})", fix=_AGAIN) from error
 
@@ -158,12 +180,6 @@ def load_state(folder: Path) -> State | None:
     return State(tensors, record)
 
 
-def clear(folder: Path) -> None:
-    """Forget an earlier training: its state and history (not its model or frames)."""
-    for name in (STATE, HISTORY):
-        (folder / name).unlink(missing_ok=True)
-
-
 def save_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write one record an epoch, oldest first; TrainingError where the disk is full."""
     _write_json(folder / HISTORY, [dict(record) for record in records])
@@ -197,6 +213,36 @@ def read_file(path: Path) -> bytes:
         raise TrainingError(
             f"{path} cannot be read ({error.strerror or error})", fix=_AGAIN
         ) from error
+
+
+def _check_finished(folder: Path, training: str | None) -> None:
+    """Refuse a model whose folder is of a later training, as far as its state says."""
+    stamp, complete = _stamp(folder)
+    if not complete:
+        # Older versions replaced frames as soon as a training began.
+        instead = f" To go back to the one before, delete {folder / STATE}."
+        raise _unfinished(folder, "" if training is None else instead)
+    if stamp is not None and stamp != training:
+        raise _unfinished(folder)
+
+
+def _stamp(folder: Path) -> tuple[str | None, bool]:
+    """Say which training a state is of, as far as it says so, and whether that is complete."""
+    try:
+        with safetensors.safe_open(folder / STATE, "numpy") as state:
+            names, record = list(state.keys()), json.loads(state.metadata()[_RECORD])
+    except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError):
+        return None, True
+    complete = record.get("complete", not any(name.startswith(OPTIMIZER) for name in names))
+    return record.get("stamp"), bool(complete)
+
+
+def _unfinished(folder: Path, instead: str = "") -> TrainingError:
+    return TrainingError(
+        f"the training in {folder} is not finished",
+        fix="Run the command that started it again, without --fresh: it goes on where it "
+        f"stopped.{instead}",
+    )
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:

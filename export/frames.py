@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +21,12 @@ from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.files import write_bytes, write_error
 from aeseg_edge.support.require import import_cv2
 
+_log = logging.getLogger(__name__)
+
 FRAMES = "frames"
 SIZES = "sizes.json"
 REGION = "region.png"
+_OURS = re.compile(r"\d{6}(\.planes\d+)?\.(jpg|png)")
 
 KEPT_FRAMES = 256
 """Frames that stay: enough for ranges, agreement and K up to 1024."""
@@ -83,10 +89,64 @@ def keep_frames(
         forget_frames(folder)
 
 
+def fingerprint(folder: Path) -> str | None:
+    """Give what tells the frames kept from others; None where there are none."""
+    paths = sorted((folder / FRAMES).glob("[0-9]*.*"))
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        digest.update(hashlib.sha256(read_file(path)).digest())
+    return digest.hexdigest() if paths else None
+
+
+def check_foreign(folder: Path) -> None:
+    """Refuse a folder of frames with files that no training wrote: they would be lost."""
+    names = {path.name for path in (folder / FRAMES).glob("*")} - {SIZES}
+    foreign = sorted(name for name in names if not _OURS.fullmatch(name))
+    if foreign:
+        raise TrainingError(
+            f"{folder / FRAMES} holds files that no training wrote ({foreign[0]}, "
+            f"{len(foreign)} in all), and this one would replace them",
+            fix="Move them elsewhere, or give the bundle another name.",
+        )
+
+
 def forget_frames(folder: Path) -> None:
     """Remove the sample of frames, and what a crash while one was saved may have left."""
     for name in (FRAMES, f"{FRAMES}.new", f"{FRAMES}.old"):
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Frames kept beside a checkpoint, uint8 [N, H, W, C], and sizes where there are bars."""
+
+    frames: NDArray[np.uint8]
+    sizes: NDArray[np.int64] | None
+
+
+def load_kept(folder: Path, trained: Geometry, expected: str | None) -> Kept:
+    """Read what is kept, and say so where it is not what ``expected``, a fingerprint, is of.
+
+    TrainingError if none were kept, one is damaged, or they cannot be of a network that was
+    trained at ``trained``.
+    """
+    frames = load_frames(folder)
+    _, rows, columns, channels = frames.shape
+    if (columns, rows, channels) != (trained.width, trained.height, trained.channels):
+        raise TrainingError(
+            f"the frames in {folder / FRAMES} are {columns}x{rows} of {channels} channels, and the "
+            f"network was trained on {trained.width}x{trained.height} of {trained.channels}: they "
+            "are of another training",
+            fix=f"Give the footage: aeseg export {folder} SOURCE, or train again.",
+        )
+    if expected is not None and fingerprint(folder) != expected:
+        _log.warning(
+            "the frames in %s are not those that the training left there: what they show now "
+            "decides about clusters and ranges",
+            folder / FRAMES,
+        )
+    return Kept(frames, load_sizes(folder) if trained.resize == "letterbox" else None)
 
 
 def load_frames(folder: Path) -> NDArray[np.uint8]:

@@ -21,6 +21,10 @@ _MOST_STUCK = 2
 """Threads that may hang in a driver at once; a third opening waits until one returns."""
 
 
+OPEN_AT_ONCE = 4
+"""Recordings of one loop that are open at the same time: each takes about 50 MB at 720p."""
+
+
 @dataclass(frozen=True)
 class Input:
     """One source of a loop.
@@ -69,6 +73,7 @@ class Feed:
         self.live = given.source.live
         self.error: AesegError | None = None
         """What ended the feed; None while it runs, and after a good end."""
+        self.started = False
         self._reopen = given.reopen if given.source.live else None
         self._source: Source | None = given.source
         self._put = put
@@ -88,6 +93,7 @@ class Feed:
     def start(self) -> None:
         """Begin to capture."""
         with self._lock:
+            self.started = True
             self._spawn()
 
     @property

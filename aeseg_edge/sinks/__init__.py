@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import DEFAULT_FPS, Asked, Routed, Sink
+from aeseg_edge.sinks.base import Asked, Routed, Sink
 from aeseg_edge.sinks.names import file_parts
 from aeseg_edge.support.lazy import load
 from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
@@ -101,9 +101,9 @@ def open_sink(
 
     Args:
         uri: See the module's text; ``?view=...`` overrides ``view`` for this sink.
-        fps: Rate of video files; 25 when None.
-        view: ``overlay``, ``mask`` or ``both``; ``decoded`` or ``error`` where results come
-            from a segmenter with a decoder; for image patterns also ``labels``.
+        fps: Rate of video files; when None, 30 for cameras and 25 for pictures.
+        view: ``overlay``, ``mask``, ``both`` or ``frame``; ``decoded`` or ``error`` where results
+            come from a segmenter with a decoder; for image patterns also ``labels``.
         alpha: Strength of the colours, 0..1.
         legend: Draw the classes' names.
         live: What the live page is given besides results, ``aeseg_edge.page.sink.Live``; without
@@ -134,7 +134,7 @@ def open_sink(
             f"the view {view!r} is unknown for {target or uri}",
             fix=f"Use one of {', '.join(views)}; labels for PNG files.",
         )
-    asked = Asked(uri, target, options, fps or DEFAULT_FPS, view, alpha, legend, title, live)
+    asked = Asked(uri, target, options, fps, view, alpha, legend, title, live)
     sink: Sink = load(kind.opens)(asked)
     return sink
 

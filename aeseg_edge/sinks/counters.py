@@ -22,7 +22,7 @@ class SourceCounters:
     why it was lost last. ``age`` is the distribution of the frame age in ms when the labels
     were ready, None before the first, as ``size`` is (columns and rows of the last frame).
     ``drift``: how unlike the footage its scene is, 0..1 (see ``bundle.drift.Spread``); None
-    where it is not measured.
+    where it is not measured. ``live``: a camera, as in ``Source``.
     """
 
     name: str
@@ -36,6 +36,7 @@ class SourceCounters:
     size: tuple[int, int] | None
     problem: str | None
     drift: float | None = None
+    live: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""

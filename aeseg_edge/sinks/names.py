@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+NAME = "{name}"
+"""What stands for the name of a frame's file, without its suffix, in the name of a picture."""
+
 NUMBER = re.compile(r"%\d*d")
 """What stands for the frame's number in the name of a picture."""
 

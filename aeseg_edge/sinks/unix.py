@@ -22,6 +22,7 @@ import numpy as np
 
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Sink
+from aeseg_edge.sinks.json import place_of
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.files import write_error
 from aeseg_edge.support.text import to_json
@@ -42,6 +43,7 @@ def pack(frame: Frame, result: Segmentation) -> bytes:
     description = {
         "source": frame.source,
         "index": frame.index,
+        **place_of(frame),
         "captured": frame.captured,
         "age_ms": None if result.frame_age is None else round(result.frame_age * 1e3, 3),
         "classes": {

@@ -39,12 +39,14 @@ class Scheme:
         form: How it is written, for help and errors.
         modalities: ``one``, ``several``, or ``any`` where it goes with every bundle.
         files: ``module:function`` that lists the files which a URI reads, without opening any.
+        live: It is a camera or a stream, which may not be there yet.
     """
 
     opens: str
     form: str
     modalities: str = "one"
     files: str = ""
+    live: bool = False
 
 
 _HERE = "aeseg_edge.sources"
@@ -54,12 +56,12 @@ SCHEMES = {
     "file": Scheme(
         f"{_HERE}.recorded:open_recording", _RECORDED, files=f"{_HERE}.paths:list_files"
     ),
-    "v4l2": Scheme(f"{_HERE}.capture:open_camera", _CAMERA),
-    "csi": Scheme(f"{_HERE}.gstreamer:open_csi", "csi://0"),
-    "rtsp": Scheme(f"{_HERE}.gstreamer:open_rtsp", "rtsp://..."),
-    "http": Scheme(f"{_HERE}.mjpeg:open_http", "http://... (Motion JPEG)"),
-    "https": Scheme(f"{_HERE}.mjpeg:open_http", ""),
-    "gst": Scheme(f"{_HERE}.gstreamer:open_gst", "'gst://... ! appsink'"),
+    "v4l2": Scheme(f"{_HERE}.capture:open_camera", _CAMERA, live=True),
+    "csi": Scheme(f"{_HERE}.gstreamer:open_csi", "csi://0", live=True),
+    "rtsp": Scheme(f"{_HERE}.gstreamer:open_rtsp", "rtsp://...", live=True),
+    "http": Scheme(f"{_HERE}.mjpeg:open_http", "http://... (Motion JPEG)", live=True),
+    "https": Scheme(f"{_HERE}.mjpeg:open_http", "", live=True),
+    "gst": Scheme(f"{_HERE}.gstreamer:open_gst", "'gst://... ! appsink'", live=True),
     "test": Scheme(f"{_HERE}.scene:open_scene", "test://640x480@30", modalities="any"),
     "pairs": Scheme(f"{_HERE}.pairs:open_scenes", "", "several", f"{_HERE}.pairs:list_files"),
 }
@@ -116,6 +118,22 @@ def scheme_of(uri: str) -> Scheme:
     if not SCHEMES[scheme].files:
         check_name(without_password(uri), error=SourceError)
     return SCHEMES[scheme]
+
+
+def is_live(uri: str) -> bool:
+    """Say whether a source is a camera or a stream by the way it is written."""
+    return scheme_of(uri).live
+
+
+def name_of(uri: str) -> str:
+    """Give the name that a source has once it is open, as far as its address tells."""
+    scheme = scheme_of(uri)
+    if scheme is SCHEMES["v4l2"]:
+        return f"camera {uri.removeprefix('v4l2://').partition('?')[0]}"
+    if scheme is SCHEMES["csi"]:
+        return uri.partition("?")[0]
+    name = without_password(uri)
+    return name.partition("!")[0].strip() if scheme is SCHEMES["gst"] else name
 
 
 def _is_camera(path: str) -> bool:

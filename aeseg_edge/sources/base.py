@@ -12,6 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.errors import SourceError
+
+
+class Absent(SourceError):
+    """Nothing answers where a source should be; to open it again may help."""
+
 
 class Source(ABC):
     """Frames, one after another. A source of one's own sets ``name`` and gives frames.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.base import Absent, Frame, Source
 from aeseg_edge.sources.decoding import Decoder, to_channels
 from aeseg_edge.support.require import import_cv2
 
@@ -56,7 +56,7 @@ class CaptureSource(Source):
         try:
             self._first = self._next()
             if self._first is None:
-                raise SourceError(f"{name} gives no frame", fix=fix)
+                raise Absent(f"{name} gives no frame", fix=fix)
         except BaseException:
             self.close()
             raise
@@ -101,7 +101,7 @@ def open_stream(name: str, address: str, how: int, channels: int) -> CaptureSour
     capture = cv2.VideoCapture(address, how, limits if ffmpeg else [])
     fix = "Play the address or pipeline with another program, such as ffplay or gst-launch-1.0."
     if not capture.isOpened():
-        raise SourceError(f"{name} cannot be opened", fix=fix)
+        raise Absent(f"{name} cannot be opened", fix=fix)
     return CaptureSource(name, capture, channels, fix=fix, ffmpeg=ffmpeg)
 
 
@@ -171,7 +171,7 @@ def open_camera(uri: str, channels: int) -> CaptureSource:
     elif int(device) <= _MAX_CAMERA:
         capture = cv2.VideoCapture(int(device), cv2.CAP_ANY)
     if capture is None or not capture.isOpened():
-        raise SourceError(f"{name} cannot be opened", fix=fix)
+        raise Absent(f"{name} cannot be opened", fix=fix)
     _ask(name, capture, mode)
     lost = "Check its cable and power."
     return CaptureSource(name, capture, channels, fix=fix, lost=lost)

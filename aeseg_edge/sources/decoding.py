@@ -243,6 +243,6 @@ def _listening(call: Callable[[], tuple[bool, Any]]) -> tuple[tuple[bool, Any], 
         heard.seek(0)
         said = heard.read()
         for line in said.splitlines(keepends=True):
-            if _NOT_CONVERTED not in line:
+            if _NOT_CONVERTED not in line and b": fmt:" not in line:
                 os.write(2, line)
     return result, said

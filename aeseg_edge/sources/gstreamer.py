@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.base import Absent, Frame, Source
 from aeseg_edge.sources.capture import open_stream, read_mode
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import without_password
@@ -246,14 +246,14 @@ class LaunchedSource(Source):
         self._reading = os.fdopen(reading, "rb", buffering=1 << 20)
         try:
             if not select.select([reading], [], [], _FIRST_FRAME)[0]:
-                raise SourceError(
+                raise Absent(
                     f"{name} gives no frame within {_FIRST_FRAME:g} s",
                     fix="Try the pipeline with gst-launch-1.0 and autovideosink.",
                 )
             self._first = self._read()
             self._first_at = time.monotonic()
             if self._first is None:
-                raise SourceError(f"{name} ended before its first frame", fix="Check the pipeline.")
+                raise Absent(f"{name} ended before its first frame", fix="Check the pipeline.")
         except BaseException:
             self.close()
             raise
@@ -289,7 +289,7 @@ class LaunchedSource(Source):
             status = self._child.end()
             if status != 0 or self._endless:
                 why = self._child.complaint if status else "the other side ended the stream"
-                raise SourceError(
+                raise Absent(
                     f"{self.name} stopped: {why}",
                     fix="Try the pipeline with gst-launch-1.0 and fakesink.",
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,9 +147,10 @@ def no_frame(name: str, address: str | Path) -> SourceError:
     try:
         decoder = Decoder(name, packets, recorded=False, ffmpeg=False)
         if decoder.grab():
+            command = f"ffmpeg -i {shlex.quote(name)} -c:v libx264 -pix_fmt yuv420p OUT.mp4"
             return SourceError(
                 f"{name} is coded in {decoder.codec}, which OpenCV {cv2.__version__} cannot decode",
-                fix="Convert it: ffmpeg -i IN -c:v libx264 -pix_fmt yuv420p OUT.mp4.",
+                fix=f"Convert it: {command}.",
             )
     finally:
         packets.release()
@@ -163,7 +165,8 @@ def what_is_missing(decoder: Decoder, path: Path | None) -> list[str]:
     said = []
     lost, gaps = decoder.lost, decoder.gaps
     if lost:
-        said.append(f"{decoder.name}: {lost} damaged packets could not be decoded and are left out")
+        packets = "1 damaged packet" if lost == 1 else f"{lost} damaged packets"
+        said.append(f"{decoder.name}: {packets} could not be decoded, and the rest is read")
     if gaps > lost:
         said.append(f"{decoder.name}: about {gaps} frames are missing: its times have gaps")
     if path is not None and not is_pipe(path):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aeseg_edge.segment.decoder import Decoding
     from aeseg_edge.segment.result import Segmentation
 
-VIEWS = ("overlay", "mask", "both")
+VIEWS = ("overlay", "mask", "both", "frame")
 
 DECODED_VIEWS = ("decoded", "error")
 """Views that need a segmenter with a decoder."""
@@ -49,8 +49,9 @@ def render(
     Args:
         image: uint8 [H, W, C], BGR first; the frame.
         result: Its segmentation.
-        view: ``overlay``, ``mask`` or ``both`` (side by side); ``decoded`` (the segmented image
-            that the decoder draws) or ``error`` (the reconstruction error as a heat map).
+        view: ``overlay``, ``mask`` or ``both`` (side by side); ``frame`` (as it came, never with
+            a legend); ``decoded`` (the segmented image that the decoder draws) or ``error`` (the
+            reconstruction error as a heat map).
         alpha: Strength of the colours in the overlay, 0..1.
         legend: Add a panel with colours, names and shares on the right.
         size: Rows and columns to draw the frame at, with black bars where its aspect is
@@ -73,7 +74,7 @@ def render(
             )
         parts = [as_bgr(decoding.segmented()) if view == "decoded" else _heat(decoding.heat(image))]
     else:
-        parts = []
+        parts = [as_bgr(image)] if view == "frame" else []
         if view in ("overlay", "both"):
             parts.append(overlay(as_bgr(image), result.labels, result.palette, alpha=alpha))
         if view in ("mask", "both"):
@@ -81,6 +82,7 @@ def render(
     if size is not None:
         parts = [fit(part, *size) for part in parts]
     height = parts[0].shape[0]
+    legend = legend and view != "frame"
     if legend and view == "error" and decoding is not None:
         parts.append(_heat_panel(decoding, image, height=height))
     elif legend:

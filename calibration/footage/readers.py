@@ -14,18 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
-from aeseg_edge.errors import FootageError
-from aeseg_edge.sources.images import Pictures, video_backend
-from aeseg_edge.sources.paths import Found, find
+from aeseg_edge.errors import FootageError, SourceError
+from aeseg_edge.sources.decoding import Decoder, to_channels
+from aeseg_edge.sources.images import Pictures
+from aeseg_edge.sources.paths import Found, file_path, find, is_pipe
+from aeseg_edge.sources.video import no_frame, open_decoder, what_is_missing
 from aeseg_edge.support.choose import middles
-from aeseg_edge.support.require import import_cv2
-from aeseg_edge.support.text import as_text, is_utf8
+from aeseg_edge.support.text import as_text
 
 _log = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ class VideoReader(Reader):
         self.source = str(path)
         self.notes = Notes()
         self._path = path
+        self._missing: list[str] = []
         self.found = self._claimed()
 
     def work(self, budget: int) -> int:
@@ -155,48 +156,45 @@ class VideoReader(Reader):
         written, readable = self._read(wanted, room, geometry, tick)
         if self.notes.too_small:
             return []
-        if readable < 0.98 * claimed - 1:
-            self.notes.warn(
-                f"{self.source} says that it has {claimed} frames, and {readable} can be read: "
-                "it is damaged or cut off"
-            )
+        for sentence in self._missing:
+            self.notes.warn(sentence)
         reached = sum(index < readable for index in wanted)
         if reached < 0.9 * min(budget, readable) or readable > 1.1 * claimed:
             # The container was wrong about its length: spread over the true one.
             self.notes.unreadable.clear()
             written, readable = self._read(middles(readable, budget), room, geometry, lambda: None)
         self.found = readable
-        if not readable:
-            self.notes.skip(self.source, "has no frame that can be decoded")
+        if not readable and not self.notes.unreadable:
+            self._refuse(no_frame(self.source, self._path))
         return written
 
-    def _open(self) -> Any:
-        return import_cv2().VideoCapture(self.source, video_backend())
+    def _open(self) -> Decoder | None:
+        try:
+            return open_decoder(self._path)
+        except SourceError as problem:
+            self._refuse(problem)
+            return None
+
+    def _refuse(self, problem: SourceError) -> None:
+        self.notes.skip(self.source, str(problem).removeprefix(f"{self.source} ").rstrip("."))
 
     def _claimed(self) -> int:
         """Return the number of frames that the container states, or count them."""
-        if not is_utf8(self.source):
-            self.notes.skip(self.source, "has a name that is not UTF-8: rename it")
+        decoder = self._open()
+        if decoder is None:
             return 0
-        cv2 = import_cv2()
-        capture = self._open()
         try:
-            if not capture.isOpened():
-                self.notes.skip(self.source, "cannot be opened as a video")
-                return 0
-            claimed = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             # Streams state none, damaged headers anything; no container spends less than
             # 4 bytes on a frame.
-            if 0 < claimed <= self._path.stat().st_size // 4:
-                return claimed
-            counted = 0
-            while capture.grab():
-                counted += 1
-            if not counted:
-                self.notes.skip(self.source, "has no frame that can be decoded")
-            return counted
+            if decoder.stated is not None and decoder.stated <= self._path.stat().st_size // 4:
+                return decoder.stated
+            while decoder.grab():
+                pass
+            if not decoder.index:
+                self._refuse(no_frame(self.source, self._path))
+            return decoder.index
         finally:
-            capture.release()
+            decoder.release()
 
     def _read(
         self,
@@ -206,31 +204,34 @@ class VideoReader(Reader):
         tick: Callable[[], None],
     ) -> tuple[Sizes, int]:
         """Return the sizes of the wanted frames written, and how many frames can be decoded."""
-        cv2 = import_cv2()
         written: Sizes = []
         left = iter(wanted)
         following = next(left, None)
-        index = 0
-        capture = self._open()
+        decoder = self._open()
+        if decoder is None:
+            return [], 0
         try:
-            while capture.grab():
+            while decoder.grab():
                 tick()
+                index = decoder.index - 1
                 if index == following:
                     following = next(left, None)
-                    good, frame = capture.retrieve()
-                    if not good:
+                    frame = decoder.image()
+                    if frame is None:
                         self.notes.skip(f"{self.source} frame {index}", "cannot be decoded")
                     elif not self.notes.large_enough(self.source, frame):
                         break
                     else:
-                        if geometry.channels == 1:
-                            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)[..., None]
+                        frame = to_channels(self.source, frame, geometry.channels)
                         room[len(written)] = fit_frame(frame, geometry)
                         written.append((frame.shape[0], frame.shape[1]))
-                index += 1
+            self._missing = what_is_missing(decoder, self._path)
+        except SourceError as problem:
+            self._refuse(problem)
+            return [], 0
         finally:
-            capture.release()
-        return written, index
+            decoder.release()
+        return written, decoder.index
 
 
 def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
@@ -244,10 +245,12 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
     """
     found: list[Found] = []
     for source in map(str, sources):
-        if "://" in source and not source.startswith("file://"):
+        stream = "://" in source and not source.startswith("file://")
+        path = Path(file_path(source))
+        if stream or source == "-" or is_pipe(path) or (source.isdecimal() and not path.exists()):
             raise FootageError(
                 f"{source} is not a file, and training needs footage that it can read again",
-                fix="Record it first: aeseg run SOURCE ... -o clip.mp4, or any recorder.",
+                fix="Record it first: aeseg run SOURCE --view frame -o clip.mp4, or any recorder.",
             )
         found += find(source, error=FootageError, fix=_FIX)
     readers: list[Reader] = []

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 from aeseg_edge.backends.choose import choose_entry, has_tensorrt
@@ -19,7 +18,7 @@ from aeseg_edge.cli.output import write_json
 from aeseg_edge.cli.verbs.build import build_engines
 from aeseg_edge.errors import BackendError, EngineNotBuilt
 from aeseg_edge.loop.camera import CameraLoop
-from aeseg_edge.loop.feed import Input
+from aeseg_edge.loop.inputs import open_inputs
 from aeseg_edge.loop.settings import LoopSettings
 from aeseg_edge.loop.watchdog import Patience
 from aeseg_edge.page.classes import LiveClasses
@@ -33,6 +32,7 @@ from aeseg_edge.sinks.counters import LoopCounters
 from aeseg_edge.sinks.names import name_each
 from aeseg_edge.sinks.targets import refuse_inputs, refuse_shared, target_of
 from aeseg_edge.sources import FORMS as SOURCE_FORMS
+from aeseg_edge.sources.base import Source
 from aeseg_edge.support.options import strength
 from aeseg_edge.support.signals import stop_on_signals
 from aeseg_edge.support.text import without_password
@@ -106,7 +106,10 @@ def run(options: argparse.Namespace) -> int:
         stop_on_signals() as stop,
         ExitStack() as undo,
     ):
-        inputs = _open_inputs(sources, segmenter.manifest, undo, realtime=options.realtime)
+        opens = _opener(segmenter.manifest, realtime=options.realtime)
+        inputs = open_inputs(sources, opens, stop=stop, duration=wanted.duration)
+        for given in inputs:
+            undo.callback(given.source.close)
         rates = [(each.name, each.source.fps) for each in inputs]
         _check_sinks(options, [each.name for each in inputs])
         live = Live(
@@ -154,29 +157,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _open_inputs(
-    sources: Sequence[str], manifest: Manifest, undo: ExitStack, *, realtime: bool
-) -> list[Input]:
-    """Open every source, under names unlike each other."""
+def _opener(manifest: Manifest, *, realtime: bool) -> Callable[[str], Source]:
+    """Give what opens a source for a bundle."""
     from aeseg_edge.sources import open_source
     from aeseg_edge.sources.paths import with_range
 
-    inputs: list[Input] = []
-    for uri in sources:
-        reopen = partial(
-            open_source,
-            with_range(uri, manifest.provenance),
-            channels=manifest.geometry.channels,
-            realtime=realtime,
-            modalities=manifest.modalities,
-        )
-        source = reopen()
-        undo.callback(source.close)
-        name, count = source.name, 2
-        while name in {each.name for each in inputs}:
-            name, count = f"{source.name} ({count})", count + 1
-        inputs.append(Input(source, name, reopen if source.live else None))
-    return inputs
+    return lambda uri: open_source(
+        with_range(uri, manifest.provenance),
+        channels=manifest.geometry.channels,
+        realtime=realtime,
+        modalities=manifest.modalities,
+    )
 
 
 def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
