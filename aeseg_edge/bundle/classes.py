@@ -114,7 +114,7 @@ def clusters_of(codebook: Codebook, class_id: int) -> tuple[int, ...]:
 
 def find_class(codebook: Codebook, name: str) -> ClassInfo | None:
     """Find a class by its name, upper and lower case being the same; None where none has it."""
-    wanted = name.strip().casefold()
+    wanted = unicodedata.normalize("NFC", name).strip().casefold()
     return next((c for c in codebook.classes if c.name.casefold() == wanted), None)
 
 

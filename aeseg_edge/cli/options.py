@@ -81,7 +81,11 @@ def add_classes(parser: argparse._ActionsContainer, **more: Any) -> None:
     """Add ``--classes`` and ``--ignore`` to a verb that reads masks."""
     numbers = "" if more else ", for 0, 1, ..."
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help=f"one class name a line{numbers}", **more
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help=f"one class name a line{numbers} (or CSV, YAML, JSON, CVAT's labelmap.txt)",
+        **more,
     )
     parser.add_argument("--ignore", type=int, metavar="ID", help="mask value left out")
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from aeseg_edge.errors import AesegError, SourceError
 
 FEW = 64
-"""Grey levels: where a picture of more than 8 bits keeps no more of many, that is told."""
+"""Grey levels: where 8 bits keep no more of a picture that has more bits, that is told."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,13 @@ def _lost(image: NDArray[Any], levels: Levels, *, stated: bool) -> str:
     # Dead pixels aside.
     low, high = (int(v) for v in np.searchsorted(counts.cumsum() / image.size, (0.005, 0.995)))
     kept = round(255 * (high - low) / (levels.high - levels.low)) + 1
-    have = np.count_nonzero(counts[low : high + 1])
-    if kept > FEW or have <= 2 * kept:
+    values = np.flatnonzero(counts)
+    was_8_bits = not (values % 257).any() or not (values % 256).any()
+    if kept > FEW or was_8_bits:
         return ""
+    have = np.count_nonzero(counts[low : high + 1])
     return (
-        f"holds values from {low} to {high}, of whose {have} levels 8 bits keep {kept}: say what "
+        f"holds values from {low} to {high} ({have} levels), and 8 bits keep {kept}: say what "
         f"is black and what white, SOURCE?range={low}:{high}"
     )
 

@@ -75,15 +75,18 @@ def _from_lines(path: Path, text: str) -> list[tuple[int, int, str]]:
         number = next(n for n in range(first, last) if every[n - 1].startswith("#"))
         raise _refused(path, number, every[number - 1], "is a comment between names")
     if (
-        found := _from_numbered(path, said) or _from_cvat(said) or _from_table(path, said)
+        found := _from_numbered(path, said) or _from_colors(said) or _from_table(path, said)
     ) is not None:
         return found
     for number, line in said:
         if re.fullmatch(r"[\d.,;:\s-]+", line):
             raise _refused(path, number, line, "is a number and no name")
-        if line.startswith("<") or re.fullmatch(r"(names|nc|path|train|val|test):.*", line):
+        if line.startswith(("<", "//")) or re.fullmatch(r"(names|nc|path|train|val|test):.*", line):
             raise _refused(path, number, line, "is of no known form")
-        if any(_is_number(cell) for cell in re.split(r"[,;\t]", line)[1:]):
+        cells = re.split(r"[,;\t]", line)
+        if len(said) == 1 and len(cells) > 1:
+            raise _refused(path, number, line, "is one class, or several on one line")
+        if any(map(_is_number, cells[1:])) or re.search(r"\d\s+\d+\s+\d", line):
             raise _refused(path, number, line, "looks like a row of a table, and others do not")
     if len(said) > 1 and _word(said[0][1]) in _NAMES:
         raise _refused(path, first, said[0][1], "may be a heading: take it out, or rename it")
@@ -120,12 +123,12 @@ def _from_yaml(path: Path, said: Lines) -> list[tuple[int, int, str]] | None:
 
 def _from_numbered(path: Path, said: Lines) -> list[tuple[int, int, str]] | None:
     """Read ``0: road`` or ``0 road``, where every line is so."""
-    pattern = r"(\d+)(\s*[:=]\s*|\s+)([^\d\s].*)"
+    pattern = r"(\d+)(\s*[:=]\s*|[.)]?\s+(?:-\s+)?)([^\d\s].*)"
     found = [(number, re.fullmatch(pattern, line)) for number, line in said]
     entries = [(number, int(match[1]), match[3]) for number, match in found if match is not None]
     if len(entries) < len(said):
         return None
-    if all(match and match[2].strip() for _, match in found):
+    if all(match and match[2].strip() in (":", "=") for _, match in found):
         return entries
     ids = [known for _, known, _ in entries]
     if ids == list(range(1, len(ids) + 1)):
@@ -134,12 +137,20 @@ def _from_numbered(path: Path, said: Lines) -> list[tuple[int, int, str]] | None
     return entries if ids == list(range(len(ids))) else None
 
 
-def _from_cvat(said: Lines) -> list[tuple[int, int, str]] | None:
-    """Read CVAT's label:color_rgb:parts:actions; ids follow the lines."""
-    found = [re.fullmatch(r"([^:]+):\d+,\d+,\d+:[^:]*:[^:]*", line) for _, line in said]
+def _from_colors(said: Lines) -> list[tuple[int, int, str]] | None:
+    """Read CVAT's label:color_rgb:parts:actions, ``1 2 3 road`` or ``road 1 2 3``, in order."""
+    for pattern in (
+        r"([^:]+):\d+,\d+,\d+:[^:]*:[^:]*",
+        r"\d+\s+\d+\s+\d+\s+([^\d\s].*)",
+        r"(.*[^\d\s])\s+\d+\s+\d+\s+\d+",
+    ):
+        found = [re.fullmatch(pattern, line) for _, line in said]
+        if all(found):
+            return [(said[i][0], i, match[1].strip()) for i, match in enumerate(found) if match]
+    found = [re.fullmatch(r"(.*\S)\s*[:=]\s*(\d+)", line) for _, line in said]
     if not all(found):
         return None
-    return [(said[i][0], i, match[1].strip()) for i, match in enumerate(found) if match]
+    return [(said[i][0], int(m[2]), _unquoted(m[1])) for i, m in enumerate(found) if m]
 
 
 def _from_table(path: Path, said: Lines) -> list[tuple[int, int, str]] | None:

@@ -24,7 +24,7 @@ from aeseg_edge.calibration.footage.classfile import read_classes as read_classe
 from aeseg_edge.calibration.footage.turned import Turned
 from aeseg_edge.errors import EvaluationError
 from aeseg_edge.sources.depth import Levels, levels_of, split_levels
-from aeseg_edge.sources.images import IMAGE_SUFFIXES, decode_image, orientation_of
+from aeseg_edge.sources.images import IMAGE_SUFFIXES, decode_image, is_hidden, orientation_of
 from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.require import import_cv2, require
 
@@ -67,8 +67,10 @@ class PictureReader:
         tell = None if known else self._told.append
         image = decode_image(_bytes(path), self._channels, levels=levels or self._levels, tell=tell)
         if isinstance(image, str):
+            wanted = f"Give pictures of {self._channels} channels, as the bundle takes."
             raise EvaluationError(
-                f"{path} cannot be read as an image: it {image}", fix="Replace the file."
+                f"{path} cannot be read as an image: it {image}",
+                fix=wanted if image.endswith("are wanted") else "Replace the file.",
             )
         if len(self._told) > known:
             _log.warning("%s %s", path, self._told[0])
@@ -320,7 +322,7 @@ def _by_stem(folder: Path, suffixes: frozenset[str], what: str) -> dict[str, Pat
         raise EvaluationError(f"{folder} is not a folder", fix=f"Give the folder of the {what}.")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or not path.is_file():
+        if path.suffix.lower() not in suffixes or is_hidden(path.name) or not path.is_file():
             continue
         if path.stem in files:
             raise EvaluationError(

@@ -55,7 +55,7 @@ def test_without_a_range_the_loss_is_told_once_and_the_range_named(
     with open_source(str(tmp_path), channels=1) as source, caplog.at_level(logging.WARNING):
         assert len(list(source)) == 2
     (note,) = [record.getMessage() for record in caplog.records]
-    assert "of whose" in note
+    assert "holds values from 7207 to 8792 (1586 levels)" in note
     assert "8 bits keep 7" in note
     assert "?range=7207:8792" in note  # the middle 99 %: dead pixels aside
 
@@ -65,6 +65,7 @@ def test_without_a_range_the_loss_is_told_once_and_the_range_named(
     [
         np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16),
         (np.arange(64, dtype=np.uint16) // 8 * 257)[None].repeat(48, 0),  # was 8 bits before
+        (np.arange(64, dtype=np.uint16) // 8 * 256)[None].repeat(48, 0),
     ],
 )
 def test_what_loses_nothing_is_not_told(image: np.ndarray) -> None:
@@ -72,6 +73,13 @@ def test_what_loses_nothing_is_not_told(image: np.ndarray) -> None:
     data = cv2.imencode(".png", image)[1].tobytes()
     assert isinstance(decode_image(data, 1, tell=told.append), np.ndarray)
     assert told == []
+
+
+def test_few_levels_that_are_crushed_are_told_too() -> None:
+    told: list[str] = []
+    data = cv2.imencode(".png", np.array([[7601, 7814, 8141]] * 9, np.uint16))[1].tobytes()
+    decode_image(data, 1, tell=told.append)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(("white", "dtype"), [(16383, ">u2"), (1023, ">u2"), (100, "u1")])

@@ -548,3 +548,19 @@ def test_a_shared_budget_is_spent_to_the_last_frame() -> None:
 def test_spread_takes_the_middle_of_each_equal_part() -> None:
     assert middles(10, 2) == [2, 7]
     assert middles(3, 5) == [0, 1, 2]
+
+
+def test_a_range_goes_into_the_frames_and_into_the_name_of_the_source(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(4):
+        raw = random.integers(7200, 8801, (64, 96)).astype(np.uint16)
+        assert cv2.imwrite(str(tmp_path / f"{index}.png"), raw)
+    plain = gather([tmp_path], size=(96, 64), channels=1, holdout=0)
+    (source,) = plain.report.sources
+    assert len(source.warnings) == 1
+    assert "and 8 bits keep 7" in source.warnings[0]
+    assert np.ptp(plain.frames) <= 7
+    found = gather([f"{tmp_path}?range=7200:8800"], size=(96, 64), channels=1, holdout=0)
+    (source,) = found.report.sources
+    assert (source.source, source.warnings) == (f"{tmp_path}?range=7200:8800", ())
+    assert np.ptp(found.frames) == 255

@@ -150,3 +150,10 @@ def test_palettes_that_contradict_one_another_are_told_once(
     with caplog.at_level(logging.WARNING):
         read(folder)
     assert caplog.text.count("a palette of its own") == (0 if same else 1)
+
+
+def test_hidden_files_beside_pictures_and_masks_are_passed_over(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, u8(0, 1))
+    for name in ("i", "m"):
+        (folder / name / "._0.png").write_bytes(b"\0")
+    assert len(read(folder)) == 1
