@@ -153,7 +153,9 @@ def one_source(options: argparse.Namespace) -> str:
 def open_for(manifest: Manifest, uri: str) -> Source:
     """Open a source with the channels that a bundle takes."""
     from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.paths import with_range
 
+    uri = with_range(uri, manifest.provenance)
     return open_source(uri, channels=manifest.geometry.channels, modalities=manifest.modalities)
 
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from aeseg_edge.bundle.drift import RunningDrift
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.loop.delivery import Delivery
-from aeseg_edge.loop.feed import Captured, Feed, Input
+from aeseg_edge.loop.feed import OPEN_AT_ONCE, Captured, Feed, Input
 from aeseg_edge.loop.rate import RateLine, RateReporter, RunTotals
 from aeseg_edge.loop.settings import DROPS
 from aeseg_edge.loop.watchdog import Patience
-from aeseg_edge.sinks.base import Routed, Sink
+from aeseg_edge.sinks.base import Routed, Sink, as_sinks
 from aeseg_edge.sinks.counters import LoopCounters, SourceCounters
 from aeseg_edge.support.stats import LatencySketch
 from aeseg_edge.support.threads import Lane, Mailbox, Worker
@@ -48,7 +48,8 @@ class CameraLoop:
     Args:
         segmenter: Open; used by one thread of the loop.
         inputs: Open sources; closed by the loop.
-        sinks: Open; closed by the loop. A ``Routed`` sink takes one source only.
+        sinks: Open; closed by the loop. A ``Routed`` sink takes one source only. A function of
+            frame and result, or an object with ``write(frame, result)``, does too.
         drop: ``latest``: a frame that waits is replaced by a newer one, results that a sink
             is too slow for are dropped; age stays bounded. ``none``: everything waits for the
             slowest part. ``auto``: latest for live sources, none where all are recorded.
@@ -110,7 +111,7 @@ class CameraLoop:
                 source=sink.source if isinstance(sink, Routed) else None,
                 clock=clock,
             )
-            for sink in sinks
+            for sink in as_sinks(sinks)
         ]
         self._reporter = RateReporter(clock=clock)
         self._lock = threading.Lock()
@@ -153,7 +154,9 @@ class CameraLoop:
                 self._watch(stop, on_line)
             self._raise_failures(cameras_too=False)
             stuck = self._drain()
-            totals = self._report(on_line)
+            self._report_line(on_line)
+            with self._lock:
+                totals = self._reporter.totals()
             self._raise_failures(cameras_too=False)
             _close([each.sink for each in self._deliveries if each not in stuck])
             self._raise_failures(cameras_too=True)
@@ -169,7 +172,7 @@ class CameraLoop:
 
     def counters(self) -> LoopCounters:
         """Give a snapshot; callable from any thread."""
-        dropped = self._box.dropped
+        left, dropped = self._box.dropped, self._dropped()
         with self._lock:
             segmented, ages = list(self._segmented), [age.summary() for age in self._ages]
             drifts = [drift.value for drift in self._drifts]
@@ -180,7 +183,7 @@ class CameraLoop:
                 SourceCounters(
                     name=feed.name,
                     state=state,
-                    frames_in=frames,
+                    frames_in=frames - left[lane] + dropped[lane],
                     segmented=segmented[lane],
                     dropped={"capture": dropped[lane]},
                     reconnects=reconnects,
@@ -189,6 +192,7 @@ class CameraLoop:
                     size=size,
                     problem=problem,
                     drift=drifts[lane],
+                    live=feed.live,
                 )
             )
         return LoopCounters(
@@ -199,13 +203,26 @@ class CameraLoop:
             + sum(delivery.lost_wakeups for delivery in self._deliveries),
         )
 
+    def _dropped(self) -> list[int]:
+        """Frames lost, by source: what a recording has beyond a limit was not asked for."""
+        kept = [self._lossless and not feed.live for feed in self._feeds]
+        return [0 if k else count for k, count in zip(kept, self._box.dropped, strict=True)]
+
     def _start(self) -> None:
         for delivery in self._deliveries:
             delivery.sink.watch(self.counters)
             delivery.start()
         self._engine.start()
+        self._start_feeds()
+
+    def _start_feeds(self) -> None:
+        """Start cameras at once; of recordings that nobody waits for, a few at a time."""
+        at_once = OPEN_AT_ONCE if self._lossless else len(self._feeds)
+        playing = sum(not feed.live and not feed.done for feed in self._feeds if feed.started)
         for feed in self._feeds:
-            feed.start()
+            if not feed.started and (feed.live or playing < at_once):
+                playing += not feed.live
+                feed.start()
 
     def _watch(
         self, stop: threading.Event | None, on_line: Callable[[RateLine], None] | None
@@ -220,6 +237,8 @@ class CameraLoop:
             self._engine.wait(_TICK)
         for feed in self._feeds:
             feed.check()
+        if not self._stopping:
+            self._start_feeds()
         if all(feed.done for feed in self._feeds):
             # What is in the mailbox is still segmented.
             self._box.close()
@@ -235,10 +254,9 @@ class CameraLoop:
         self._report_line(on_line)
 
     def _drain(self) -> list[Delivery]:
-        """Wait until every sink has its results.
+        """Wait until every sink has its results; give those that are stuck, and are left.
 
-        Returns:
-            Those that are stuck, and are waited for no longer: none where nothing may be lost.
+        None is left where nothing may be lost.
         """
         started = self._clock()
         for delivery in self._deliveries:
@@ -259,18 +277,13 @@ class CameraLoop:
         return stuck
 
     def _report_line(self, on_line: Callable[[RateLine], None] | None) -> None:
-        drops = sum(self._box.dropped)
+        drops = sum(self._dropped())
         with self._lock:
             self._reporter.dropped(drops - self._reported_drops)
             self._reported_drops = drops
             line = self._reporter.poll()
         if line is not None and on_line is not None:
             on_line(line)
-
-    def _report(self, on_line: Callable[[RateLine], None] | None) -> RunTotals:
-        self._report_line(on_line)
-        with self._lock:
-            return self._reporter.totals()
 
     def _end_capture(self) -> None:
         """Let the frame under way be the last."""
@@ -373,11 +386,7 @@ class CameraLoop:
 
 
 def _close(sinks: Sequence[Sink]) -> None:
-    """Close every sink, also after one fails: a full disk does not spoil another's file.
-
-    Raises:
-        SinkError: The first failure.
-    """
+    """Close every sink, also after one fails: a full disk does not spoil another's file."""
     failures = []
     for sink in sinks:
         try:

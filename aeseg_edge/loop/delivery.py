@@ -21,15 +21,11 @@ _LOSSLESS_ROOM = 4
 
 
 class Delivery:
-    """Hands results to one sink.
+    """Hands results to one open sink, those of one source only where it is named.
 
-    Args:
-        sink: Open.
-        lossless: Let the sender wait where the sink is behind; else the oldest waiting result
-            is dropped and counted. A sink's ``backlog`` says how many may wait: one for what
-            is watched, more for what is kept.
-        source: Take the results of this source only; of all when None.
-        clock: Monotonic seconds.
+    ``lossless`` lets the sender wait where the sink is behind; else the oldest waiting result is
+    dropped and counted. A sink's ``backlog`` says how many may wait: one for what is watched, more
+    for what is kept.
     """
 
     def __init__(
@@ -67,11 +63,7 @@ class Delivery:
             self._box.put((frame, result), cancelled=lambda: self._given_up)
 
     def step(self, timeout: float) -> bool:
-        """Deliver one result, on the caller's thread.
-
-        Returns:
-            False if there was none in time.
-        """
+        """Deliver one result, on the caller's thread; False if there was none in time."""
         taken = self._box.take(timeout)
         if taken is None or self._given_up:
             return False
@@ -97,11 +89,7 @@ class Delivery:
         self._box.close(discard=True)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until everything is delivered.
-
-        Returns:
-            False if the sink still has the thread after ``timeout`` seconds.
-        """
+        """Wait until everything is delivered; False if the sink still has the thread by then."""
         if self._worker is None:
             while self.step(0.0):
                 pass

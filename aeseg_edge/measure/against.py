@@ -30,17 +30,14 @@ INFERENCE = "inference"
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What was timed in turn.
+    """What was timed in turn, each candidate with so many threads.
 
     Attributes:
-        precision: The bundle's graph: fp32, fp16 or int8.
-        threads: Of every candidate.
         first: The bundle's candidates, whole path and inference.
         others: The others' names.
         comparison: Times of all, round by round.
         details: By other: what was made up for it, or what it consists of.
         frame_sizes: (width, height) of the frames, each once.
-        source: Where the frames came from.
         environment: What machine.environment said before the run.
     """
 

@@ -53,14 +53,7 @@ _BOUNDARY = "aeseg-frame"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request gets.
-
-    Attributes:
-        body: The content.
-        kind: Its media type.
-        status: HTTP status.
-        headers: Others.
-    """
+    """What a request gets: the content, its media type, the HTTP status, and other headers."""
 
     body: bytes = b""
     kind: str = _JSON
@@ -82,14 +75,7 @@ def answer_error(status: int, problem: str, fix: str = "") -> Answer:
 
 
 class Pages:
-    """What each address does.
-
-    Args:
-        hubs: Results.
-        guard: Checks logins.
-        editor: A handle on the classes; None where they cannot be changed.
-        status: Counters and state of the loop.
-    """
+    """What each address does; without an editor the classes cannot be changed."""
 
     def __init__(
         self, hubs: Hubs, guard: Guard, editor: LiveClasses | None, status: Status | None
@@ -430,11 +416,7 @@ class _Gate:
 
 
 async def _read_json(request: Request) -> Any:
-    """Read a body of limited size.
-
-    Raises:
-        UsageError: If it is too long, or not JSON.
-    """
+    """Read a body of limited size; UsageError if it is too long, or not JSON."""
     body = b""
     async for piece in request.stream():
         body += piece

@@ -71,11 +71,7 @@ class LiveClasses:
         return self._segmenter.codebook
 
     def apply(self, edit: Edit) -> Codebook:
-        """Change the codebook in use.
-
-        Raises:
-            CodebookError: If the edit does not fit; nothing is changed.
-        """
+        """Change the codebook in use; CodebookError if the edit does not fit."""
         with self._lock:
             before = self._segmenter.codebook
             after = edit(before)
@@ -85,11 +81,7 @@ class LiveClasses:
             return after
 
     def undo(self) -> Codebook:
-        """Take the last edit back.
-
-        Raises:
-            UsageError: If there is none.
-        """
+        """Take the last edit back; UsageError if there is none."""
         with self._lock:
             if not self._before:
                 raise UsageError("there is nothing to take back", fix="Change a class first.")
@@ -100,9 +92,8 @@ class LiveClasses:
     def save(self) -> None:
         """Write the codebook in use into the bundle's file, atomically.
 
-        Raises:
-            BundleError: If the bundle has no file, the file is another one by now or comes with
-                the package, or it cannot be written. Edits are kept.
+        BundleError if the bundle has no file, the file is another one by now or comes with the
+        package, or it cannot be written. Edits are kept.
         """
         if self._path is None:
             raise BundleError("this bundle was never a file", fix="Write it first: Bundle.write.")
@@ -128,11 +119,8 @@ class LiveClasses:
         """Write edits that were never saved as a bundle beside the bundle, and log where they are.
 
         For the end of a run. An earlier draft is left alone; the pretrained bundle's goes into
-        the working folder.
-
-        Returns:
-            The draft; None where there is nothing to keep, or it cannot be written, which is
-            logged too.
+        the working folder. None where there is nothing to keep, or it cannot be written, which is
+        logged too.
         """
         book, saved = self._segmenter.codebook, self._saved
         if self._path is None or _same_names(book, saved):
@@ -170,9 +158,6 @@ class LiveClasses:
 
         With other graphs these centres would be wrong without a word; with other names those
         would be lost.
-
-        Raises:
-            BundleError: If it is not what it was.
         """
         if found.graphs != self._segmenter.bundle.graphs:
             what = "graphs"
@@ -207,21 +192,12 @@ def cluster_at(
     place: tuple[int, int],
     label: int | None = None,
 ) -> int:
-    """Say which cluster a pixel of a frame belongs to.
+    """Say which cluster, 0..K-1, the pixel at ``place`` (row, column) of a frame belongs to.
 
-    As in the deployed graph: scores at the latents' places, interpolated bilinearly (half-pixel
-    centres, the border repeated), then the largest.
-
-    Args:
-        codebook: The one that labelled the frame, or one with the same weights.
-        geometry: How the frame lay on the graph's input.
-        latents: float32 [D, h, w] over the graph's input.
-        shape: Rows and columns of the frame.
-        place: Row and column of the pixel in the frame.
-        label: Look among the clusters of this class only (void included).
-
-    Returns:
-        0..K-1.
+    As in the deployed graph: scores at the places of the latents, float32 [D, h, w] over the
+    graph's input, interpolated bilinearly (half-pixel centres, the border repeated), then the
+    largest; with ``label``, among the clusters of this class only (void included). The codebook
+    is the one that labelled the frame, or has the same weights.
     """
     top, left, rows, columns = geometry.box(*shape)
     _, height, width = latents.shape

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from aeseg_edge.errors import SinkError
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import without_password
-from aeseg_edge.view.draw import as_bgr, render
+from aeseg_edge.view.draw import as_bgr, encode, render
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
@@ -33,13 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shot:
-    """One result as the sink got it.
-
-    Attributes:
-        number: 1 for the first one that this sink got, without gaps.
-        frame: The frame.
-        result: Its segmentation.
-    """
+    """One result as the sink got it; numbers begin at 1 and have no gaps."""
 
     number: int
     frame: Frame
@@ -57,13 +51,9 @@ class Scale:
         self._level: float | None = None
 
     def uncertainty(self, margin: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Turn margins into uncertainty.
+        """Turn margins, float32 [h, w], into uncertainty, uint8 [h, w].
 
-        Args:
-            margin: float32 [h, w].
-
-        Returns:
-            uint8 [h, w]: 255 where the two best clusters score alike, 0 from the level on.
+        255 where the two best clusters score alike, 0 from the level on.
         """
         here = float(np.median(margin))
         before = here if self._level is None else self._level
@@ -72,16 +62,10 @@ class Scale:
 
 
 def encode_packet(shot: Shot, scale: Scale, *, width: int, quality: int) -> bytes:
-    """Encode what the page needs of one result.
+    """Encode what the page needs of one result: a packet, see the module's text.
 
-    Args:
-        shot: The result.
-        scale: Kept from one frame to the next.
-        width: Most columns that are sent; larger frames are shrunk.
-        quality: Of the JPEG, 1..100.
-
-    Returns:
-        A packet, see the module's text.
+    Frames wider than ``width`` are shrunk; ``quality`` of the JPEG is 1..100; the scale is kept
+    from one frame to the next.
     """
     frame, result = shot.frame, shot.result
     image, labels = shrink(as_bgr(frame.image), result.labels, width)
@@ -153,14 +137,10 @@ def _fit(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 def _encode(suffix: str, picture: NDArray[np.uint8], quality: int) -> bytes:
     cv2 = import_cv2()
     option = cv2.IMWRITE_JPEG_QUALITY if suffix == ".jpg" else cv2.IMWRITE_PNG_COMPRESSION
-    try:
-        done, data = cv2.imencode(suffix, picture, [option, quality])
-    except cv2.error:
-        # OpenCV 4 raises where OpenCV 5 says False; its text is about its own source code.
-        done = False
-    if not done:
+    data = encode(suffix, picture, [option, quality])
+    if data is None:
         raise SinkError(
             f"a picture of {picture.shape[1]}x{picture.shape[0]} cannot be encoded",
             fix="Give smaller frames.",
         )
-    return bytes(data)
+    return data

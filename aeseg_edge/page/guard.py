@@ -53,12 +53,7 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not answered.
-
-    Attributes:
-        status: HTTP status.
-        problem: For people.
-    """
+    """Why a request is not answered: HTTP status, and a problem for people."""
 
     status: int
     problem: str
@@ -83,12 +78,9 @@ def new_token() -> str:
 class Guard:
     """Decides on one request at a time; holds no state of any session.
 
-    Args:
-        token: What the page asks for; None on loopback.
-        port: Names the cookie: cookies of one host are shared between its ports.
-
-    Raises:
-        UsageError: If the token is shorter than 12 characters or not printable ASCII.
+    The token is what the page asks for, None on loopback; UsageError if it is shorter than 12
+    characters or not printable ASCII. The port names the cookie: cookies of one host are shared
+    between its ports.
     """
 
     def __init__(self, token: str | None, *, port: int) -> None:
@@ -107,15 +99,9 @@ class Guard:
         return self._token is not None
 
     def check(self, method: str, path: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Decide on a request before anything of it is used.
+        """Decide on a request before anything of it is used; None where it may go on.
 
-        Args:
-            method: As in HTTP.
-            path: Without the query.
-            headers: Names in lower case.
-
-        Returns:
-            None where it may go on.
+        The path is without its query, headers have names in lower case.
         """
         if self._token is None and not is_loopback(_host_name(headers.get("host", ""))):
             return Refusal(421, "this page answers to localhost only")

@@ -39,11 +39,8 @@ _RATE_SPAN = 2.0
 class Hub:
     """Between the loop's thread, which puts, and the server's, which waits.
 
-    Args:
-        width: Most columns of pictures.
-        quality: Of JPEGs.
-        fps: Most packets a second; a faster source is thinned out.
-        clock: Monotonic seconds.
+    ``width``: most columns of pictures; ``quality``: of JPEGs; ``fps``: most packets a second, a
+    faster source is thinned out.
     """
 
     def __init__(
@@ -166,8 +163,7 @@ class Hub:
     async def packet(self, after: int, *, timeout: float, viewer: str = "") -> bytes | None:
         """Wait for a result newer than ``after`` and give its packet; None where none comes.
 
-        Raises:
-            AesegError: If none that came in time can be encoded.
+        Raises AesegError if none that came in time can be encoded, as ``view`` does.
         """
 
         def encode(taken: Shot) -> bytes:
@@ -186,9 +182,6 @@ class Hub:
         """Wait likewise for a picture as the other sinks draw it, and its number.
 
         Without ``after`` the newest result is drawn, the first one waited for.
-
-        Raises:
-            AesegError: If none that came in time can be encoded.
         """
         if after is None:
             newest = self.newest
@@ -201,11 +194,7 @@ class Hub:
         return None if found is None else (found[0].number, found[1])
 
     async def labels(self) -> bytes | None:
-        """Give the newest label map as a PNG, None before the first result.
-
-        Raises:
-            AesegError: If it cannot be encoded.
-        """
+        """Give the newest label map as a PNG, None before the first result."""
         shot = self.newest
         if shot is None or self._closed:
             return None
@@ -292,11 +281,7 @@ class Hub:
 
 
 class Hubs:
-    """One hub a source; the first source's is there from the beginning.
-
-    Args:
-        options: Of every hub.
-    """
+    """One hub a source; the first source's is there from the beginning."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -336,11 +321,7 @@ class Hubs:
         return {without_password(name): hub for name, hub in self._by_source.items()}
 
     def find(self, source: str | None) -> Hub:
-        """The hub of a source; the first one's without a name.
-
-        Raises:
-            UsageError: If there is no such source.
-        """
+        """The hub of a source, the first one's without a name; UsageError if there is none."""
         if source is None:
             return self._first
         found = self.by_source

@@ -19,13 +19,10 @@ class Metrics:
         self._names: set[str] = set()
 
     def add(self, name: str, kind: str, text: str, samples: Iterable[Sample]) -> None:
-        """Add one family; a name that is there already is left out.
+        """Add one family of samples (labels and value); one that is there already is left out.
 
-        Args:
-            name: As Prometheus wants it: ``aeseg_frames_total``.
-            kind: ``counter`` or ``gauge``.
-            text: What it is.
-            samples: Labels and value; values that are not numbers are written as NaN or Inf.
+        The name is as Prometheus wants it (``aeseg_frames_total``), the kind ``counter`` or
+        ``gauge``; values that are not numbers are written as NaN or Inf.
         """
         rows = list(samples)
         if name in self._names or not rows:

@@ -100,11 +100,7 @@ class WebSink(Sink):
             live.announce(self.address)
 
     def watch(self, counters: Callable[[], LoopCounters]) -> None:
-        """Show the loop's counters.
-
-        Args:
-            counters: Gives a snapshot, from any thread.
-        """
+        """Show the loop's counters."""
         self._counters = counters
 
     @property
@@ -113,11 +109,7 @@ class WebSink(Sink):
         return WATCHED if self._hubs.viewers else frozenset()
 
     def write(self, frame: Frame, result: Segmentation) -> None:
-        """Take one result; never waits for a browser.
-
-        Raises:
-            SinkError: If the server has stopped by itself.
-        """
+        """Take one result; never waits for a browser. SinkError if the server has stopped."""
         if self._failure is not None:
             raise SinkError(f"{self.name} has stopped: {self._failure}", fix="Run it again.")
         self._hubs.put(frame, result)

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.base import DEFAULT_FPS, Asked, Routed, Sink
+from aeseg_edge.sinks.base import Asked, Routed, Sink
 from aeseg_edge.sinks.names import file_parts
 from aeseg_edge.support.lazy import load
 from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
@@ -27,17 +27,11 @@ from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
 class Kind:
     """One kind of sink, found by the beginning or by the suffix of what is written.
 
-    Attributes:
-        opens: ``module:name`` of what makes an open ``Sink`` from an ``Asked``.
-        form: How it is written, for help and errors.
-        begins: What its URI begins with.
-        suffixes: Of its files.
-        whole: Nothing but options may follow its beginning.
-        options: What may stand behind a question mark; None where the sink reads that itself.
-        sources: ``one`` source only, ``all``, whose results then name theirs, or ``each``,
-            where one sink is opened a source.
-        file: It names a file.
-        numbered: With a number in its name it stands for one file a frame.
+    ``opens`` is the ``module:name`` of what makes an open ``Sink`` from an ``Asked``, ``form``
+    how it is written, for help and errors. With ``whole``, nothing but options may follow its
+    beginning; ``options`` is None where the sink reads them itself. ``sources``: ``one`` only,
+    ``all``, whose results then name theirs, or ``each``, where one sink is opened a source.
+    ``file``: it names a file; ``numbered``: with a number in its name, one file a frame.
     """
 
     opens: str
@@ -69,39 +63,17 @@ class Kind:
 _HERE, _VIEW = "aeseg_edge.sinks", ("view",)
 _VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_PATTERN, _PAGE = "an image pattern (out/%06d.png)", "http://127.0.0.1:8080 (live page)"
 SINKS = (
     Kind(f"{_HERE}.video:VideoSink", "a video (out.mp4)", "", _VIDEOS, options=_VIEW, file=True),
-    Kind(
-        f"{_HERE}.images:ImageSink",
-        "an image pattern (out/%06d.png)",
-        "",
-        _IMAGES,
-        options=_VIEW,
-        file=True,
-        numbered=True,
-    ),
-    Kind(
-        f"{_HERE}.window:WindowSink", "window", "window", whole=True, options=_VIEW, sources="each"
-    ),
-    Kind(
-        f"{_HERE}.json:open_json",
-        "json:FILE",
-        "json:",
-        options=("append",),
-        sources="all",
-        file=True,
-    ),
+    Kind(f"{_HERE}.images:ImageSink", _PATTERN, "", _IMAGES, False, _VIEW, "one", True, True),
+    Kind(f"{_HERE}.window:WindowSink", "window", "window", (), True, _VIEW, "each"),
+    Kind(f"{_HERE}.json:open_json", "json:FILE", "json:", (), False, ("append",), "all", True),
     Kind(f"{_HERE}.unix:open_unix", "unix:PATH", "unix:", sources="all", file=True),
     # A pipeline may have question marks of its own.
     Kind(f"{_HERE}.gstreamer:GstSink", "'gst://appsrc ! PIPELINE'", "gst://", options=None),
     Kind(f"{_HERE}.base:open_null", "null://", "null://", whole=True, options=_VIEW, sources="all"),
-    Kind(
-        "aeseg_edge.page.sink:open_page",
-        "http://127.0.0.1:8080 (live page)",
-        "http://",
-        options=None,
-        sources="all",
-    ),
+    Kind("aeseg_edge.page.sink:open_page", _PAGE, "http://", options=None, sources="all"),
 )
 FORMS = ", ".join(kind.form for kind in SINKS)
 """Every way to write a sink, for help and errors."""
@@ -129,9 +101,9 @@ def open_sink(
 
     Args:
         uri: See the module's text; ``?view=...`` overrides ``view`` for this sink.
-        fps: Rate of video files; 25 when None.
-        view: ``overlay``, ``mask`` or ``both``; ``decoded`` or ``error`` where results come
-            from a segmenter with a decoder; for image patterns also ``labels``.
+        fps: Rate of video files; when None, 30 for cameras and 25 for pictures.
+        view: ``overlay``, ``mask``, ``both`` or ``frame``; ``decoded`` or ``error`` where results
+            come from a segmenter with a decoder; for image patterns also ``labels``.
         alpha: Strength of the colours, 0..1.
         legend: Draw the classes' names.
         live: What the live page is given besides results, ``aeseg_edge.page.sink.Live``; without
@@ -162,7 +134,7 @@ def open_sink(
             f"the view {view!r} is unknown for {target or uri}",
             fix=f"Use one of {', '.join(views)}; labels for PNG files.",
         )
-    asked = Asked(uri, target, options, fps or DEFAULT_FPS, view, alpha, legend, title, live)
+    asked = Asked(uri, target, options, fps, view, alpha, legend, title, live)
     sink: Sink = load(kind.opens)(asked)
     return sink
 
@@ -207,12 +179,7 @@ def open_sinks(
 
 
 def needs_decoder(uri: str, view: str) -> bool:
-    """Say whether a sink will draw from decoded latents.
-
-    Args:
-        uri: See ``open_sink``.
-        view: What applies where the URI has no view of its own.
-    """
+    """Say whether a sink will draw from decoded latents; ``view`` is for URIs without their own."""
     kind = kind_of(uri)
     own = {} if kind is None else kind.split(uri)[1]
     return own.get("view", view) in DECODED_VIEWS

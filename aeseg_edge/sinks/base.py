@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.errors import SinkError
+from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.view.draw import render
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.sinks.counters import LoopCounters
-
-DEFAULT_FPS = 25.0
 
 
 class Sink(ABC):
@@ -47,17 +45,12 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, frame: Frame, result: Segmentation) -> None:
-        """Take one result.
-
-        Raises:
-            SinkError: If it cannot be written.
-        """
+        """Take one result; SinkError if it cannot be written."""
 
     def watch(self, counters: Callable[[], LoopCounters]) -> None:  # noqa: B027 - most do not
         """Keep the function that gives a snapshot of the loop; called once, before all frames.
 
-        Args:
-            counters: Cheap, and callable from any thread until the sink is closed.
+        It is cheap, and callable from any thread until the sink is closed.
         """
 
     def idle(self) -> None:  # noqa: B027 - for windows
@@ -66,8 +59,7 @@ class Sink(ABC):
     def interrupt(self) -> bool:
         """Wake up a ``write`` that hangs on another thread: it then raises.
 
-        Returns:
-            False where the sink cannot do that.
+        False where the sink cannot do that.
         """
         return False
 
@@ -98,24 +90,16 @@ class Sink(ABC):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a sink is opened with.
+    """What a sink is opened with; see ``open_sink``.
 
-    Attributes:
-        uri: As the user wrote it.
-        target: The same without prefix and options.
-        options: What stands behind the question mark.
-        fps: Rate of what plays.
-        view: What is drawn; see ``open_sink``.
-        alpha: Strength of the colours, 0..1.
-        legend: Draw the classes' names.
-        title: Of a window.
-        live: What the live page is given besides results.
+    ``target`` is what the user wrote as ``uri`` without prefix and options, ``options`` what
+    stands behind the question mark, ``fps`` the rate of what plays.
     """
 
     uri: str
     target: str
     options: Mapping[str, str] = field(default_factory=dict)
-    fps: float = DEFAULT_FPS
+    fps: float | None = None
     view: str = "overlay"
     alpha: float = 0.5
     legend: bool = True
@@ -142,15 +126,53 @@ class Asked:
 
 @dataclass(frozen=True)
 class Routed:
-    """A sink for the results of one source.
-
-    Attributes:
-        sink: Open.
-        source: The name of the source.
-    """
+    """An open sink for the results of one source."""
 
     sink: Sink
     source: str
+
+
+class CalledSink(Sink):
+    """A function, or an object that has ``write(frame, result)`` and perhaps ``close()``."""
+
+    def __init__(self, given: Any) -> None:
+        self._write = getattr(given, "write", given)
+        self._close = getattr(given, "close", None)
+        default = getattr(given, "__name__", type(given).__name__)
+        self.name = str(getattr(given, "name", default))
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Call it."""
+        self._write(frame, result)
+
+    def close(self) -> None:
+        """Close it, once, where it can be closed."""
+        close, self._close = self._close, None
+        if callable(close):
+            close()
+
+
+def as_sinks(given: object) -> list[Sink | Routed]:
+    """Give what a loop was given as sinks: functions and objects with ``write`` become such.
+
+    Raises:
+        UsageError: If something is none of these.
+    """
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise UsageError(f"sinks={given!r} is no list of sinks", fix="Write sinks=[...].")
+    found: list[Sink | Routed] = []
+    for each in given:
+        if isinstance(each, Sink | Routed):
+            found.append(each)
+        elif isinstance(each, type) or not callable(getattr(each, "write", each)):
+            raise UsageError(
+                f"{each!r} is no sink",
+                fix="Give what open_sink gives, a function of frame and result, or an object with "
+                "write(frame, result).",
+            )
+        else:
+            found.append(CalledSink(each))
+    return found
 
 
 class NullSink(Sink):

@@ -14,25 +14,15 @@ STATES = ("opening", "running", "stalled", "waiting", "ended", "failed")
 
 @dataclass(frozen=True)
 class SourceCounters:
-    """One source.
+    """One source. Every frame that came in is segmented, dropped, or still on its way.
 
-    Every frame that came in is segmented, dropped, or still on its way.
-
-    Attributes:
-        name: As in ``Frame.source``.
-        state: One of ``STATES``.
-        frames_in: Frames captured.
-        segmented: Frames that became labels.
-        dropped: By stage: ``capture``, replaced by a newer frame before the engine was free,
-            or left there when the run was stopped.
-        reconnects: Times it was opened again.
-        stalls: Times it gave no frame for longer than the stall timeout.
-        age: Distribution of the frame age in ms when the labels were ready; None before the
-            first.
-        size: Columns and rows of the last frame; None before the first.
-        problem: Why it was lost last; None while it never was.
-        drift: How unlike the footage its scene is, 0..1; see ``bundle.drift.Spread``. None
-            where it is not measured.
+    ``dropped`` is by stage: ``capture``, replaced by a newer frame before the engine was free,
+    or left there when the run was stopped. ``stalls`` counts the times it gave no frame for
+    longer than the stall timeout, ``reconnects`` how often it was opened again, ``problem`` says
+    why it was lost last. ``age`` is the distribution of the frame age in ms when the labels
+    were ready, None before the first, as ``size`` is (columns and rows of the last frame).
+    ``drift``: how unlike the footage its scene is, 0..1 (see ``bundle.drift.Spread``); None
+    where it is not measured. ``live``: a camera, as in ``Source``.
     """
 
     name: str
@@ -46,6 +36,7 @@ class SourceCounters:
     size: tuple[int, int] | None
     problem: str | None
     drift: float | None = None
+    live: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON types."""
@@ -58,13 +49,9 @@ class SourceCounters:
 
 @dataclass(frozen=True)
 class SinkCounters:
-    """One sink.
+    """One sink: results it has taken, and was too slow for.
 
-    Attributes:
-        name: The sink's name.
-        delivered: Results it has taken.
-        dropped: Results it was too slow for.
-        age: Distribution of the frame age in ms when the sink was done with it.
+    ``age`` is the distribution of the frame age in ms when the sink was done with it.
     """
 
     name: str
@@ -79,14 +66,10 @@ class SinkCounters:
 
 @dataclass(frozen=True)
 class LoopCounters:
-    """A running loop at one moment.
+    """A running loop at one moment; sources and sinks in the order given.
 
-    Attributes:
-        seconds: Time since the run began.
-        sources: One each, in the order given.
-        sinks: One each, in the order given.
-        lost_wakeups: Times a thread slept past its time-out with work waiting; always 0
-            unless there is a fault in the loop itself.
+    ``lost_wakeups`` counts the times a thread slept past its time-out with work waiting; always
+    0 unless there is a fault in the loop itself.
     """
 
     seconds: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Sink
+from aeseg_edge.sinks.pace import Pace
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.sources.gstreamer import INSTALL, LAUNCH, Child, has_launch, opencv_has_gstreamer
 from aeseg_edge.support.require import import_cv2
@@ -21,6 +23,7 @@ from aeseg_edge.view.draw import even, fit
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
+    from aeseg_edge.sinks.counters import LoopCounters
 
 _APPSRC = re.compile(r"^\s*appsrc\b[^!]*!\s*")
 _FLUSH = 10.0
@@ -29,11 +32,7 @@ _FLUSH = 10.0
 class GstSink(Sink):
     """A pipeline that starts at appsrc, in OpenCV or in a gst-launch-1.0 child.
 
-    Args:
-        asked: Its target is a pipeline as for gst-launch-1.0, with appsrc as its first element.
-
-    Raises:
-        SinkError: If it does not start at appsrc, or nothing here can run it.
+    Raises SinkError if it does not start at appsrc, or nothing here can run it.
     """
 
     def __init__(self, asked: Asked) -> None:
@@ -59,35 +58,43 @@ class GstSink(Sink):
             raise SinkError(problem, fix="Close it.") from error
         self.name = without_password(f"gst://{pipeline}")
         self._pipeline = pipeline
-        self._fps = asked.fps
+        self._pace = Pace(self.name, asked.fps)
         self._draw = asked.draw
         self._first: tuple[int, int] | None = None
-        self._drawn = (0, 0)
+        self._last: NDArray[np.uint8] | None = None
         self._writer: Any = None
         self._child: Child | None = None
         self._closed = False
 
+    def watch(self, counters: Callable[[], LoopCounters]) -> None:
+        """Keep what says which sources are cameras."""
+        self._pace.watch(counters)
+
     def write(self, frame: Frame, result: Segmentation) -> None:
-        """Pass one picture on; the first decides the size of all."""
+        """Pass one picture on, as often as it lasts; the first decides the size of all."""
         if self._closed:
             raise SinkError(f"{self.name} is closed", fix="Open it again.")
+        repeats = self._pace.repeats(frame)
+        if repeats is None:
+            return
         if self._first is None:
             self._first = frame.image.shape[0], frame.image.shape[1]
         picture = even(self._draw(frame.image, result, size=self._first))
-        if self._drawn == (0, 0):
-            self._drawn = picture.shape[0], picture.shape[1]
-            self._open(*self._drawn)
-        self._push(fit(picture, *self._drawn))
+        if self._last is None:
+            self._open(*picture.shape[:2])
+        else:
+            picture = fit(picture, *self._last.shape[:2])
+            for _ in range(repeats):
+                self._push(self._last)
+        self._push(picture)
+        self._last = picture
 
     def close(self) -> None:
-        """Send the end of the stream, and wait until the pipeline has written everything.
-
-        Raises:
-            SinkError: If it failed.
-        """
+        """Send the end of the stream, and wait until the pipeline has written everything."""
         if self._closed:
             return
         self._closed = True
+        self._pace.report()
         if self._writer is not None:
             self._writer.release()
         if self._child is not None:
@@ -118,14 +125,14 @@ class GstSink(Sink):
         if self._in_opencv:
             cv2 = import_cv2()
             self._writer = cv2.VideoWriter(
-                self._pipeline, cv2.CAP_GSTREAMER, 0, self._fps, (width, height)
+                self._pipeline, cv2.CAP_GSTREAMER, 0, self._pace.fps, (width, height)
             )
             if not self._writer.isOpened():
                 raise SinkError(
                     f"{self.name} cannot be opened", fix="Try it with gst-launch-1.0 videotestsrc."
                 )
             return
-        rate = Fraction(self._fps).limit_denominator(1001)
+        rate = Fraction(self._pace.fps).limit_denominator(1001)
         head = ["fdsrc", "fd=0", f"blocksize={3 * width * height}", "!", "rawvideoparse"]
         head += ["format=bgr", f"width={width}", f"height={height}"]
         # Without these, rows are taken to be padded to 4 bytes.

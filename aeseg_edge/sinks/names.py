@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+NAME = "{name}"
+"""What stands for the name of a frame's file, without its suffix, in the name of a picture."""
+
 NUMBER = re.compile(r"%\d*d")
 """What stands for the frame's number in the name of a picture."""
 
@@ -17,11 +20,7 @@ def file_part(name: str) -> str:
 def file_parts(names: Sequence[str]) -> list[str]:
     """Give each source its part of a file name, numbered where two would be alike.
 
-    Args:
-        names: Of the sources.
-
-    Returns:
-        One a source, unlike each other also on a disk that does not tell ``A`` from ``a``.
+    They are unlike each other also on a disk that does not tell ``A`` from ``a``.
     """
     parts: list[str] = []
     taken: set[str] = set()
@@ -36,12 +35,7 @@ def file_parts(names: Sequence[str]) -> list[str]:
 
 
 def name_each(uri: str, names: Sequence[str]) -> list[str]:
-    """Write one URI a source where it has ``{source}``; else it stays one.
-
-    Args:
-        uri: See ``aeseg_edge.sinks.open_sink``.
-        names: Of the sources.
-    """
+    """Write one URI a source where it has ``{source}``; else it stays one."""
     if "{source}" not in uri:
         return [uri]
     return [uri.replace("{source}", part) for part in file_parts(names)]

@@ -9,29 +9,19 @@ from pathlib import Path
 
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.sinks import kind_of
-from aeseg_edge.sinks.names import NUMBER
+from aeseg_edge.sinks.names import NAME, NUMBER
 from aeseg_edge.support.files import identity, is_stream
 
 
 def target_of(uri: str) -> Path | None:
-    """Give the file, or the pattern of files, that a sink writes; None where it writes none.
-
-    Args:
-        uri: See ``aeseg_edge.sinks.open_sink``.
-    """
+    """Give the file, or the pattern of files, that a sink writes; None where it writes none."""
     kind = kind_of(uri)
-    return Path(kind.split(uri)[0]) if kind is not None and kind.file else None
+    target = kind.split(uri)[0] if kind is not None and kind.file else ""
+    return None if target in ("", "-") else Path(target)
 
 
 def refuse_shared(uris: Iterable[str]) -> None:
-    """Refuse two sinks that would write one file: the later one would win, without a word.
-
-    Args:
-        uris: Of all sinks of a run, one a source.
-
-    Raises:
-        SinkError: If there are such.
-    """
+    """Refuse two sinks that would write one file: the later one would win, without a word."""
     taken: dict[str, str] = {}
     for uri in uris:
         target = target_of(uri)
@@ -47,14 +37,10 @@ def refuse_shared(uris: Iterable[str]) -> None:
 
 
 def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse outputs that would take the place of what is read.
+    """Refuse outputs that would take the place of what is read, under whichever name.
 
-    Args:
-        targets: Files to be written, or patterns of image files (``out/%06d.png``).
-        inputs: Files that are read; looked at only where a target is there already.
-
-    Raises:
-        UsageError: If one of them is both, under whichever name.
+    Targets are files, or patterns of image files (``out/%06d.png``); inputs are looked at only
+    where a target is there already. Raises UsageError.
     """
     there = {
         identity: path
@@ -75,13 +61,14 @@ def refuse_inputs(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 def _existing(target: Path) -> list[Path]:
     """Files that are there and would be written again."""
-    number = NUMBER.search(target.name)
     kind = kind_of(str(target))
-    if number is None or kind is None or not kind.numbered:
+    pattern = re.split(rf"({NUMBER.pattern}|{re.escape(NAME)})", target.name)
+    if len(pattern) == 1 or kind is None or not kind.numbered:
         return [target]
-    before, after = target.name[: number.start()], target.name[number.end() :]
-    # Spaces: what %6d fills with.
-    shape = re.compile(rf"{re.escape(before)} *([0-9]+){re.escape(after)}")
+    # Spaces: what %6d fills with. Odd parts are what stands for a number or a name.
+    parts = [" *([0-9]+)" if part.startswith("%") else "(.+)" for part in pattern[1::2]]
+    literal = [re.escape(part) for part in pattern[::2]]
+    shape = re.compile("".join(a + b for a, b in zip(literal, [*parts, ""], strict=True)))
     try:
         names = os.listdir(target.parent)
     except OSError:
@@ -89,9 +76,14 @@ def _existing(target: Path) -> list[Path]:
     return [
         target.with_name(name)
         for name in names
-        if (match := shape.fullmatch(name))
-        and name == f"{before}{number[0] % int(match[1])}{after}"
+        if (match := shape.fullmatch(name)) and name == _filled(pattern, match.groups())
     ]
+
+
+def _filled(pattern: list[str], values: tuple[str, ...]) -> str:
+    marks = pattern[1::2]
+    texts = [m % int(v) if m != NAME else v for m, v in zip(marks, values, strict=True)]
+    return "".join(a + b for a, b in zip(pattern[::2], [*texts, ""], strict=True))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Sink
+from aeseg_edge.sinks.json import place_of
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.files import write_error
 from aeseg_edge.support.text import to_json
@@ -38,15 +39,11 @@ _MOST_READERS = 16
 
 
 def pack(frame: Frame, result: Segmentation) -> bytes:
-    """Write one message; see the module's text.
-
-    Args:
-        frame: The frame.
-        result: Its segmentation.
-    """
+    """Write one message; see the module's text."""
     description = {
         "source": frame.source,
         "index": frame.index,
+        **place_of(frame),
         "captured": frame.captured,
         "age_ms": None if result.frame_age is None else round(result.frame_age * 1e3, 3),
         "classes": {
@@ -63,13 +60,8 @@ class UnixSink(Sink):
     """A server on a Unix socket; any number of readers up to 16, who come and go.
 
     A reader that is too slow gets the newest message when it is ready, and whole ones only;
-    it slows nobody.
-
-    Args:
-        path: Of the socket. One that a dead process left is replaced.
-
-    Raises:
-        SinkError: If the path is something else, is in use, or cannot be made.
+    it slows nobody. A socket that a dead process left is replaced. Raises SinkError if the
+    path is something else, is in use, or cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,11 +177,7 @@ def open_unix(asked: Asked) -> Sink:
 
 
 def _remove_dead(path: Path) -> None:
-    """Remove a socket that nobody listens on.
-
-    Raises:
-        SinkError: If the path is in use, or no socket.
-    """
+    """Remove a socket that nobody listens on; SinkError if the path is in use, or no socket."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

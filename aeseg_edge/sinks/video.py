@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Sink
+from aeseg_edge.sinks.pace import Pace
+from aeseg_edge.sinks.spool import (
+    Spool,
+    can_spool,
+    cannot_encode,
+    not_whole,
+    open_writer,
+    tell_of_leftovers,
+)
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.sources.images import video_backend
 from aeseg_edge.support.files import move_into_place, temporary_beside, write_error
@@ -18,6 +31,7 @@ from aeseg_edge.view.draw import even, fit
 
 if TYPE_CHECKING:
     from aeseg_edge.segment.result import Segmentation
+    from aeseg_edge.sinks.counters import LoopCounters
 
 
 _log = logging.getLogger(__name__)
@@ -26,11 +40,9 @@ _log = logging.getLogger(__name__)
 class VideoSink(Sink):
     """A video file, written beside its target and renamed when it is whole.
 
-    Args:
-        asked: Its target is .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG).
-
-    Raises:
-        SinkError: If the folder does not exist or cannot be written.
+    The target is .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG); what was written before a kill is
+    in a hidden file beside it. Raises SinkError if the folder does not exist or cannot be
+    written.
     """
 
     backlog = 16
@@ -38,21 +50,31 @@ class VideoSink(Sink):
     def __init__(self, asked: Asked) -> None:
         self._path = path = Path(asked.target)
         self.name = str(path)
-        self._fps = asked.fps
+        self._codec = "MJPG" if path.suffix.lower() == ".avi" else "mp4v"
         self._draw = asked.draw
+        self._pace = Pace(self.name, asked.fps)
+        self._spool: Spool | None = None
         self._writer: Any = None
         self._first: tuple[int, int] | None = None
-        self._drawn = (0, 0)
+        self._last: NDArray[np.uint8] | None = None
         self._resized = False
         self._frames = 0
         # What OpenCV is given is the file beside the one that a link points to.
         check_name(os.path.realpath(path), error=SinkError)
         self._temporary: Path | None = temporary_beside(path)
+        tell_of_leftovers(Path(os.path.realpath(path)))
+
+    def watch(self, counters: Callable[[], LoopCounters]) -> None:
+        """Keep what says which sources are cameras."""
+        self._pace.watch(counters)
 
     def write(self, frame: Frame, result: Segmentation) -> None:
-        """Add one frame; the first decides the size of all."""
+        """Add one frame, as often as it lasts; the first decides the size of all."""
         if self._temporary is None:
             raise SinkError(f"{self.name} is closed", fix="Open it again.")
+        repeats = self._pace.repeats(frame)
+        if repeats is None:
+            return
         height, width = frame.image.shape[:2]
         if self._first is None:
             self._first = height, width
@@ -67,35 +89,35 @@ class VideoSink(Sink):
                 *self._first[::-1],
             )
         picture = even(self._draw(frame.image, result, size=self._first))
-        if self._writer is None:
-            self._writer = self._open(picture.shape[1], picture.shape[0])
-            self._drawn = picture.shape[:2]
-        # A class renamed during the run makes the legend wider, and OpenCV's writer leaves
-        # out, without a word, what is not of its size.
-        picture = fit(picture, *self._drawn)
-        self._writer.write(picture)
-        self._frames += 1
-        if self._frames % 64 == 0:
-            self._check_room()
+        if self._last is None:
+            self._open(picture.shape[1], picture.shape[0])
+        else:
+            # A class renamed during the run makes the legend wider, and OpenCV's writer leaves
+            # out, without a word, what is not of its size.
+            picture = fit(picture, *self._last.shape[:2])
+            for _ in range(repeats):
+                self._encode(self._last)
+        self._encode(picture)
+        self._last = picture
 
     def close(self) -> None:
         """Finish the file, check that it is whole, and give it its name."""
         if self._temporary is None:
             return
-        if self._writer is None:
+        if self._last is None:
             self.abort()
             _log.warning("%s is not written: there were no frames", self.name)
             return
         try:
-            self._writer.release()
+            if self._spool is not None:
+                self._spool.finish(self._temporary)
+            else:
+                self._writer.release()
             found = _count_frames(self._temporary)
             if found < self._frames:
-                raise SinkError(
-                    f"{self.name} cannot be written whole: {found} of {self._frames} frames are "
-                    "on the disk",
-                    fix="The disk is probably full: free some space, or write to another disk.",
-                )
+                raise not_whole(self.name, found, self._frames)
             move_into_place(self._temporary, self._path)
+            self._pace.report()
         finally:
             # Nothing is left to remove where the file has got its name.
             self.abort()
@@ -105,28 +127,33 @@ class VideoSink(Sink):
         if self._writer is not None:
             self._writer.release()
             self._writer = None
+        if self._spool is not None:
+            self._spool.remove()
+            self._spool = None
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
             self._temporary = None
 
-    def _open(self, width: int, height: int) -> Any:
-        cv2 = import_cv2()
-        codec = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
-        writer = cv2.VideoWriter(
-            str(self._temporary),
-            cv2.VideoWriter_fourcc(*codec),
-            _mpeg4_rate(self._fps) if codec == "mp4v" else self._fps,
-            (width, height),
-        )
-        if not writer.isOpened():
+    def _open(self, width: int, height: int) -> None:
+        assert self._temporary is not None
+        fps = _mpeg4_rate(self._pace.fps) if self._codec == "mp4v" else self._pace.fps
+        if can_spool():
+            self._spool = Spool(self._temporary, self.name, self._codec, fps, (width, height))
+            return
+        self._writer = open_writer(self._temporary, self._codec, fps, (width, height))
+        if not self._writer.isOpened():
             self._check_room()
-            raise SinkError(
-                f"OpenCV cannot write {self.name} with the codec {codec} "
-                f"at {width}x{height} and {self._fps:g} fps",
-                fix="Check that the disk has room; else write an .avi, or an image pattern "
-                "(out/%06d.png).",
-            )
-        return writer
+            raise cannot_encode(self.name, self._codec, fps, (width, height))
+
+    def _encode(self, picture: NDArray[np.uint8]) -> None:
+        self._frames += 1
+        if self._spool is not None:
+            if self._spool.write(picture):
+                self._check_room()
+            return
+        self._writer.write(picture)
+        if self._frames % 64 == 0:
+            self._check_room()
 
     def _check_room(self) -> None:
         """Notice a full disk during the run: OpenCV's writer does not say so."""
@@ -146,13 +173,8 @@ def _mpeg4_rate(fps: float) -> float:
     """Round a rate to what MPEG-4 has room for.
 
     OpenCV writes a rate as a fraction over 1, 10, 100 or 1000, whichever comes near enough, and
-    MPEG-4 counts time in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution).
-
-    Args:
-        fps: Frames a second.
-
-    Returns:
-        The same with as many of three decimals as leave its digits below 65536.
+    MPEG-4 counts time in 16 bits (ISO/IEC 14496-2, vop_time_increment_resolution): as many of
+    three decimals as leave its digits below 65536.
     """
     decimals = next((n for n in (3, 2, 1) if fps * 10**n < 0xFFFF), 0)
     return round(fps, decimals)

@@ -19,13 +19,9 @@ if TYPE_CHECKING:
 
 
 class WindowSink(Sink):
-    """A window on the desktop; q or Escape closes it.
+    """A window on the desktop; q or Escape closes it. Its title is also its name, so one a window.
 
-    Args:
-        asked: Its title is also the window's name, so one a window.
-
-    Raises:
-        SinkError: If there is no display, or OpenCV has no windows.
+    Raises SinkError if there is no display, or OpenCV has no windows.
     """
 
     name = "window"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aeseg_edge.segment.decoder import Decoding
     from aeseg_edge.segment.result import Segmentation
 
-VIEWS = ("overlay", "mask", "both")
+VIEWS = ("overlay", "mask", "both", "frame")
 
 DECODED_VIEWS = ("decoded", "error")
 """Views that need a segmenter with a decoder."""
@@ -41,7 +41,7 @@ def render(
     legend: bool = True,
     size: tuple[int, int] | None = None,
 ) -> Picture:
-    """Draw one result.
+    """Draw one result: uint8 [H, W', 3].
 
     The picture's size depends on ``size`` (the frame's own where it is None) and the classes
     only, so that every frame of a video has the same.
@@ -49,15 +49,13 @@ def render(
     Args:
         image: uint8 [H, W, C], BGR first; the frame.
         result: Its segmentation.
-        view: ``overlay``, ``mask`` or ``both`` (side by side); ``decoded`` (the segmented image
-            that the decoder draws) or ``error`` (the reconstruction error as a heat map).
+        view: ``overlay``, ``mask`` or ``both`` (side by side); ``frame`` (as it came, never with
+            a legend); ``decoded`` (the segmented image that the decoder draws) or ``error`` (the
+            reconstruction error as a heat map).
         alpha: Strength of the colours in the overlay, 0..1.
         legend: Add a panel with colours, names and shares on the right.
         size: Rows and columns to draw the frame at, with black bars where its aspect is
             another.
-
-    Returns:
-        uint8 [H, W', 3].
 
     Raises:
         UsageError: If the view is unknown, or needs a decoder that the segmenter was not
@@ -76,7 +74,7 @@ def render(
             )
         parts = [as_bgr(decoding.segmented()) if view == "decoded" else _heat(decoding.heat(image))]
     else:
-        parts = []
+        parts = [as_bgr(image)] if view == "frame" else []
         if view in ("overlay", "both"):
             parts.append(overlay(as_bgr(image), result.labels, result.palette, alpha=alpha))
         if view in ("mask", "both"):
@@ -84,6 +82,7 @@ def render(
     if size is not None:
         parts = [fit(part, *size) for part in parts]
     height = parts[0].shape[0]
+    legend = legend and view != "frame"
     if legend and view == "error" and decoding is not None:
         parts.append(_heat_panel(decoding, image, height=height))
     elif legend:
@@ -130,14 +129,9 @@ def _heat_panel(decoding: Decoding, image: Picture, *, height: int) -> Picture:
 
 
 def as_bgr(image: Picture) -> Picture:
-    """Give the three channels to draw on.
+    """Give the three channels to draw on: uint8 [H, W, C] becomes uint8 [H, W, 3].
 
-    Args:
-        image: uint8 [H, W, C]; grey is repeated, as the first of two channels is; what comes
-            after three channels is left out.
-
-    Returns:
-        uint8 [H, W, 3].
+    Grey is repeated, as the first of two channels is; what comes after three is left out.
     """
     if image.ndim == 2 or image.shape[2] < 3:
         first = image if image.ndim == 2 else image[..., 0]
@@ -146,30 +140,15 @@ def as_bgr(image: Picture) -> Picture:
 
 
 def mask(labels: Picture, palette: Picture) -> Picture:
-    """Colour a label map.
-
-    Args:
-        labels: uint8 [H, W].
-        palette: uint8 [256, 3].
-
-    Returns:
-        uint8 [H, W, 3]; void is black.
-    """
+    """Colour a label map, uint8 [H, W], by uint8 [256, 3]: uint8 [H, W, 3]; void is black."""
     # 20 times as fast as palette[labels], with the same result.
     return np.asarray(import_cv2().applyColorMap(labels, palette.reshape(256, 1, 3)), np.uint8)
 
 
 def overlay(image: Picture, labels: Picture, palette: Picture, *, alpha: float = 0.5) -> Picture:
-    """Blend a label map over its frame, with a thin line between regions.
+    """Blend a label map over its frame, with a thin line between regions: uint8 [H, W, 3].
 
-    Args:
-        image: uint8 [H, W, 3].
-        labels: uint8 [H, W].
-        palette: uint8 [256, 3].
-        alpha: Strength of the colours, 0..1. Void keeps the plain image.
-
-    Returns:
-        uint8 [H, W, 3].
+    Void keeps the plain image.
     """
     cv2 = import_cv2()
     blended = cv2.addWeighted(image, 1.0 - alpha, mask(labels, palette), alpha, 0.0)
@@ -184,15 +163,9 @@ def overlay(image: Picture, labels: Picture, palette: Picture, *, alpha: float =
 
 
 def fit(picture: Picture, height: int, width: int) -> Picture:
-    """Scale a picture into a size, centred on black where its aspect is another.
+    """Scale uint8 [H, W, 3] into a size, centred on black where its aspect is another.
 
-    Args:
-        picture: uint8 [H, W, 3].
-        height: Rows wanted.
-        width: Columns wanted.
-
-    Returns:
-        uint8 [height, width, 3]; the picture itself where it has that size.
+    The picture itself where it has that size.
     """
     if picture.shape[:2] == (height, width):
         return picture
@@ -209,14 +182,7 @@ def fit(picture: Picture, height: int, width: int) -> Picture:
 
 
 def even(picture: Picture) -> Picture:
-    """Repeat the last row and column of odd sides: encoders of YUV 4:2:0 want even ones.
-
-    Args:
-        picture: uint8 [H, W, 3].
-
-    Returns:
-        uint8 with even sides.
-    """
+    """Repeat the last row and column of odd sides: encoders of YUV 4:2:0 want even ones."""
     down, right = picture.shape[0] % 2, picture.shape[1] % 2
     if not down and not right:
         return picture
@@ -225,23 +191,26 @@ def even(picture: Picture) -> Picture:
     return np.asarray(padded, np.uint8)
 
 
+def encode(suffix: str, picture: Picture, options: Sequence[int] = ()) -> bytes | None:
+    """Write a picture as a file of some format; None where that cannot hold it."""
+    cv2 = import_cv2()
+    try:
+        done, data = cv2.imencode(suffix, picture, list(options))
+    except cv2.error:
+        # OpenCV 4 raises where OpenCV 5 says False; its text is about its own source code.
+        return None
+    return bytes(data) if done else None
+
+
 def legend_panel(
     classes: Sequence[ClassInfo], shares: Mapping[int, float], *, height: int
 ) -> Picture:
-    """Draw colours, names and area shares of the classes.
+    """Draw colours, names and area shares (0..1, by class id): uint8 [height, width, 3].
 
     The layout follows from the classes and the height alone: letters shrink until all
     classes fit in one column, or are as small as can be read; then there are up to three
     columns. Classes that the frame lacks are dimmed. Where there are more than fit, the last
     line says how many are left out.
-
-    Args:
-        classes: Every class of the bundle.
-        shares: Share of the frame by class id, 0..1.
-        height: Rows of the panel.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     cv2 = import_cv2()
     font, thick = cv2.FONT_HERSHEY_SIMPLEX, 1
@@ -298,19 +267,10 @@ def drawable(text: str) -> str:
 def contact_sheet(
     rows: Sequence[Sequence[Picture]], titles: Sequence[str], *, width: int = 360
 ) -> Picture:
-    """Lay pictures out in rows under column titles.
+    """Lay pictures out in rows under column titles, each ``width`` wide: uint8 [H', W', 3].
 
-    Args:
-        rows: Each row has one picture a column, uint8 [H, W, 3] or [H, W]; any sizes of one
-            aspect.
-        titles: One a column.
-        width: Columns of pixels of each picture.
-
-    Returns:
-        uint8 [H', W', 3].
-
-    Raises:
-        UsageError: If rows and titles have different lengths, or there is nothing to show.
+    They are uint8 [H, W, 3] or [H, W], any sizes of one aspect. Raises UsageError if rows and
+    titles have different lengths, or there is nothing to show.
     """
     cv2 = import_cv2()
     if not rows or any(len(row) != len(titles) for row in rows):

@@ -16,6 +16,7 @@ class DrawSettings:
         "overlay",
         choices=VIEWS + DECODED_VIEWS,
         help="overlay: colours over the frame (default); mask: colours alone; both: side by side; "
+        "frame: the frame as it came, to record footage; "
         "decoded: each latent replaced by its cluster's mean and drawn by the decoder; "
         "error: reconstruction error as a heat map, also a figure a line in json:FILE (both "
         "need a bundle made with --with-decoder, and run on ONNX Runtime)",

@@ -31,9 +31,8 @@ _FADED = (120, 120, 120)
 class Crop:
     """A piece of a frame in which one cluster is large and central.
 
-    Attributes:
-        image: uint8 [S, S, 3], BGR; what is not of the cluster is greyed.
-        weight: Share of the window that the cluster covers, its centre counting most, 0..1.
+    ``image``: uint8 [S, S, 3], BGR; what is not of the cluster is greyed. ``weight``: share of
+    the window that the cluster covers, its centre counting most, 0..1.
     """
 
     image: Picture
@@ -42,12 +41,10 @@ class Crop:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What was found of each cluster.
+    """What was found of each cluster in so many frames.
 
-    Attributes:
-        crops: One tuple a cluster, best first; empty where the cluster never occurred.
-        shares: float64 [K]: share of all pixels.
-        frames: Frames looked at.
+    ``crops``: one tuple a cluster, best first; empty where the cluster never occurred.
+    ``shares``: float64 [K], of all pixels.
     """
 
     crops: tuple[tuple[Crop, ...], ...]
@@ -58,17 +55,9 @@ class Gallery:
 def collect(segmenter: Segmenter, frames: Iterable[Picture], *, count: int = 6) -> Gallery:
     """Look for the best crops of each cluster, at most one of each from a frame.
 
-    A window's weight is the Gaussian-weighted share of the cluster in it, which prefers places
-    where the cluster is large and in the middle.
-
-    Args:
-        segmenter: Of the bundle.
-        frames: uint8 [H, W, C], any sizes.
-        count: Crops of each cluster.
-
-    Raises:
-        SourceError: If there are no frames.
-        FrameError: If a frame does not fit the bundle.
+    Frames are uint8 [H, W, C], any sizes. A window's weight is the Gaussian-weighted share of
+    the cluster in it, which prefers places where the cluster is large and in the middle.
+    Raises SourceError if there are no frames, FrameError if one does not fit the bundle.
     """
     clusters = segmenter.codebook.clusters
     best: list[list[Crop]] = [[] for _ in range(clusters)]
@@ -89,15 +78,9 @@ def collect(segmenter: Segmenter, frames: Iterable[Picture], *, count: int = 6) 
 
 
 def draw(gallery: Gallery, codebook: Codebook, *, count: int = 6) -> Picture:
-    """Draw one line a cluster: its number, colour, name and share, and its crops.
+    """Draw one line a cluster: its number, colour, name and share, and ``count`` crops.
 
-    Args:
-        gallery: From ``collect``.
-        codebook: Gives names and colours.
-        count: Columns of crops.
-
-    Returns:
-        uint8 [H, W, 3], BGR; from eight clusters on in two columns, above 40 in three.
+    Returns uint8 [H, W, 3], BGR; from eight clusters on in two columns, above 40 in three.
     """
     cv2 = import_cv2()
     clusters = codebook.clusters

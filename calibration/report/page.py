@@ -32,19 +32,9 @@ _CHART = 600, 130
 
 
 def render_page(report: PrecisionReport, *, title: str, made: str, machine: str) -> str:
-    """Write the report as HTML, by the template page.html.
+    """Write the report as HTML, by the template page.html: a whole page, every name escaped.
 
-    Args:
-        report: What was measured.
-        title: Name of the bundle.
-        made: When.
-        machine: What it was measured on.
-
-    Returns:
-        A whole page. Every name in it is escaped.
-
-    Raises:
-        CalibrationError: If a picture cannot be encoded.
+    ``made`` says when, ``machine`` on what. CalibrationError if a picture cannot be encoded.
     """
     environment = jinja2.Environment(
         autoescape=True,

@@ -27,8 +27,8 @@ def quarters() -> np.ndarray:
     return labels
 
 
-def write_many(sink: Sink, labels: np.ndarray) -> None:
-    for _ in range(50):
+def write_many(sink: Sink, labels: np.ndarray, count: int = 50) -> None:
+    for _ in range(count):
         sink.write(*result(labels))
 
 

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     _check_label_free(manifest.method, options)
     calibration = shared.import_calibration()
     from aeseg_edge.calibration.footage.gather import gather
+    from aeseg_edge.sources.paths import with_range
 
     settings = shared.fit_settings(options, calibration.settings_of(manifest))
     names = names_to_keep(options, bundle)
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     geometry = manifest.geometry
     with Progress() as progress:
         footage = gather(
-            sources,
+            [with_range(uri, manifest.provenance) for uri in sources],
             size=(geometry.width, geometry.height),
             channels=geometry.channels,
             resize=geometry.resize,

@@ -183,7 +183,9 @@ def _frames(
     uri: str, modalities: Sequence[Modality], manifest: Manifest, most: int | None
 ) -> Iterator[Picture]:
     from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.paths import with_range
 
+    uri = with_range(uri, manifest.provenance)
     channels = sum(each.channels for each in modalities) or manifest.geometry.channels
     with open_source(uri, channels=channels, modalities=modalities) as source:
         if source.live or (source.total is None and most is None):

@@ -60,12 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.calibration.score.evaluation import (
-        evaluate,
-        find_pairs,
-        format_table,
-        read_classes,
-    )
+    from aeseg_edge.calibration.footage.masks import find_pairs, read_classes, reader_for
+    from aeseg_edge.calibration.score.evaluation import evaluate, format_table, outside_region
 
     if (options.fit_images is None) != (options.fit_masks is None):
         raise UsageError("--fit-images and --fit-masks go together", fix="Give both or neither.")
@@ -108,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
             fit_every=options.fit_every,
             named=named,
             progress=lambda done, total: progress.update("evaluating", done / total),
-            read=None if scenes is None else scenes.read,
+            read=reader_for(segmenter.manifest) if scenes is None else scenes.read,
+            outside=outside_region(segmenter.bundle),
         )
     show(options, format_table(report), report.to_json())
     return 0

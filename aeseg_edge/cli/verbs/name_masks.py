@@ -169,7 +169,7 @@ def _linear(
 ) -> tuple[Bundle, dict[str, Any]]:
     import_calibration()
     from aeseg_edge.calibration.assemble import with_agreement
-    from aeseg_edge.calibration.footage.masks import read_image
+    from aeseg_edge.calibration.footage.masks import reader_for
     from aeseg_edge.calibration.labels.linear import fit_linear, labelled_cells
     from aeseg_edge.calibration.labels.naming import mask_classes
 
@@ -196,9 +196,10 @@ def _linear(
     # The picture in the bundle shows the old classes.
     draft = _noted(bundle.with_codebook(fit.codebook).with_preview(None), note)
     gate: float | None = options.min_agreement
+    read = reader_for(bundle.manifest)
     made = with_agreement(
         draft,
-        [read_image(pair.image) for pair in others],
+        [read(pair.image, levels=pair.levels) for pair in others],
         minimum=FitSettings.minimum_agreement if gate is None else gate,
         threads=options.threads,
         progress=progress.update,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 from aeseg_edge.backends.choose import choose_entry, has_tensorrt
@@ -21,7 +20,7 @@ from aeseg_edge.cli.output import write_json
 from aeseg_edge.cli.verbs.build import build_engines
 from aeseg_edge.errors import BackendError, EngineNotBuilt
 from aeseg_edge.loop.camera import CameraLoop
-from aeseg_edge.loop.feed import Input
+from aeseg_edge.loop.inputs import open_inputs
 from aeseg_edge.loop.settings import LoopSettings
 from aeseg_edge.loop.watchdog import Patience
 from aeseg_edge.page.classes import LiveClasses
@@ -35,6 +34,7 @@ from aeseg_edge.sinks.counters import LoopCounters
 from aeseg_edge.sinks.names import name_each
 from aeseg_edge.sinks.targets import refuse_shared, target_of
 from aeseg_edge.sources import FORMS as SOURCE_FORMS
+from aeseg_edge.sources.base import Source
 from aeseg_edge.support.options import strength
 from aeseg_edge.support.signals import stop_on_signals
 from aeseg_edge.support.text import without_password
@@ -110,7 +110,10 @@ def run(options: argparse.Namespace) -> int:
         stop_on_signals() as stop,
         ExitStack() as undo,
     ):
-        inputs = _open_inputs(sources, segmenter.manifest, undo, realtime=options.realtime)
+        opens = _opener(segmenter.manifest, realtime=options.realtime)
+        inputs = open_inputs(sources, opens, stop=stop, duration=wanted.duration)
+        for given in inputs:
+            undo.callback(given.source.close)
         rates = [(each.name, each.source.fps) for each in inputs]
         _check_sinks(options, [each.name for each in inputs])
         live = Live(
@@ -158,28 +161,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _open_inputs(
-    sources: Sequence[str], manifest: Manifest, undo: ExitStack, *, realtime: bool
-) -> list[Input]:
-    """Open every source, under names unlike each other."""
+def _opener(manifest: Manifest, *, realtime: bool) -> Callable[[str], Source]:
+    """Give what opens a source for a bundle."""
     from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.paths import with_range
 
-    inputs: list[Input] = []
-    for uri in sources:
-        reopen = partial(
-            open_source,
-            uri,
-            channels=manifest.geometry.channels,
-            realtime=realtime,
-            modalities=manifest.modalities,
-        )
-        source = reopen()
-        undo.callback(source.close)
-        name, count = source.name, 2
-        while name in {each.name for each in inputs}:
-            name, count = f"{source.name} ({count})", count + 1
-        inputs.append(Input(source, name, reopen if source.live else None))
-    return inputs
+    return lambda uri: open_source(
+        with_range(uri, manifest.provenance),
+        channels=manifest.geometry.channels,
+        realtime=realtime,
+        modalities=manifest.modalities,
+    )
 
 
 def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
@@ -217,16 +209,22 @@ def _print_summary(counters: LoopCounters) -> None:
 
 def _build_if_missing(bundle: Bundle, runner: RunnerSettings, cache_dir: Path | None) -> None:
     """Build the engine that a run needs, the first time; nothing where there is no TensorRT."""
+    from aeseg_edge.errors import AesegError, MissingDependency
+
     if runner.backend == "auto" and not has_tensorrt():
         return
     from aeseg_edge.backends.tensorrt import open_backend
 
     entry = choose_entry(bundle.manifest, runner.precision, "tensorrt")
+    spared: tuple[type[AesegError], ...]
+    spared = (BackendError, MissingDependency) if runner.backend == "auto" else ()
     try:
         open_backend(bundle, entry, cache_dir=cache_dir).close()
     except EngineNotBuilt as missing:
         print(f"{missing.problem}: building it now, once", file=sys.stderr)
-        build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
-    except BackendError:
-        if runner.backend == "tensorrt":
-            raise
+        try:
+            build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
+        except spared as error:
+            print(f"it was not built: {error}", file=sys.stderr)
+    except spared:
+        pass  # opening the bundle says why, and runs on ONNX Runtime

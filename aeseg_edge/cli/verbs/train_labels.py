@@ -14,6 +14,7 @@ from aeseg_edge.cli.output import agreement_json, entries_table, print_below, wr
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
 from aeseg_edge.export.settings import Labels, TrainOptions
+from aeseg_edge.sources.depth import split_levels
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.assemble import Assembled
@@ -40,7 +41,7 @@ def check_labelled(options: argparse.Namespace) -> None:
     for name in _ONLY_LABEL_FREE:
         if getattr(options, name):
             raise UsageError(f"{_option(name)} does nothing with --masks", fix="Leave it out.")
-    if len(options.sources) != 1 or not Path(options.sources[0]).is_dir():
+    if len(options.sources) != 1 or not Path(split_levels(options.sources[0])[0]).is_dir():
         raise UsageError(
             f"--masks goes with one folder of images, not {' '.join(options.sources)}",
             fix="Give the folder whose images the masks are named as.",

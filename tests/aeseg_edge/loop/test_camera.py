@@ -391,6 +391,19 @@ def test_what_cannot_be_run_is_refused() -> None:
         start(["a"], drop="oldest")
 
 
+def test_what_is_left_of_recordings_at_a_limit_is_not_lost() -> None:
+    class Recording(Camera):
+        live = False
+
+    inputs = [Input(Recording([*range(30), END], name=name)) for name in "ab"]
+    loop = CameraLoop(Engine(), inputs, [Collecting()], frames=3)
+    totals = loop.run()
+    counters = loop.counters()
+    assert [each.dropped["capture"] for each in counters.sources] == [0, 0]
+    assert [each.live for each in counters.sources] == [False, False]
+    assert (totals.frames, totals.drops) == (3, 0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_lost_or_counted_twice_whatever_the_order(seed: int) -> None:
     """Many short runs with random ends, losses and limits; each balances to the frame."""

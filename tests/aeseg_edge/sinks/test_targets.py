@@ -20,6 +20,7 @@ from aeseg_edge.sources import files_of
         ("file:///x/%06d.png?view=labels", "/x/%06d.png"),
         ("json:a.jsonl?append=1", "a.jsonl"),
         ("json:///x/a", "/x/a"),
+        ("json:-", None),
         ("unix:/tmp/s", "/tmp/s"),
         ("window?view=both", None),
         ("null://", None),
@@ -66,6 +67,10 @@ def test_an_output_that_is_an_input_is_refused_under_any_name(tmp_path: Path, ta
         ("%06d.jpg", False),
         ("mask_%06d.png", False),
         ("frame%d.png", True),
+        ("{name}.png", True),
+        ("{name}.jpg", False),
+        ("{name}%d.png", True),
+        ("{name}_mask.png", False),
         ("%06d.avi", False),  # A video of this name, not a pattern.
     ],
 )

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks.unix import UnixSink
+from aeseg_edge.sinks.unix import UnixSink, pack
 from tests.doubles.labelled import quarters, result
 from tests.doubles.loop import wait_for
 
@@ -78,12 +78,30 @@ def test_a_reader_that_does_not_read_slows_nobody_and_gets_the_newest_next(
     for index in range(20):
         sink.write(replace(frame, index=index), segmentation)
         assert read(quick)[0]["index"] == index
+        if index == 0:
+            # The slow one's thread has it, which is larger than a socket's buffer.
+            wait_for(lambda: not any(sink._readers[0].box._items))
     # One message was on its way already; all between it and the last were dropped.
     first, last = read(slow)[0]["index"], read(slow)[0]["index"]
     assert (first, last) == (0, 19)
     slow.close()
     quick.close()
     sink.close()
+
+
+def test_a_message_says_which_picture_or_moment_it_is_of() -> None:
+    frame, segmentation = result(quarters())
+
+    def told(**where: object) -> dict[str, object]:
+        message = pack(replace(frame, **where), segmentation)
+        found: dict[str, object] = json.loads(
+            message[16 : 16 + int.from_bytes(message[4:8], "little")]
+        )
+        return found
+
+    assert told(timestamp=3.25)["position"] == 3.25
+    assert told(path=Path("a/b.png"))["path"] == "a/b.png"
+    assert not {"path", "position"} & set(told())
 
 
 def test_a_reader_that_goes_away_is_forgotten(socket_path: Path) -> None:

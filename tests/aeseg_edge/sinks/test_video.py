@@ -14,6 +14,7 @@ from aeseg_edge.bundle.codebook import VOID, ClassInfo, palette
 from aeseg_edge.errors import SinkError
 from aeseg_edge.segment.result import Segmentation
 from aeseg_edge.sinks import open_sink, video
+from aeseg_edge.sources.base import Frame
 from tests.doubles.drawn import (
     CLASSES,
     frame,
@@ -222,3 +223,29 @@ def test_a_class_renamed_during_the_run_loses_no_frame(tmp_path: Path) -> None:
             taken = frame(index)
             sink.write(taken, replace(result(taken), classes=renamed))
     assert len(read_video(tmp_path / "out.mp4")) == 6
+
+
+def moments(suffix: str, fps: float | None, frames: list[Frame], folder: Path) -> tuple[int, float]:
+    """How many frames a video has that is written of these, and how long it lasts."""
+    path = folder / f"out{suffix}"
+    with open_sink(str(path), fps=fps, legend=False) as sink:
+        for taken in frames:
+            sink.write(taken, result(taken))
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    count = len(read_video(path))
+    return count, count / capture.get(cv2.CAP_PROP_FPS)
+
+
+@pytest.mark.parametrize("suffix", VIDEOS)
+def test_a_camera_of_ten_frames_a_second_plays_as_long_as_it_ran(
+    tmp_path: Path, suffix: str
+) -> None:
+    frames = [replace(frame(i), captured=50 + i / 10) for i in range(61)]
+    assert moments(suffix, None, frames, tmp_path) == (181, pytest.approx(6.0, abs=0.04))
+
+
+@pytest.mark.parametrize("suffix", VIDEOS)
+def test_a_recording_of_two_rates_plays_as_long_as_it_lasts(tmp_path: Path, suffix: str) -> None:
+    times = [i / 30 for i in range(60)] + [2 + i / 5 for i in range(20)]
+    frames = [replace(frame(i), timestamp=at) for i, at in enumerate(times)]
+    assert moments(suffix, 30, frames, tmp_path) == (175, pytest.approx(5.83, abs=0.04))

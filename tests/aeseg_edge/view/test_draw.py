@@ -93,11 +93,20 @@ def test_an_overlay_leaves_its_arguments_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize(("view", "columns"), [("overlay", 60), ("mask", 60), ("both", 120)])
+@pytest.mark.parametrize(
+    ("view", "columns"), [("overlay", 60), ("mask", 60), ("both", 120), ("frame", 60)]
+)
 def test_every_view_of_every_frame_is_a_bgr_picture(view: str, columns: int, channels: int) -> None:
     drawn = render(picture(channels=channels), segmentation(halves()), view=view, legend=False)
     assert drawn.shape == (40, columns, 3)
     assert drawn.dtype == np.uint8
+
+
+@pytest.mark.parametrize("legend", [True, False])
+def test_the_view_frame_is_the_frame_as_it_came(legend: bool) -> None:
+    image = picture()
+    drawn = render(image, segmentation(halves()), view="frame", alpha=1.0, legend=legend)
+    np.testing.assert_array_equal(drawn, image)
 
 
 def test_both_is_the_overlay_beside_the_mask() -> None:
