@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from aeseg_edge.errors import AesegError, UsageError
-from aeseg_edge.sinks.targets import refuse_inputs
+from aeseg_edge.sinks.overwrites import refuse_inputs
 from aeseg_edge.sources import files_of
 from aeseg_edge.sources.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from aeseg_edge.sources.pairs import SCHEME

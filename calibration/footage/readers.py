@@ -25,7 +25,7 @@ from aeseg_edge.sources.decoding import Decoder, to_channels
 from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.paths import Found, file_path, find, is_pipe
 from aeseg_edge.sources.video import no_frame, open_decoder, what_is_missing
-from aeseg_edge.support.choose import middles
+from aeseg_edge.support.evenly import middles
 from aeseg_edge.support.text import as_text
 
 _log = logging.getLogger(__name__)

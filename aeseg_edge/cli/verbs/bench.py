@@ -162,7 +162,7 @@ def _side_by_side(
     more: dict[str, against.Candidate] = {}
     if options.split:
         with shared.needing("calibrate", "--split is not available here"):
-            from aeseg_edge.calibration.report.split import split_paths
+            from aeseg_edge.calibration.report.stages import split_paths
         more.update(split_paths(bundle, precision=runner.precision, threads=threads))
     found = against.side_by_side(
         bundle,

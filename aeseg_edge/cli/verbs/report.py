@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Run this verb."""
     with shared.needing("calibrate", "the report is made with a package that is not importable"):
         from aeseg_edge.calibration.report.page import render_page
-        from aeseg_edge.calibration.score.precisions import compare_precisions
+        from aeseg_edge.calibration.score.by_precision import compare_precisions
 
     uri = shared.one_source(options)
     output = check_output(options.output, ".html")

@@ -32,7 +32,7 @@ from aeseg_edge.sinks import needs_decoder, open_sinks
 from aeseg_edge.sinks.base import Routed, Sink
 from aeseg_edge.sinks.counters import LoopCounters
 from aeseg_edge.sinks.names import name_each
-from aeseg_edge.sinks.targets import refuse_shared, target_of
+from aeseg_edge.sinks.overwrites import refuse_shared, target_of
 from aeseg_edge.sources import FORMS as SOURCE_FORMS
 from aeseg_edge.sources.base import Source
 from aeseg_edge.support.options import strength
