@@ -213,7 +213,8 @@ class CameraLoop:
     def _start(self) -> None:
         for delivery in self._deliveries:
             delivery.sink.watch(self.counters)
-            delivery.start()
+            if delivery.source is None:
+                delivery.start()
         self._engine.start()
         self._start_feeds()
 
@@ -224,6 +225,9 @@ class CameraLoop:
         for feed in self._feeds:
             if not feed.started and (feed.live or playing < at_once):
                 playing += not feed.live
+                for delivery in self._deliveries:
+                    if delivery.source == feed.name:
+                        delivery.start()
                 feed.start()
 
     def _watch(

@@ -179,3 +179,20 @@ def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [each.name for each in given] == [path, f"{path} (2)"]
     for each in given:
         each.source.close()
+
+
+def test_what_is_read_beyond_the_last_frame_wanted_is_not_called_dropped(tmp_path: Path) -> None:
+    given = open_inputs([str(write_video(tmp_path / "a.avi", 12))], open_source)
+    loop = CameraLoop(Engine(), given, [Collecting()], frames=3)
+    assert loop.run().drops == 0
+    (counters,) = loop.counters().sources
+    assert (counters.frames_in, counters.segmented, counters.dropped) == (3, 3, {"capture": 0})
+
+
+def test_a_test_scene_is_paced_where_it_is_played_in_real_time() -> None:
+    """By frames that say when they are due, not by a stopwatch."""
+    (given,) = open_inputs(["test://8x8@20"], lambda uri: open_source(uri, realtime=True))
+    frames = iter(given.source)
+    first, second = next(frames).captured, next(frames).captured
+    assert second - first == pytest.approx(0.05)
+    given.source.close()
