@@ -120,9 +120,9 @@ def open_video(path: Path, channels: int) -> Source:
 
 
 def open_decoder(path: Path) -> Decoder:
-    """Open a video file; the name goes absolute, because FFmpeg takes ``12:30.mp4`` for a host."""
+    """Open a video file."""
     check_name(path, error=SourceError)
-    return _decoder(str(path), os.path.abspath(path))
+    return _decoder(str(path), _as_file(path))
 
 
 def open_address(name: str, address: str, channels: int, *, fix: str) -> Source:
@@ -149,7 +149,7 @@ def count_frames(path: Path) -> int | None:
 def no_frame(name: str, address: str | Path) -> SourceError:
     """Say why a video that was opened gives no frame: its codec is unknown, or it has none."""
     cv2 = import_cv2()
-    address = os.path.abspath(address) if isinstance(address, Path) else address
+    address = _as_file(address) if isinstance(address, Path) else address
     packets = cv2.VideoCapture(address, video_backend(), [cv2.CAP_PROP_FORMAT, -1])
     try:
         decoder = Decoder(name, packets, recorded=False, ffmpeg=False)
@@ -165,6 +165,11 @@ def no_frame(name: str, address: str | Path) -> SourceError:
         f"{name} has no frame that can be decoded",
         fix="It is damaged or cut short: record or copy it again.",
     )
+
+
+def _as_file(path: Path) -> str:
+    """Write a name so that FFmpeg does not take ``12:30.mp4`` for an address of its own."""
+    return os.path.join(os.curdir, path)
 
 
 def what_is_missing(decoder: Decoder, path: Path | None) -> list[str]:

@@ -169,6 +169,19 @@ def test_frames_that_vanished_are_counted_where_the_rate_is_steady() -> None:
         assert reading.gaps == gaps
 
 
+def test_a_folder_that_is_not_utf_8_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    monkeypatch.chdir(folder)
+    with open_source(str(write_video(Path("a.mp4"), 2))) as source:
+        assert len(list(source)) == 2
+
+
 def test_a_name_like_an_address_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_video(Path("a.mp4"), 2).rename("2026-01-01T12:00:00.mp4")
