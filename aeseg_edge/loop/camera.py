@@ -121,6 +121,8 @@ class CameraLoop:
         self._drifts = [RunningDrift() for _ in inputs]
         self._reported_drops = 0
         self._stopping = False
+        self._given_up = False
+        self._moved: tuple[list[int], float] | None = None
         self._error: BaseException | None = None
         self._engine = Worker(self._segment_all, "segment")
         self._started = clock()
@@ -239,7 +241,19 @@ class CameraLoop:
             or any(each.error is not None or each.sink.closed_by_user for each in self._deliveries)
         ):
             self._end_capture()
+        if out_of_time or (stop is not None and stop.is_set()):
+            self._leave_stuck()
         self._report_line(on_line)
+
+    def _leave_stuck(self) -> None:
+        """Once told to end, wait no longer for sinks that take nothing, though none may be lost."""
+        counts, now = [each.delivered for each in self._deliveries], self._clock()
+        if self._moved is None or self._moved[0] != counts:
+            self._moved = counts, now
+        elif now - self._moved[1] >= _STUCK and not self._given_up:
+            self._given_up = True
+            for delivery in self._deliveries:
+                delivery.give_up()
 
     def _drain(self) -> list[Delivery]:
         """Wait until every sink has its results.
@@ -260,7 +274,7 @@ class CameraLoop:
                 if delivery.delivered != count:
                     # Slow, but it moves.
                     count, since = delivery.delivered, now
-                elif now - since >= _STUCK and not self._lossless:
+                elif now - since >= _STUCK and (self._given_up or not self._lossless):
                     stuck.append(delivery)
                     break
         return stuck
