@@ -21,7 +21,7 @@ from aeseg_edge.bundle.contract import DecoderParts, GraphSpec
 from aeseg_edge.bundle.drift import Spread
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.bundle.manifest import Entry, Manifest, Modality
-from aeseg_edge.bundle.variants import BACKENDS, INT8, REFERENCE, VARIANTS, variant
+from aeseg_edge.bundle.precisions import BACKENDS, INT8, REFERENCE, VARIANTS, variant
 from aeseg_edge.calibration.clusters.latents import (
     Boxes,
     EncoderSession,
@@ -30,8 +30,8 @@ from aeseg_edge.calibration.clusters.latents import (
     sample_latents,
 )
 from aeseg_edge.calibration.clusters.methods import measure_of
-from aeseg_edge.calibration.footage.frames import split_for_agreement
-from aeseg_edge.calibration.graphs.assemble import attach_head
+from aeseg_edge.calibration.footage.varied import split_for_agreement
+from aeseg_edge.calibration.graphs.deployed import attach_head
 from aeseg_edge.calibration.graphs.exclude import RECORD, check_names, excluded_of
 from aeseg_edge.calibration.score.agreement import (
     Agreement,
@@ -43,7 +43,7 @@ from aeseg_edge.calibration.score.sensitivity import exclude_layers
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import AesegError
 from aeseg_edge.segment.decoder import Decoder, Decoding
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Progress
 from aeseg_edge.support.require import import_cv2
 
@@ -103,12 +103,7 @@ class Material:
         return boxes_of(self.geometry, self.sizes)
 
     def split(self, settings: FitSettings) -> tuple[list[int], list[int]]:
-        """Share the frames between int8 ranges and the agreement check.
-
-        Raises:
-            UsageError: If a convolution that is to be excluded is not there.
-            CalibrationError: If there are fewer than two frames.
-        """
+        """Share the frames between int8 ranges and agreement; refuse unknown exclusions."""
         check_names(self.encoder, settings.excluded)
         return split_for_agreement(
             self.frames, settings.calibration_frames, settings.agreement_frames
@@ -143,18 +138,10 @@ def assemble(
 ) -> Assembled:
     """Make every graph, measure agreement, and build the bundle.
 
-    Args:
-        material: Its encoder gives latents as ``codebook`` takes them.
-        codebook: The assignment.
-        latents: float32 [n, D], a sample that counts: the smoothing gate is as wide as they vary.
-        settings: Ranges, exclusions and gate; what it says of clusters is not used.
-        split: Of ``material.split``.
-        notes: For the manifest: how the codebook was found.
-        spread: Distances of the footage's latents to the centres, where there are some.
-        progress: Called with a stage and its fraction.
-
-    Raises:
-        CalibrationError: If a range is not usable, or all labels are void.
+    ``latents``, float32 [n, D], are a sample that counts: the smoothing gate is as wide as they
+    vary. ``split`` is that of ``material.split``, ``notes`` tell the manifest how the codebook was
+    found, ``spread`` how far latents are from centres. CalibrationError if a range is not usable,
+    or all labels are void.
     """
     tell = progress or (lambda stage, fraction: None)
     frames, region = material.frames, material.region
@@ -257,12 +244,7 @@ def with_agreement(
 ) -> Assembled:
     """Measure a bundle's entries again: another codebook agrees to another degree.
 
-    Args:
-        bundle: Left as it is.
-        frames: uint8 [H, W, C] each; not those the ranges were fitted on.
-        minimum: Gate, 0..1; an entry below it is not recommended.
-        threads: For ONNX Runtime.
-        progress: Called with a stage and its fraction.
+    On frames the ranges were not fitted on; an entry below ``minimum``, 0..1, is not recommended.
     """
     agreements = compare_entries(bundle, frames, threads=threads, progress=progress)
     entries, below = _judged(bundle.manifest, agreements, minimum)
@@ -271,14 +253,7 @@ def with_agreement(
 
 
 def smoothing_gate(samples: NDArray[np.float32]) -> float:
-    """Choose the width of the smoothing gate from the latents of the footage.
-
-    Args:
-        samples: float32 [n, D], centred or not.
-
-    Returns:
-        ``GATE`` of their standard deviation (root mean square over the channels), in float32.
-    """
+    """Give ``GATE`` of the latents' standard deviation (root mean square over the channels)."""
     return float(np.float32(GATE * np.sqrt(samples.var(axis=0, dtype=np.float64).mean())))
 
 
@@ -292,16 +267,10 @@ def decoder_parts(
 ) -> DecoderParts:
     """Find what a decoder needs of calibration frames: mean latents, and how large errors are.
 
-    Article 1 decodes K-means centres. Centres are not always latents (those of spherical
-    K-means are directions, a linear codebook has none), so each cluster is drawn from the mean
-    of the latents assigned to it, which is the same thing for K-means.
-
-    Args:
-        bundle: With its final codebook; its fp32 graph is run.
-        graph: Serialised ONNX of the decoder, for the bundle's centred latents.
-        frames: uint8 [H, W, C] each, at the graph's size; at most 64, evenly spread, are used.
-        threads: For ONNX Runtime.
-        progress: Called with the fraction done.
+    Article 1 decodes K-means centres. Centres are not always latents (those of spherical K-means
+    are directions, a linear codebook has none), so each cluster is drawn from the mean of the
+    latents assigned to it, which is the same thing for K-means. Of the frames at most 64, evenly
+    spread, are used.
     """
     chosen = [frames[i] for i in evenly(len(frames), DECODED, rounded=False)]
     codebook, manifest = bundle.codebook, bundle.manifest

@@ -43,7 +43,7 @@ from aeseg_edge.calibration.clusters.methods import (
 )
 from aeseg_edge.calibration.clusters.regions import collect_regions, fine_clusters
 from aeseg_edge.calibration.clusters.stability import ENOUGH, LOW, Stability, between_halves
-from aeseg_edge.calibration.graphs.assemble import centre_latents
+from aeseg_edge.calibration.graphs.deployed import centre_latents
 from aeseg_edge.calibration.settings import FitSettings as FitSettings
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.progress import Progress
@@ -242,20 +242,10 @@ def find_codebook(
     boxes: Boxes | None = None,
     progress: Progress | None = None,
 ) -> Found:
-    """Cluster, and make a codebook of what is found.
+    """Cluster latents of frames, less ``mean``, and make a codebook of what is found.
 
-    Args:
-        session: The encoder, before ``mean`` was folded into it.
-        frames: uint8 [H, W, C] each; encoded again, one by one, to find regions.
-        samples: Latents of these frames, less ``mean``.
-        settings: See ``FitSettings``.
-        mean: float [D], subtracted from every latent.
-        region: uint8 [H, W] region of interest.
-        boxes: Of each frame's picture between its bars; None where there are no bars.
-        progress: Called with a stage and its fraction.
-
-    Raises:
-        CalibrationError: If the frames cannot support what is asked.
+    Frames are encoded again, one by one, to find regions; ``session`` is the encoder before
+    ``mean`` was folded into it. CalibrationError if they cannot support what is asked.
     """
     tell = progress or (lambda stage, fraction: None)
     points = samples

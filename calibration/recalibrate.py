@@ -65,15 +65,7 @@ def recalibrate(
 
 
 def settings_of(manifest: Manifest) -> dict[str, Any]:
-    """Give how a bundle's codebook was fitted, as far as it can be fitted that way again.
-
-    Args:
-        manifest: Of any bundle; one that labels were used for says nothing here.
-
-    Returns:
-        ``clusters``, and ``clustering``, ``covariance``, ``balance`` and ``int8_exclude`` where
-        known, for ``FitSettings``.
-    """
+    """Give how a bundle's codebook was fitted, for ``FitSettings``, as far as it is known."""
     told: dict[str, Any] = {"clusters": manifest.clusters}
     recorded = manifest.training.get("calibration", {})
     excluded = recorded.get(RECORD)

@@ -1,6 +1,7 @@
 """NAME.train/: what a training leaves on disk, and reading it back.
 
-- ``model.json``: schema, AutoencoderConfig, SHA-256 of the weights, the caller's ``meta``.
+- ``model.json``: schema, AutoencoderConfig, SHA-256 of the weights, the caller's ``meta``, and
+  (not in older ones) which training it is of and a fingerprint of the frames kept.
 - ``weights.safetensors``: the trained network.
 - ``state.safetensors``: after each epoch, weights, optimizer and history in ONE file. When
   training is complete it stays, without the optimizer, so that the same command does not
@@ -10,8 +11,14 @@
 - ``region.png``: the region of interest, where there is one.
 - ``frames/``: a sample of the footage, so that a later export needs none, and ``sizes.json``,
   what size each frame had: where letterboxed frames have bars.
+- ``lock``: while a training runs, see ``lock.py``.
 
 Every file is replaced atomically. Nothing is unpickled: safetensors and JSON only.
+
+Network, frames, region and ``meta`` belong together. A training changes nothing but its state
+and history until it is complete; then frames and region are replaced, and ``model.json`` last. It
+says which training it is of, as the state does: where the two differ, or the state is not
+complete, the folder is of a training that is not finished.
 """
 
 from __future__ import annotations
@@ -45,6 +52,8 @@ STATE = "state.safetensors"
 HISTORY = "history.json"
 _RECORD = "aeseg_edge.state"
 _KEY = "aeseg_edge.key"
+OPTIMIZER = "optimizer."
+"""Begins the names of what a state holds beside weights, as long as it is not complete."""
 _AGAIN = "Train again into a fresh folder, or with --fresh into this one."
 
 
@@ -61,22 +70,25 @@ class State:
     record: dict[str, Any]
 
 
-def save_model(folder: Path, autoencoder: Autoencoder, meta: Mapping[str, Any]) -> None:
-    """Write the trained network.
+def save_model(
+    folder: Path,
+    autoencoder: Autoencoder,
+    meta: Mapping[str, Any],
+    *,
+    frames: str | None = None,
+) -> None:
+    """Write the trained network and ``meta``; TrainingError on a full disk, the old stays.
 
-    Args:
-        folder: NAME.train, made if needed.
-        autoencoder: Trained network.
-        meta: Geometry, training summary and whatever the caller needs, as JSON takes it.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; what was there stays.
+    It is taken for the outcome of the training whose state is in the folder; ``frames`` is the
+    fingerprint of the frames kept.
     """
     data = _pack(autoencoder.state_dict(), {})
     model = {
         "schema": SCHEMA,
         "config": asdict(autoencoder.config),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
+        "training": _stamp(folder)[0],
+        "frames": frames,
         "meta": dict(meta),
     }
     _write(folder / WEIGHTS, data)
@@ -91,30 +103,23 @@ class Model:
         config: What rebuilds it.
         weights_sha256: Of the file with its weights.
         meta: As it was saved.
+        frames: Fingerprint of the frames kept; None where none were, and in older folders.
     """
 
     config: AutoencoderConfig
     weights_sha256: str
     meta: dict[str, Any]
+    frames: str | None = None
 
 
 def read_model(folder: Path) -> Model:
-    """Read what a folder says of its network, without the weights.
-
-    Args:
-        folder: NAME.train.
-
-    Raises:
-        TrainingError: If the file is missing, damaged or of a newer schema.
-    """
+    """Read what a folder says of its network; TrainingError if missing, damaged or newer."""
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder", fix="Give a NAME.train folder.")
     if not (folder / MODEL).is_file() and (folder / STATE).is_file():
-        raise TrainingError(
-            f"the training in {folder} is not finished",
-            fix="Run the command that started it again: it goes on where it stopped.",
-        )
+        raise _unfinished(folder)
     model = _read_json(folder / MODEL)
+    _check_finished(folder, model.get("training"))
     try:
         schema = int(model["schema"])
         if schema > SCHEMA:
@@ -123,23 +128,14 @@ def read_model(folder: Path) -> Model:
                 fix="Install a newer aeseg_edge.",
             )
         config = AutoencoderConfig(**model["config"])
-        return Model(config, str(model["weights_sha256"]), dict(model["meta"]))
+        frames = model.get("frames")
+        return Model(config, str(model["weights_sha256"]), dict(model["meta"]), frames)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise TrainingError(f"{folder / MODEL} is damaged ({error})", fix=_AGAIN) from error
 
 
 def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
-    """Read a trained network.
-
-    Args:
-        folder: NAME.train.
-
-    Returns:
-        The network in evaluation mode, and ``meta`` as it was saved.
-
-    Raises:
-        TrainingError: If a file is missing, cut off, changed or of a newer schema.
-    """
+    """Read a trained network, in evaluation mode, and its ``meta``; errors as ``read_model``."""
     model = read_model(folder)
     data = read_file(folder / WEIGHTS)
     if hashlib.sha256(data).hexdigest() != model.weights_sha256:
@@ -154,16 +150,7 @@ def load_model(folder: Path) -> tuple[Autoencoder, dict[str, Any]]:
 
 
 def load_weights(autoencoder: Autoencoder, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    """Copy weights into a network.
-
-    Args:
-        autoencoder: Changed in place.
-        tensors: By the names of its ``state_dict``, all of them.
-        origin: Named in errors.
-
-    Raises:
-        TrainingError: If names or shapes differ.
-    """
+    """Copy all weights into a network; TrainingError of ``origin`` if names or shapes differ."""
     try:
         autoencoder.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -173,31 +160,13 @@ def load_weights(autoencoder: Autoencoder, tensors: Mapping[str, Tensor], origin
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Write where a training stands, as one file.
-
-    Args:
-        folder: NAME.train, made if needed.
-        state: What to write.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; the state before it stays.
-    """
+    """Write where a training stands, as one file; on a TrainingError the old one stays."""
     record = json.dumps(state.record, allow_nan=False)
     _write(folder / STATE, _pack(state.tensors, {_RECORD: record}))
 
 
 def load_state(folder: Path) -> State | None:
-    """Read where a training stands.
-
-    Args:
-        folder: NAME.train.
-
-    Returns:
-        None where no training was started.
-
-    Raises:
-        TrainingError: If the file is cut off or damaged.
-    """
+    """Read where a training stands, None where none was started; TrainingError if it is damaged."""
     path = folder / STATE
     if not path.exists():
         return None
@@ -211,56 +180,20 @@ def load_state(folder: Path) -> State | None:
     return State(tensors, record)
 
 
-def clear(folder: Path) -> None:
-    """Forget an earlier training: its state and history (not its model or frames).
-
-    Args:
-        folder: NAME.train; need not exist.
-    """
-    for name in (STATE, HISTORY):
-        (folder / name).unlink(missing_ok=True)
-
-
 def save_history(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write one record an epoch.
-
-    Args:
-        folder: NAME.train, made if needed.
-        records: Oldest first.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; what was there stays.
-    """
+    """Write one record an epoch, oldest first; TrainingError where the disk is full."""
     _write_json(folder / HISTORY, [dict(record) for record in records])
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> None:
-    """Keep arrays that took long to make.
-
-    Args:
-        path: Target, replaced atomically.
-        arrays: By name.
-        key: What they were made from; ``load_arrays`` asks for the same.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written.
-    """
+    """Keep arrays that took long to make, with the ``key`` of what they were made from."""
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     _make(path.parent)
     write_bytes(path, safetensors.numpy.save(plain, {_KEY: key}), error=TrainingError)
 
 
 def load_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
-    """Read what ``save_arrays`` kept.
-
-    Args:
-        path: The file; need not exist.
-        key: What the arrays must have been made from.
-
-    Returns:
-        None where there is no such file, it is damaged, or it was made from something else:
-        whoever asks makes the arrays again.
-    """
+    """Read what ``save_arrays`` kept; None where it is absent, damaged or of another ``key``."""
     if not path.is_file():
         return None
     try:
@@ -273,17 +206,43 @@ def load_arrays(path: Path, key: str) -> dict[str, NDArray[Any]] | None:
 
 
 def read_file(path: Path) -> bytes:
-    """Read one file of a folder.
-
-    Raises:
-        TrainingError: If it cannot be read.
-    """
+    """Read one file of a folder; TrainingError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise TrainingError(
             f"{path} cannot be read ({error.strerror or error})", fix=_AGAIN
         ) from error
+
+
+def _check_finished(folder: Path, training: str | None) -> None:
+    """Refuse a model whose folder is of a later training, as far as its state says."""
+    stamp, complete = _stamp(folder)
+    if not complete:
+        # Older versions replaced frames as soon as a training began.
+        instead = f" To go back to the one before, delete {folder / STATE}."
+        raise _unfinished(folder, "" if training is None else instead)
+    if stamp is not None and stamp != training:
+        raise _unfinished(folder)
+
+
+def _stamp(folder: Path) -> tuple[str | None, bool]:
+    """Say which training a state is of, as far as it says so, and whether that is complete."""
+    try:
+        with safetensors.safe_open(folder / STATE, "numpy") as state:
+            names, record = list(state.keys()), json.loads(state.metadata()[_RECORD])
+    except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError):
+        return None, True
+    complete = record.get("complete", not any(name.startswith(OPTIMIZER) for name in names))
+    return record.get("stamp"), bool(complete)
+
+
+def _unfinished(folder: Path, instead: str = "") -> TrainingError:
+    return TrainingError(
+        f"the training in {folder} is not finished",
+        fix="Run the command that started it again, without --fresh: it goes on where it "
+        f"stopped.{instead}",
+    )
 
 
 def _pack(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,17 +21,20 @@ from aeseg_edge.calibration.fit import Fitted, fit_bundle
 from aeseg_edge.calibration.footage.gather import Footage, gather
 from aeseg_edge.calibration.graphs.exclude import check_names
 from aeseg_edge.calibration.settings import FitSettings
-from aeseg_edge.errors import FootageError
+from aeseg_edge.errors import FootageError, UsageError
 from aeseg_edge.export.checkpoint import load_model, read_model, save_model
-from aeseg_edge.export.frames import (
+from aeseg_edge.export.kept_frames import (
+    Kept,
+    check_foreign,
+    fingerprint,
     frame_region,
     keep_frames,
-    load_frames,
+    load_kept,
     load_region,
-    load_sizes,
     resize_frames,
     save_region,
 )
+from aeseg_edge.export.lock import reading_of, training_in
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.network.catalogue import ARCHITECTURES
 from aeseg_edge.export.network.reduce import TRAINED as TRAINED
@@ -41,9 +45,11 @@ from aeseg_edge.export.settings import TrainOptions
 from aeseg_edge.export.sizes import check_output_stride, round_size
 from aeseg_edge.export.tasks import LabelFree, Labelled, Progress, Task, reduced, told
 from aeseg_edge.export.training.history import EpochRecord, TrainProgress, TrainResult
-from aeseg_edge.export.training.labels import head_codebook
 from aeseg_edge.export.training.loop import train
+from aeseg_edge.export.training.supervised import head_codebook
 from aeseg_edge.export.training.team import ALONE, Team
+from aeseg_edge.sources import files_of
+from aeseg_edge.sources.paths import with_range
 from aeseg_edge.version import __version__
 
 
@@ -116,6 +122,17 @@ def train_bundle(
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
+    with training_in(output.with_suffix(".train")):
+        return _train_and_make(sources, output, options, tell, team)
+
+
+def _train_and_make(
+    sources: Sequence[str | Path],
+    output: Path,
+    options: TrainOptions,
+    tell: Progress,
+    team: Team,
+) -> Trained:
     model = _train(sources, output, options, tell, team)
     task, footage, frames, folder = model.task, model.footage, model.frames, model.folder
     autoencoder = task.finish(model.autoencoder, frames)
@@ -144,8 +161,10 @@ def train_bundle(
         "provenance": provenance,
         **task.meta,
     }
-    save_model(folder, autoencoder, meta)
+    # What belongs to the network is replaced when it is there, and what says so comes last.
+    keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
     save_region(folder, options.region)
+    save_model(folder, autoencoder, meta, frames=fingerprint(folder))
     made = _make_bundle(
         output,
         autoencoder,
@@ -225,8 +244,13 @@ def export_bundle(
         BundleError: If the bundle cannot be written.
     """
     tell = progress or (lambda stage, fraction, note: None)
-    autoencoder, meta = load_model(folder)
-    trained = Geometry(**meta["geometry"])
+    kept: Kept | None = None
+    with reading_of(folder):
+        autoencoder, meta = load_model(folder)
+        trained = Geometry(**meta["geometry"])
+        if not sources:
+            kept = load_kept(folder, trained, read_model(folder).frames)
+        region = load_region(folder) if region is None else region
     size = trained.width, trained.height
     if image_size is not None:
         size = round_size(image_size, autoencoder.multiple, autoencoder.config.arch)
@@ -234,9 +258,9 @@ def export_bundle(
     stride = check_output_stride(
         meta["output_stride"] if output_stride is None else output_stride, autoencoder.stride
     )
-    if sources:
+    if kept is None:
         footage = gather(
-            sources,
+            [with_range(str(uri), meta["provenance"]) for uri in sources],
             size=size,
             channels=geometry.channels,
             resize=geometry.resize,
@@ -254,9 +278,8 @@ def export_bundle(
             fix = (
                 f"Use the aspect of {trained.width}x{trained.height}, or train again at that size."
             )
-        sizes = load_sizes(folder) if geometry.resize == "letterbox" else None
-        frames = resize_frames(load_frames(folder), geometry, fix=fix)
-    fit = fit or FitSettings(**remembered_fit(folder))
+        frames, sizes = resize_frames(kept.frames, geometry, fix=fix), kept.sizes
+    fit = fit or FitSettings(**FitSettings.recalled(meta.get("fit", {})))
     autoencoder, dimension = reduced(autoencoder, frames, reduce_to, fit)
     meta["training"] = {**meta["training"], **told(dimension)}
     made = _make_bundle(
@@ -266,7 +289,7 @@ def export_bundle(
         frames,
         fit,
         tell,
-        load_region(folder) if region is None else region,
+        region,
         sizes=sizes,
         names_from=names_from,
         decoder=decoder,
@@ -276,44 +299,22 @@ def export_bundle(
 
 
 def remembered_fit(folder: Path) -> dict[str, Any]:
-    """Give what a training was told about clusters.
-
-    Args:
-        folder: ``NAME.train``.
-
-    Returns:
-        Arguments of ``FitSettings``; fewer from older trainings.
-
-    Raises:
-        TrainingError: If the checkpoint is missing or damaged.
-    """
+    """Give what a training was told about clusters, as arguments of ``FitSettings``."""
     return FitSettings.recalled(read_model(folder).meta.get("fit", {}))
 
 
 def has_labels(folder: Path) -> bool:
-    """Say whether NAME.train is of a training with labels.
-
-    Raises:
-        TrainingError: If the checkpoint is missing or damaged.
-    """
+    """Say whether NAME.train is of a training with labels."""
     return read_model(folder).config.classes > 0
 
 
 def arch_of(start: Path) -> str:
-    """Name the architecture of a checkpoint.
-
-    Raises:
-        TrainingError: If it is missing or damaged.
-    """
+    """Name the architecture of a checkpoint."""
     return read_model(start).config.arch
 
 
 def all_frames(footage: Footage) -> NDArray[np.uint8]:
-    """Give the frames of training and those held out, uint8 [N, H, W, C].
-
-    Raises:
-        FootageError: If there are none.
-    """
+    """Give the frames of training and those held out, uint8 [N, H, W, C]; FootageError if none."""
     parts = [part for part in (footage.frames, footage.held_out) if len(part)]
     if not parts:
         raise FootageError("the footage has no frames", fix="Give some.")
@@ -328,6 +329,8 @@ def _train(
     team: Team,
 ) -> _Model:
     folder, labels = output.with_suffix(".train"), options.labels
+    _check_apart(sources if labels is None else [*sources, labels.masks], folder, output)
+    check_foreign(folder)
     task: Task = LabelFree(sources, options)
     if labels is not None:
         task = Labelled(sources, options, labels)
@@ -349,8 +352,6 @@ def _train(
     footage = task.gather(geometry, tell)
     frames = all_frames(footage)
     task.check(frames, autoencoder.stride)
-    if team.first:
-        keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
     objective = task.objective(autoencoder, footage, folder, tell, team)
     result = train(
         autoencoder,
@@ -363,6 +364,19 @@ def _train(
         team=team,
     )
     return _Model(task, autoencoder, footage, frames, geometry, output_stride, folder, result)
+
+
+def _check_apart(sources: Sequence[str | Path], folder: Path, output: Path) -> None:
+    """Refuse footage that what a training writes would replace."""
+    bundle, inside = os.path.realpath(output), os.path.realpath(folder) + os.sep
+    for source in sources:
+        for path in map(os.path.realpath, files_of(str(source))):
+            if path == bundle or path.startswith(inside):
+                raise UsageError(
+                    f"{source} has footage in {output if path == bundle else folder}, which this "
+                    "training replaces",
+                    fix="Give the bundle another name or folder, or keep the footage elsewhere.",
+                )
 
 
 def _make_bundle(

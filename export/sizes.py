@@ -10,19 +10,7 @@ _log = logging.getLogger(__name__)
 
 
 def round_size(size: tuple[int, int], multiple: int, arch: str) -> tuple[int, int]:
-    """Round a width and height to multiples of the deepest stride.
-
-    Args:
-        size: Width, height.
-        multiple: Deepest stride.
-        arch: For the message.
-
-    Returns:
-        Width, height; at least one multiple each.
-
-    Raises:
-        UsageError: If a side is smaller than half the deepest stride.
-    """
+    """Round width and height to multiples of the deepest stride; UsageError below half of it."""
     if min(size) * 2 < multiple:
         raise UsageError(
             f"{size[0]}x{size[1]} is too small for {arch!r}",
@@ -37,12 +25,9 @@ def round_size(size: tuple[int, int], multiple: int, arch: str) -> tuple[int, in
 
 
 def check_output_stride(wanted: int | None, stride: int) -> int:
-    """Choose the label stride.
+    """Choose the label stride; UsageError if it does not divide the encoder's.
 
-    Half the encoder's stride costs little and smooths borders; see docs/performance.md.
-
-    Raises:
-        UsageError: If it does not divide the encoder's stride.
+    Half the encoder's costs little and smooths borders; see docs/performance.md.
     """
     if wanted is None:
         return max(1, stride // 2)

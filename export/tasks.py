@@ -32,14 +32,14 @@ from aeseg_edge.export.network.catalogue import NO_TEACHER, starts_pretrained
 from aeseg_edge.export.network.reduce import DimensionChoice, Wanted, reduce_latents
 from aeseg_edge.export.settings import Labels, TrainOptions
 from aeseg_edge.export.training.invariance import even_latents
-from aeseg_edge.export.training.labels import (
+from aeseg_edge.export.training.losses import Objective, Taught
+from aeseg_edge.export.training.supervised import (
     HEAD_CHANNELS,
     CrossEntropy,
     LabelledFootage,
     freeze_encoder,
     gather_labelled,
 )
-from aeseg_edge.export.training.losses import Objective, Taught
 from aeseg_edge.export.training.teacher import Targets, Teacher, make_targets, open_teacher
 from aeseg_edge.export.training.team import Team
 from aeseg_edge.sources.pairs import describe
@@ -117,6 +117,7 @@ class LabelFree(Task):
         self.modalities = modalities
         teacher: Teacher | None = None
         if self.settings.teacher != NO_TEACHER:
+            _check_not_itself(self.settings.teacher, folder)
             teacher = open_teacher(self.settings.teacher, model.channels)
         self._teacher = teacher
         pretrained = starts_pretrained(model.arch, self.settings.teacher)
@@ -215,10 +216,7 @@ class Labelled(Task):
             self.weights = _weights(how, model.arch, pretrained, "")
             self._started_from = "imagenet" if pretrained else ""
             return build_autoencoder(config, seed=seed, pretrained=pretrained)
-        if labels.start.resolve() == folder.resolve():
-            raise UsageError(
-                f"{labels.start} would be trained over", fix="Give the bundle another name."
-            )
+        _check_not_itself(labels.start, folder)
         source, meta = load_model(labels.start)
         source.hold_back_trunk()
         self.start = Geometry(**meta["geometry"])
@@ -289,6 +287,12 @@ def _weights(how: str, arch: str, pretrained: bool, fresh: str) -> dict[str, Any
         origin = origin_of(arch)
         return {"weights": f"{how}, starting from {origin['name']}", "started_from": origin}
     return {"weights": f"{how}, starting from {fresh}" if fresh else f"{how}, from scratch"}
+
+
+def _check_not_itself(start: str | Path, folder: Path) -> None:
+    """Refuse to learn from a checkpoint that this training replaces."""
+    if Path(start).resolve() == folder.resolve():
+        raise UsageError(f"{start} would be trained over", fix="Give the bundle another name.")
 
 
 def _shared_targets(targets: Targets | None, team: Team) -> Targets:

@@ -106,6 +106,21 @@ def test_one_file_opens_sessions_of_onnx_runtime(repository: Path) -> None:
     assert openers(repository) == ["aeseg_edge/backends/session.py"]
 
 
+def missing_paths(root: Path) -> list[str]:
+    """Files and folders that the documents name in code spans, and that are not there."""
+    found = []
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        for path in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.(?:py|js|html))`", page.read_text()):
+            tops = (root, root / "aeseg_edge", root / "calibration")
+            if not any((top / path).exists() for top in tops):
+                found.append(f"{page.relative_to(root)} names {path}")
+    return found
+
+
+def test_documents_name_files_that_are_there(repository: Path) -> None:
+    assert missing_paths(repository) == []
+
+
 def test_what_breaks_the_layout_is_named(tmp_path: Path) -> None:
     files = {
         **{f"calibration/score/m{number}.py": "" for number in range(MOST + 1)},
@@ -114,6 +129,7 @@ def test_what_breaks_the_layout_is_named(tmp_path: Path) -> None:
         "aeseg_edge/segment/decoder.py": "session = onnxruntime.InferenceSession(model)\n",
         "export/pipeline.py": "",
         "tests/test_layout.py": "",
+        "README.md": "See `export/pipeline.py` and `segment/encoder.py`.",
         "tests/export/test_pipeline.py": "",
         "tests/export/test_pipelines.py": "",
         "tests/calibration/score/test_m1_twice.py": "",
@@ -127,6 +143,7 @@ def test_what_breaks_the_layout_is_named(tmp_path: Path) -> None:
     assert astray(tmp_path) == ["tests/export/test_pipelines.py mirrors no module of export"]
     assert literal_choices(tmp_path) == ["aeseg_edge/cli/verbs/run.py:1"]
     assert openers(tmp_path) == ["aeseg_edge/segment/decoder.py"]
+    assert missing_paths(tmp_path) == ["README.md names segment/encoder.py"]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from email.parser import Parser
@@ -37,7 +38,7 @@ def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in PARTS:
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(repository / folder, target / folder, symlinks=True, ignore=ignored)
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(repository / file, target / file)
     return target
 
@@ -107,6 +108,22 @@ def test_the_wheel_carries_its_type_marker_page_licence_and_command(wheel: Path)
     assert {"aeseg_edge/py.typed", "aeseg_edge/calibration/report/page.html"} | page <= names
     assert any(re.search(r"\.dist-info/(licenses/)?LICENSE$", name) for name in names)
     assert "aeseg = aeseg_edge.cli:main" in metadata(wheel, "entry_points.txt")
+
+
+def test_the_source_distribution_holds_no_tests_and_no_links(clone: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(clone, copy, symlinks=True, ignore=shutil.ignore_patterns("build"))
+    (copy / "tests").mkdir()
+    (copy / "tests" / "test_packaging.py").write_text("")
+    run(sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path), cwd=copy)
+
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        members = archive.getmembers()
+    inside = {member.name.partition("/")[2].partition("/")[0] for member in members}
+
+    assert not any(member.issym() or member.islnk() for member in members)
+    assert {*PARTS, "LICENSE", "setup.py"} <= inside
+    assert "tests" not in inside
 
 
 def test_the_version_is_the_one_in_the_package(wheel: Path) -> None:

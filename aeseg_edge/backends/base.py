@@ -43,21 +43,13 @@ WANTABLE = frozenset({LATENTS, MARGIN})
 
 
 def check_wanted(want: frozenset[str]) -> None:
-    """Refuse outputs that no graph has.
-
-    Raises:
-        BackendError: If one is not of ``WANTABLE``.
-    """
+    """Refuse outputs that are not of ``WANTABLE``: BackendError."""
     if unknown := want - WANTABLE:
         raise BackendError(f"outputs {sorted(unknown)} are unknown", fix=f"Use {sorted(WANTABLE)}.")
 
 
 def check_codebook(codebook: Codebook, spec: GraphSpec, what: str = "graph") -> None:
-    """Refuse a codebook for other latents.
-
-    Raises:
-        CodebookError: If its latent dimension is not the graph's.
-    """
+    """Refuse a codebook whose latent dimension is not the graph's: CodebookError."""
     if codebook.latent_dim != spec.latent_dim:
         raise CodebookError(
             f"the codebook has {codebook.latent_dim} latent channels, the {what} {spec.latent_dim}",
@@ -66,11 +58,7 @@ def check_codebook(codebook: Codebook, spec: GraphSpec, what: str = "graph") -> 
 
 
 def check_graph_frame(frame: NDArray[np.uint8], spec: GraphSpec, what: str = "graph") -> None:
-    """Refuse a frame that is not at the graph's size.
-
-    Raises:
-        FrameError: If shape or dtype are not the graph's.
-    """
+    """Refuse a frame whose shape or dtype are not the graph's: FrameError."""
     wanted = spec.frame_shape
     if frame.dtype != np.uint8 or frame.shape != wanted:
         raise FrameError(
@@ -90,11 +78,7 @@ class Backend(Protocol):
     spec: GraphSpec
 
     def set_codebook(self, codebook: Codebook) -> None:
-        """Use this codebook from the next submitted frame on.
-
-        Raises:
-            CodebookError: If its latent dimension is not the graph's.
-        """
+        """Use this codebook from the next submitted frame on; CodebookError for other latents."""
         ...
 
     def submit(self, frame: NDArray[np.uint8], *, mix: float = 0.0, stream: int = 0) -> Ticket:
@@ -113,28 +97,15 @@ class Backend(Protocol):
         ...
 
     def collect(self, ticket: Ticket, want: frozenset[str] = frozenset()) -> Outputs:
-        """Wait for one frame and give its outputs.
-
-        Args:
-            ticket: From ``submit``.
-            want: Any of ``latents`` and ``margin``.
-        """
+        """Wait for one frame and give its labels, and what is wanted of ``WANTABLE``."""
         ...
 
     def discard(self, ticket: Ticket) -> None:
-        """Give one frame up, so that those after it can be collected.
-
-        Args:
-            ticket: From ``submit``; one that was collected already is left alone.
-        """
+        """Give one frame up, so that those after it can be collected."""
         ...
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget the last frame's latents; the next frame is not smoothed.
-
-        Args:
-            stream: Of this stream only; of all when None.
-        """
+        """Forget last latents, of one stream or of all: the next frame is not smoothed."""
         ...
 
     def close(self) -> None:

@@ -40,19 +40,10 @@ _SIDECAR_LIMIT = 1 << 20
 
 
 def padded_clusters(clusters: int) -> int:
-    """Number of clusters an engine is built for, so that a codebook may grow.
+    """Clusters an engine is built for: the smallest of 32, 64, 128, ... not below `clusters`.
 
-    The codebook is an input of the graph. TensorRT is given one static size K_max and
-    smaller codebooks are padded up to it.
-
-    Args:
-        clusters: Clusters of the codebook at hand, at least 1.
-
-    Returns:
-        The smallest of 32, 64, 128, ... that is not below `clusters`.
-
-    Raises:
-        UsageError: `clusters` is below 1.
+    TensorRT is given this one static size, and smaller codebooks are padded up to it, so that a
+    codebook may grow. UsageError where `clusters` is below 1.
     """
     if clusters < 1:
         raise UsageError(f"a codebook of {clusters} clusters is empty", fix="Give at least one.")
@@ -109,14 +100,9 @@ class EngineKey:
         return f"{self.family}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def difference(self, other: EngineKey) -> str:
-        """Say which parts of a stored key differ from this one.
+        """Say which parts of a stored key differ from this one; "" where they are equal.
 
-        Args:
-            other: The key an engine was made for.
-
-        Returns:
-            Such as "made for TensorRT 10.3.0 and sm_87, this is TensorRT 10.16.2 and sm_87",
-            or "" where the keys are equal.
+        Such as "made for TensorRT 10.3.0 and sm_87, this is TensorRT 10.16.2 and sm_87".
         """
         differing = [
             f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)
@@ -135,11 +121,7 @@ class EngineKey:
 
     @classmethod
     def from_json(cls, value: object) -> EngineKey:
-        """Read a key back from a sidecar.
-
-        Raises:
-            ValueError: A field is missing, unknown or of the wrong type.
-        """
+        """Read a key back from a sidecar; ValueError for a missing, unknown or wrong field."""
         if not isinstance(value, dict):
             raise ValueError("the key is not an object")
         expected = {f.name: int if f.type == "int" else str for f in fields(cls)}
@@ -167,17 +149,11 @@ _DESCRIBE: Mapping[str, Callable[[EngineKey], str]] = {
 
 
 def default_cache_dir() -> Path:
-    """The engine folder of the XDG base directory specification.
+    """The engine folder of the XDG base directory specification 0.8 (freedesktop.org).
 
     `$XDG_CACHE_HOME/aeseg_edge`, and `~/.cache/aeseg_edge` where that variable is unset or,
     as the specification demands, not absolute. (The only variable this project reads: it is
-    that standard's interface.)
-
-    Raises:
-        EngineError: There is no home folder.
-
-    Source:
-        XDG Base Directory Specification 0.8, freedesktop.org.
+    that standard's interface.) EngineError where there is no home folder.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):
@@ -220,17 +196,9 @@ class EngineCache:
     def load(self, key: EngineKey, *, command: str = "aeseg build") -> bytes:
         """Read the plan of this key, verified against its sidecar.
 
-        Args:
-            key: What the engine must have been made for.
-            command: What a person types to build it; it becomes the error's fix.
-
-        Returns:
-            The serialised engine, byte for byte as it was stored.
-
-        Raises:
-            EngineNotBuilt: There is none, or it is damaged or made for something else; the
-                message says which. The damaged file is left where it is; a build replaces it.
-            EngineError: The folder cannot be read.
+        `command` is what a person types to build it: the fix of EngineNotBuilt, which says whether
+        there is none, or a damaged one (it stays until a build replaces it) or one made for
+        something else. EngineError where the folder cannot be read.
         """
         path = self.path(key)
         fix = f"Build it with: {command}."
@@ -256,19 +224,10 @@ class EngineCache:
         return notes if isinstance(notes, dict) else {}
 
     def store(self, key: EngineKey, plan: bytes, *, notes: Mapping[str, Any] | None = None) -> Path:
-        """Write a plan and its sidecar. Call it inside `locked(key)`.
+        """Write a plan and its sidecar (with `notes`, JSON types). Call it inside `locked(key)`.
 
-        Args:
-            key: What the plan was made for.
-            plan: The serialised engine; not empty.
-            notes: More to record in the sidecar (build time, kernels), in JSON types.
-
-        Returns:
-            Where the plan is.
-
-        Raises:
-            EngineError: The plan is empty, or the folder is read-only, full or cannot be
-                made. What was stored before is still there, whole.
+        EngineError where the plan is empty, or the folder is read-only, full or cannot be made;
+        what was stored before is still there, whole.
         """
         path = self.path(key)
         if not plan:
@@ -297,19 +256,12 @@ class EngineCache:
         """Keep kernel timings for the next build. Call it inside `locked(key)`.
 
         Two builds of different engines may do it at once; the last one wins, whole.
-
-        Raises:
-            EngineError: The folder is read-only or full.
         """
         if timings:
             _write(self._timing_path(key), timings)
 
     def discard(self, key: EngineKey) -> None:
-        """Remove the engine of this key, if there is one. Call it inside `locked(key)`.
-
-        Raises:
-            EngineError: The folder is read-only.
-        """
+        """Remove the engine of this key, if there is one. Call it inside `locked(key)`."""
         path = self.path(key)
         try:
             path.with_suffix(".json").unlink(missing_ok=True)
@@ -324,14 +276,8 @@ class EngineCache:
         """Hold the right to build this key, among all processes of this machine.
 
         The lock is the kernel's (flock), so it ends with the process that holds it, however
-        that process ends; the empty lock file stays.
-
-        Args:
-            key: What is about to be built.
-            waiting: Called once if another process holds the lock, before waiting for it.
-
-        Raises:
-            EngineError: The folder is read-only, full or cannot be made.
+        that process ends; the empty lock file stays. `waiting` is called once, before waiting for
+        another process that holds it.
         """
         self._make_folder()
         path = self.path(key).with_suffix(".lock")

@@ -9,7 +9,7 @@ from pathlib import Path
 from aeseg_edge.backends.base import Backend
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Entry, Manifest
-from aeseg_edge.bundle.variants import ENGINES, FLOAT, TENSORRT, by_width
+from aeseg_edge.bundle.precisions import ENGINES, FLOAT, TENSORRT, by_width
 from aeseg_edge.errors import AesegError, BackendError, EngineNotBuilt, MissingDependency
 
 _log = logging.getLogger(__name__)
@@ -21,16 +21,9 @@ def has_tensorrt() -> bool:
 
 
 def choose_entry(manifest: Manifest, precision: str, backend: str) -> Entry:
-    """Find the entry that a precision stands for.
+    """Find the entry that a precision stands for; BundleError where there is none.
 
-    Args:
-        manifest: Of the bundle.
-        precision: ``fp32``, ``fp16``, ``int8``, or ``auto``: int8 where it is recommended,
-            else fp16 on TensorRT and fp32 on ONNX Runtime.
-        backend: What the graph was shaped for.
-
-    Raises:
-        BundleError: If the bundle has no such entry.
+    ``auto`` is int8 where it is recommended, else fp16 on TensorRT and fp32 on ONNX Runtime.
     """
     if precision != "auto":
         entry = manifest.entry(precision, backend)
@@ -47,21 +40,10 @@ def choose_entry(manifest: Manifest, precision: str, backend: str) -> Entry:
 def open_tensorrt(
     bundle: Bundle, precision: str, cache_dir: Path | None, *, required: bool
 ) -> tuple[Backend, Entry] | None:
-    """Open an engine.
+    """Open an engine; for precision ``auto`` any that is built will do.
 
-    Args:
-        bundle: Its codebook and graph decide which engine.
-        precision: As in ``choose_entry``; for ``auto`` any engine that is built will do.
-        cache_dir: Where engines are kept; the user's cache folder when None.
-        required: Raise instead of giving None.
-
-    Returns:
-        The backend and its entry; None, with the reason in the log, where there is none.
-
-    Raises:
-        EngineNotBuilt: If it is required and not built.
-        BackendError: If it is required and cannot be opened.
-        MissingDependency: If it is required and a package is missing.
+    Where there is none and it is not `required`, None, with the reason in the log; else
+    EngineNotBuilt, BackendError or MissingDependency.
     """
     if not required and not has_tensorrt():
         return None

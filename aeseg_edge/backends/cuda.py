@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import EngineError
-from aeseg_edge.support.require import require
+from aeseg_edge.support.require import require, whole
 
 _log = logging.getLogger(__name__)
 
@@ -27,15 +27,15 @@ _log = logging.getLogger(__name__)
 def load_driver() -> Any:
     """Import pycuda.driver and initialise CUDA.
 
-    Raises:
-        MissingDependency: pycuda is not installed, or finds no CUDA driver library.
-        EngineError: CUDA does not start: no GPU, or no access to it.
+    MissingDependency without pycuda or CUDA's driver library; EngineError where CUDA does not
+    start: no GPU, or no access to it.
     """
     driver = require(
         "pycuda.driver",
         fix="Install it with nvcc on PATH: PATH=/usr/local/cuda/bin:$PATH pip install "
         "'aeseg_edge[tensorrt]'.",
     )
+    whole(driver, "init", "Error", "Device")
     try:
         driver.init()
     except driver.Error as error:
@@ -48,13 +48,7 @@ def load_driver() -> Any:
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """What an engine depends on.
-
-    Attributes:
-        name: Such as "Orin".
-        compute_capability: Such as "8.7".
-        multiprocessors: Number of streaming multiprocessors.
-    """
+    """What an engine depends on: such as "Orin", "8.7", and its streaming multiprocessors."""
 
     name: str
     compute_capability: str
@@ -63,13 +57,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes on the device.
-
-    Attributes:
-        address: Where they are, as TensorRT wants it.
-        nbytes: How many they are.
-        allocation: pycuda's object that holds them.
-    """
+    """Bytes on the device: where, as TensorRT wants it, how many, and pycuda's object for them."""
 
     address: int
     nbytes: int
@@ -77,17 +65,10 @@ class Buffer:
 
 
 class Device:
-    """One GPU through its primary context, and everything made on it.
+    """One GPU (by CUDA's number) through its primary context, and everything made on it.
 
     Every method but `current` and `close` is to be called inside `with device.current(...):`.
     pycuda's errors leave `current` as EngineError.
-
-    Args:
-        index: CUDA's number of the device.
-
-    Raises:
-        MissingDependency: pycuda is not installed.
-        EngineError: CUDA does not start, or there is no such device.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -129,11 +110,7 @@ class Device:
     def current(self, doing: str) -> Iterator[None]:
         """Make the context current in this thread for a stretch of code.
 
-        Args:
-            doing: What is being done, for the error: "the GPU failed while {doing}".
-
-        Raises:
-            EngineError: A CUDA call inside failed.
+        EngineError ("the GPU failed while {doing}") where a CUDA call inside failed.
         """
         try:
             self._context.push()
@@ -161,9 +138,8 @@ class Device:
     def event(self, *, blocking: bool = False) -> Any:
         """An event that can be waited for and whose time can be asked.
 
-        Args:
-            blocking: Sleep while waiting for it instead of spinning: an embedded CPU has
-                capture and delivery to do meanwhile.
+        A `blocking` wait sleeps instead of spinning: an embedded CPU has capture and delivery
+        to do.
         """
         return self._driver.Event(self._driver.event_flags.BLOCKING_SYNC if blocking else 0)
 

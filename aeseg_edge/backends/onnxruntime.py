@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 import time
 from collections import deque
@@ -17,7 +19,7 @@ from aeseg_edge.backends.base import (
     check_graph_frame,
     check_wanted,
 )
-from aeseg_edge.backends.session import open_session
+from aeseg_edge.backends.session import load_onnxruntime, open_session
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import (
     EXTRAS,
@@ -28,8 +30,47 @@ from aeseg_edge.bundle.contract import (
     codebook_inputs,
     feed,
 )
-from aeseg_edge.bundle.variants import ONNXRUNTIME
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
 from aeseg_edge.errors import BackendError
+from aeseg_edge.support.require import optional
+
+_log = logging.getLogger(__name__)
+
+
+def rounded(graph: bytes, version: str) -> bytes:
+    """Give a graph that this version of ONNX Runtime quantises as TensorRT does.
+
+    Before 1.30 its QuantizeLinear cuts float16 quotients off towards zero, where ONNX rounds to the
+    nearest even: labels of an emulated int8 graph that agrees on 99.7 % agreed on 90 %. In float32
+    it rounds, so that values are cast first. Without onnx that cannot be done, and is said.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) >= (1, 30):
+        return graph
+    onnx = optional("onnx")
+    if onnx is None:
+        _log.warning(
+            "ONNX Runtime %s cuts off where TensorRT rounds, so int8 for TensorRT looks worse than "
+            "it is: install onnx, or ONNX Runtime 1.30",
+            version,
+        )
+        return graph
+    model = onnx.load_from_string(graph)
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    arrays = {each.name: each for each in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        scale = arrays.get(node.input[1]) if node.op_type == "QuantizeLinear" else None
+        if scale is not None and scale.data_type == half:
+            values = onnx.numpy_helper.to_array(scale).astype(np.float32)
+            inputs = [f"{node.output[0]}/{name}" for name in ("value", "scale")]
+            model.graph.initializer.append(onnx.numpy_helper.from_array(values, inputs[1]))
+            nodes.append(onnx.helper.make_node("Cast", [node.input[0]], inputs[:1], to=single))
+            node.input[0], node.input[1] = inputs
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
 
 
 class OnnxRuntimeBackend:
@@ -42,11 +83,6 @@ class OnnxRuntimeBackend:
         threads: Threads inside one operation; ONNX Runtime's own choice when None.
         emulate: Run a graph that was made for TensorRT as it is written, without
             rewriting its Q/DQ (slow; for measuring agreement).
-
-    Raises:
-        MissingDependency: If onnxruntime is not installed.
-        BackendError: If the graph cannot be opened.
-        CodebookError: If the codebook does not fit.
     """
 
     name = ONNXRUNTIME
@@ -63,7 +99,7 @@ class OnnxRuntimeBackend:
         self.spec = spec
         self._lock = threading.RLock()
         self._session: Any = open_session(
-            graph,
+            rounded(graph, load_onnxruntime().__version__) if emulate else graph,
             threads=threads,
             sizes=spec.sizes,
             # This pass quantises biases with scales computed in float16, which underflow: a

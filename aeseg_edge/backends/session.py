@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import EXTRAS, GraphSpec, codebook_inputs, feed
 from aeseg_edge.errors import BackendError, UsageError
-from aeseg_edge.support.require import require
+from aeseg_edge.support.require import require, whole
 
 _CHANNELS = (1, 3, 4)
 
@@ -31,16 +32,17 @@ _TYPES: dict[str, type[np.generic]] = {
     "tensor(int64)": np.int64,
 }
 
+_PRODUCT = (
+    b'\x08\x08:X\n\x18\n\x01x\n\x01w\x12\x01y"\rMatMulInteger\x12\x01g*\x0f\x08\x04\x08\x01\x10\x03B\x01wJ'
+    b"\x04\x7f\x7f\x7f\x7fZ\x13\n\x01x\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02\x08\x01\n\x02\x08\x04b\x13\n\x01y"
+    b"\x12\x0e\n\x0c\x08\x06\x12\x08\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+"""ONNX, opset 13: y = MatMulInteger(x, w), x uint8 [1, 4], w int8 [4, 1], four times 127."""
+
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One input of a model.
-
-    Attributes:
-        name: Its name.
-        type: As ONNX Runtime has it, such as ``tensor(float)``.
-        shape: A number, a name or None for each dimension.
-    """
+    """One input of a model; its type as ONNX Runtime has it, such as ``tensor(float)``."""
 
     name: str
     type: str
@@ -55,7 +57,36 @@ def load_onnxruntime(*, extra: str = "cpu", for_: str = "") -> Any:
     ``disable_telemetry_events`` comes too late for that.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return require("onnxruntime", extra=extra, for_=for_)
+    runtime = require("onnxruntime", extra=extra, for_=for_)
+    return whole(runtime, "__version__", "InferenceSession", "SessionOptions")
+
+
+@functools.cache
+def saturates(runtime: Any) -> bool:
+    """Say whether this CPU adds products of uint8 and int8 in 16 bits, and so loses large ones.
+
+    x86 without VNNI does (AVX2, and AVX-512 alone: VPMADDUBSW), and a byte of the product of a
+    bright pixel and a large weight is enough: up to an eighth of all labels were wrong. ONNX
+    Runtime is asked, since it alone knows what it uses: 4 * 255 * 127 is too large for 16 bits.
+    """
+    try:
+        session = runtime.InferenceSession(
+            _PRODUCT, _options(runtime, threads=1), providers=["CPUExecutionProvider"]
+        )
+        product = session.run(None, {"x": np.full((1, 4), 255, np.uint8)})[0]
+    except Exception:  # onnxruntime raises classes of its own, unexported
+        return True  # the exact way is right on every CPU
+    return int(product[0, 0]) != 4 * 255 * 127
+
+
+def _options(runtime: Any, *, threads: int | None) -> Any:
+    """Options of every session."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return options
 
 
 def open_session(
@@ -94,12 +125,11 @@ def open_session(
         BackendError: If the model cannot be opened.
     """
     runtime = load_onnxruntime(extra=extra, for_=what)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options = _options(runtime, threads=threads)
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    if saturates(runtime):
+        # Weights become uint8: products are added in 32 bits then. Left alone where this is no x86.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     for name, value in (sizes or {}).items():
         options.add_free_dimension_override_by_name(name, value)
     if profile is not None:
@@ -132,23 +162,12 @@ def inputs_of(session: Any) -> list[TensorInfo]:
 def synthesise(
     inputs: list[TensorInfo], model: str, *, width: int, height: int
 ) -> dict[str, NDArray[Any]]:
-    """Make inputs for a model from their types and shapes alone.
+    """Make inputs for a model from their types and shapes alone; the same for the same shapes.
 
-    The batch is 1. Symbolic sides of a picture become the given size: sides are told by their
-    names, or by a fixed number of channels (1, 3 or 4) behind the batch or at the end.
-
-    Args:
-        inputs: Of the model.
-        model: Its name, for errors.
-        width: Pixels, for symbolic sides.
-        height: Likewise.
-
-    Returns:
-        By name: uint8 noise, standard normal float16 or float32, zeros in int64 (always a
-        valid index). The same for the same shapes.
-
-    Raises:
-        UsageError: If a type is not among these, or a dimension cannot be known.
+    The batch is 1. Symbolic sides of a picture become the given size, in pixels: sides are told by
+    their names, or by a fixed number of channels (1, 3 or 4) behind the batch or at the end. By
+    name: uint8 noise, standard normal float16 or float32, zeros in int64 (always a valid index);
+    UsageError for other types, and for a dimension that cannot be known.
     """
     random = np.random.default_rng(0)
     made: dict[str, NDArray[Any]] = {}
@@ -214,18 +233,10 @@ def label_feed(
     *,
     everything: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Give what a deployed graph is run with.
+    """Give what a deployed graph is run with, by name; `frame` is uint8 [H, W, C] at its size.
 
-    Args:
-        session: The graph, open.
-        spec: Its sizes.
-        codebook: Its codebook.
-        frame: uint8 [H, W, C] at the graph's size.
-        everything: Smooth over time and give latents and margin; labels alone otherwise, as
-            most frames are run.
-
-    Returns:
-        Every input by name.
+    With `everything` it smooths over time and gives latents and margin; labels alone otherwise,
+    as most frames are run.
     """
     asks = any(each.name == EXTRAS for each in session.get_inputs())
     blank = np.zeros((1, *spec.latent_shape), np.float32)

@@ -36,7 +36,7 @@ from aeseg_edge.backends.base import (
 )
 from aeseg_edge.backends.cache import EngineCache, EngineKey, padded_clusters
 from aeseg_edge.backends.cuda import Buffer, Device
-from aeseg_edge.backends.trt import load_tensorrt, reason, shared_journal
+from aeseg_edge.backends.tensorrt_api import load_tensorrt, reason, shared_journal
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import (
     BIAS,
@@ -54,8 +54,8 @@ from aeseg_edge.bundle.contract import (
     TensorSpec,
     codebook_inputs,
 )
-from aeseg_edge.bundle.variants import TENSORRT
-from aeseg_edge.errors import BackendError, EngineError
+from aeseg_edge.bundle.precisions import TENSORRT
+from aeseg_edge.errors import AesegError, BackendError, EngineError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -72,18 +72,10 @@ DEPTH = 2
 def engine_key(
     graph_sha256: str, precision: str, spec: GraphSpec, clusters: int, device: int = 0
 ) -> EngineKey:
-    """What an engine for this graph on this machine is stored under.
+    """What an engine for this graph (its SHA-256) on this machine is stored under.
 
-    Args:
-        graph_sha256: SHA-256 of the ONNX graph for TensorRT.
-        precision: "fp32", "fp16" or "int8".
-        spec: Sizes.
-        clusters: K_max.
-        device: CUDA's number of the GPU.
-
-    Raises:
-        MissingDependency: TensorRT or pycuda is not installed.
-        EngineError: TensorRT is too old, or there is no usable GPU.
+    MissingDependency without TensorRT or pycuda; EngineError where TensorRT is too old, or there
+    is no usable GPU.
     """
     trt = load_tensorrt()
     gpu = Device(device)
@@ -104,20 +96,25 @@ def engine_key(
 def open_backend(
     bundle: Bundle, entry: Entry, *, cache_dir: Path | None = None, device: int = 0
 ) -> TensorRTBackend:
-    """Open the engine of one bundle entry from the cache.
+    """Open the engine of one bundle entry from the cache; its codebook is used.
 
-    Args:
-        bundle: The bundle; its codebook is used.
-        entry: Which of its graphs for TensorRT.
-        cache_dir: Where engines are kept; the user's cache folder when None.
-        device: CUDA's number of the GPU.
-
-    Raises:
-        EngineNotBuilt: The cache has no engine for it that can be used here; the fix is the
-            command to type.
-        MissingDependency: TensorRT or pycuda is not installed.
-        EngineError: The engine cannot be opened.
+    EngineNotBuilt, whose fix is the command to type, where the cache has none that can be used
+    here; else as `engine_key` and `TensorRTBackend` raise.
     """
+    try:
+        return _open_backend(bundle, entry, cache_dir, device)
+    except AesegError:
+        raise
+    except Exception as error:  # A broken package raises whatever its code happens to meet.
+        raise BackendError(
+            f"TensorRT does not work here ({type(error).__name__}: {error})",
+            fix="Run: aeseg doctor --backend tensorrt.",
+        ) from error
+
+
+def _open_backend(
+    bundle: Bundle, entry: Entry, cache_dir: Path | None, device: int
+) -> TensorRTBackend:
     manifest = bundle.manifest
     clusters = padded_clusters(manifest.clusters)
     key = engine_key(
@@ -137,15 +134,13 @@ class TensorRTBackend:
     Args:
         plan: The serialised engine, from `EngineCache.load`.
         spec: The sizes it was built for.
-        clusters: K_max, the codebook size it was built for.
-        codebook: Used until `set_codebook`; padded to K_max.
+        clusters: K_max, the codebook size it was built for; a codebook is padded to it.
+        codebook: Used until `set_codebook`.
         device: CUDA's number of the GPU.
 
     Raises:
-        MissingDependency: TensorRT or pycuda is not installed.
         EngineError: The engine does not belong to this GPU and TensorRT, has other inputs
             and outputs than the bundle says, or the GPU fails.
-        CodebookError: The codebook has other latents or more clusters than K_max.
     """
 
     name = TENSORRT
@@ -222,10 +217,7 @@ class TensorRTBackend:
         """Use this codebook from the next submitted frame on.
 
         It is copied to the device once; what is equal there already is not copied again.
-
-        Raises:
-            CodebookError: It has other latents, or more clusters than K_max.
-            BackendError: The backend is closed or failed.
+        CodebookError where it has other latents, or more clusters than K_max.
         """
         check_codebook(codebook, self.spec, "engine")
         padded = codebook.padded(self._clusters)
@@ -250,11 +242,8 @@ class TensorRTBackend:
         """Start one frame; returns before it is done. See `Backend.submit`.
 
         The frame is copied before this returns. Each stream keeps two frames' latents there.
-
-        Raises:
-            FrameError: Shape or dtype are not the graph's.
-            BackendError: The backend is closed, or two frames are already under way.
-            EngineError: The GPU or TensorRT failed; the backend can only be closed then.
+        BackendError where two frames are under way already; after an EngineError (the GPU or
+        TensorRT failed) the backend can only be closed.
         """
         check_graph_frame(frame, self.spec, "engine")
         with self._guard("starting a frame"):
@@ -302,12 +291,7 @@ class TensorRTBackend:
             return job
 
     def collect(self, ticket: Ticket, want: frozenset[str] = frozenset()) -> Outputs:
-        """Wait for one frame and give its outputs; see `Backend.collect`.
-
-        Raises:
-            BackendError: The ticket is not the oldest one outstanding, or the backend closed.
-            EngineError: The GPU failed; the backend can only be closed then.
-        """
+        """Wait for one frame and give its outputs; raises as `submit` does."""
         check_wanted(want)
         with self._guard("waiting for a frame"):
             self._forget_discarded()

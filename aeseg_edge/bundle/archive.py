@@ -182,11 +182,7 @@ class Bundle:
         write_bytes(Path(path), buffer.getvalue(), error=BundleError)
 
     def graph(self, precision: str, backend: str) -> bytes:
-        """Give the serialised ONNX of one entry.
-
-        Raises:
-            BundleError: If there is no such entry.
-        """
+        """Give the serialised ONNX of one entry; BundleError where there is none."""
         return self._members[self.manifest.entry(precision, backend).graph]
 
     @property
@@ -248,15 +244,9 @@ class Bundle:
     def with_size(self, width: int, height: int) -> Bundle:
         """Give a copy for frames of another size; the graphs take any.
 
-        A region of interest is resized with it, and the preview left out.
-
-        Args:
-            width: Pixels, a multiple of the encoder's deepest stride.
-            height: Likewise.
-
-        Raises:
-            UsageError: If a side is not such a multiple, or a letterboxed region of interest
-                would need other bars.
+        Sides are multiples of the encoder's deepest stride. A region of interest is resized with
+        it, and the preview left out. UsageError where a side is not such a multiple, or a
+        letterboxed region of interest would need other bars.
         """
         multiple = self.manifest.multiple
         if min(width, height) < multiple or width % multiple or height % multiple:

@@ -27,15 +27,10 @@ Edit = Callable[[Codebook], Codebook]
 
 
 def rename(codebook: Codebook, class_id: int, name: str) -> Codebook:
-    """Name a class.
+    """Name a class, 1 to 64 characters; spaces at the ends go.
 
-    Two classes of one name would be one class to a reader, so a name that another class has
-    already (upper and lower case are the same) merges this class into that one.
-
-    Args:
-        codebook: Left as it is.
-        class_id: The class.
-        name: 1 to 64 characters; spaces at the ends go.
+    A name that another class has already (upper and lower case are the same) merges this class
+    into that one: two classes of one name would be one class to a reader.
 
     Raises:
         CodebookError: If there is no such class, or the name cannot be used.
@@ -49,12 +44,7 @@ def rename(codebook: Codebook, class_id: int, name: str) -> Codebook:
 
 
 def recolor(codebook: Codebook, class_id: int, color: Sequence[int]) -> Codebook:
-    """Give a class another colour.
-
-    Args:
-        codebook: Left as it is.
-        class_id: The class.
-        color: RGB, each 0..255.
+    """Give a class another colour, RGB, each 0..255.
 
     Raises:
         CodebookError: If there is no such class, or that is no colour.
@@ -69,12 +59,7 @@ def recolor(codebook: Codebook, class_id: int, color: Sequence[int]) -> Codebook
 
 
 def merge(codebook: Codebook, into: int, others: Sequence[int]) -> Codebook:
-    """Give all clusters of some classes to one class.
-
-    Args:
-        codebook: Left as it is.
-        into: The class that keeps its id, name and colour.
-        others: The classes that are gone afterwards.
+    """Give all clusters of ``others`` to class ``into``, which keeps its id, name and colour.
 
     Raises:
         CodebookError: If one of them does not exist, or ``into`` is among the others.
@@ -89,11 +74,7 @@ def merge(codebook: Codebook, into: int, others: Sequence[int]) -> Codebook:
 
 
 def make_void(codebook: Codebook, class_id: int) -> Codebook:
-    """Make all clusters of a class void: not drawn, and 255 in label maps.
-
-    Args:
-        codebook: Left as it is.
-        class_id: The class, gone afterwards.
+    """Make all clusters of a class void: not drawn, and 255 in label maps; the class is gone.
 
     Raises:
         CodebookError: If there is no such class.
@@ -105,10 +86,7 @@ def make_void(codebook: Codebook, class_id: int) -> Codebook:
 def split(codebook: Codebook, cluster: int) -> Codebook:
     """Give a cluster a class of its own: takes back a merge, or makes void visible again.
 
-    Args:
-        codebook: Left as it is.
-        cluster: 0..K-1. The class gets this number as its id where it is free, else the
-            lowest free one.
+    The class gets the cluster's number as its id where that is free, else the lowest free one.
 
     Raises:
         CodebookError: If there is no such cluster, or all 255 ids are taken.
@@ -136,7 +114,7 @@ def clusters_of(codebook: Codebook, class_id: int) -> tuple[int, ...]:
 
 def find_class(codebook: Codebook, name: str) -> ClassInfo | None:
     """Find a class by its name, upper and lower case being the same; None where none has it."""
-    wanted = name.strip().casefold()
+    wanted = unicodedata.normalize("NFC", name).strip().casefold()
     return next((c for c in codebook.classes if c.name.casefold() == wanted), None)
 
 
@@ -173,14 +151,11 @@ def parse_color(text: str) -> tuple[int, int, int]:
 
 
 def parse_edit(data: object) -> Edit:
-    """Read an edit as the live page sends it.
+    """Read an edit as the live page sends it, decoded from JSON.
 
     ``{"action": "rename", "id": 3, "name": "road"}``, ``{"action": "recolor", "id": 3,
     "color": "#804080"}``, ``{"action": "merge", "into": 7, "ids": [9]}``, ``{"action":
     "void", "id": 4}`` or ``{"action": "split", "cluster": 9}``.
-
-    Args:
-        data: Decoded JSON.
 
     Raises:
         UsageError: If it is none of these.

@@ -31,10 +31,7 @@ PADDING_BIAS = -1e30
 class ClassInfo:
     """What a person sees of one or more clusters.
 
-    Attributes:
-        id: Value in the label map, 0..254.
-        name: Free text, not empty.
-        color: RGB, each 0..255.
+    The id is the value in the label map, 0..254; the colour RGB, each 0..255.
     """
 
     id: int
@@ -113,16 +110,9 @@ class Codebook:
         return bool(self.weights[:, self.latent_dim :].any())
 
     def columns(self, squares: bool) -> NDArray[np.float32]:
-        """Give the weights that a graph takes.
+        """Give a graph's weights: float32, [K, 2D] with squares of latents, [K, D] without.
 
-        Args:
-            squares: Whether the graph has squares of latents.
-
-        Returns:
-            float32, contiguous: [K, 2D] with squares, [K, D] without.
-
-        Raises:
-            CodebookError: If the graph has none and the codebook needs them.
+        CodebookError where the graph has none and the codebook needs them.
         """
         if squares:
             return np.ascontiguousarray(self.weights)
@@ -181,40 +171,22 @@ class Codebook:
         )
 
     def scores(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score every cluster: ``W [z, z^2] + b``.
-
-        Args:
-            latents: float32 [..., D].
-
-        Returns:
-            float32 [..., K].
-        """
+        """Score every cluster, ``W [z, z^2] + b``: float32 [..., D] -> float32 [..., K]."""
         phi = np.concatenate([latents, latents * latents], axis=-1)
         scores: NDArray[np.float32] = phi @ self.weights.T + self.bias
         return scores
 
     def assign(self, latents: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Give the best-scoring cluster of each latent.
+        """Give the best-scoring cluster of each latent; the lowest index wins a tie.
 
-        Args:
-            latents: float32 [..., D].
-
-        Returns:
-            int64 [...], 0..K-1; the lowest index wins a tie.
+        float32 [..., D] -> int64 [...], 0..K-1.
         """
         return np.asarray(self.scores(latents).argmax(axis=-1), dtype=np.int64)
 
     def padded(self, clusters: int) -> Codebook:
-        """Fill up to a fixed number of clusters with rows that never win.
+        """Fill up to a number of clusters with rows that never win: W = 0, b = -1e30.
 
-        Args:
-            clusters: New K, at least the present one.
-
-        Returns:
-            A codebook with the same decisions: padding rows have W = 0, b = -1e30.
-
-        Raises:
-            CodebookError: If ``clusters`` is smaller than the present K.
+        CodebookError where ``clusters`` is smaller than the present K.
         """
         extra = clusters - self.clusters
         if extra < 0:
@@ -248,7 +220,7 @@ _COLORS = (
 
 
 def default_classes(count: int) -> tuple[ClassInfo, ...]:
-    """Name and colour classes nobody has named yet.
+    """Name and colour 1..255 classes nobody has named yet: ``class 0`` .. ``class count-1``.
 
     The first nine colours are the scheme "muted" of Paul Tol (Colour Schemes, SRON/EPS/TN/
     09-002), made for colour-blind eyes. The next 23 follow by farthest-point choice: each is
@@ -256,12 +228,6 @@ def default_classes(count: int) -> tuple[ClassInfo, ...]:
     lies farthest in OKLab from those before it, as seen by normal, protanope and deuteranope
     eyes (Machado, Oliveira and Fernandes 2009, severity 1). After these, hues step by the
     golden ratio, which keeps neighbours apart for any count.
-
-    Args:
-        count: 1..255.
-
-    Returns:
-        ``class 0`` .. ``class count-1``.
     """
     return tuple(ClassInfo(i, f"class {i}", _color(i)) for i in range(count))
 
@@ -279,14 +245,7 @@ def _color(index: int) -> tuple[int, int, int]:
 
 
 def palette(classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
-    """Build the lookup table that colours a label map.
-
-    Args:
-        classes: Any classes; ids that none of them has stay black, void too.
-
-    Returns:
-        uint8 [256, 3], BGR as OpenCV wants it.
-    """
+    """Build the table that colours a label map: uint8 [256, 3], BGR; ids of no class stay black."""
     table = np.zeros((256, 3), np.uint8)
     for item in classes:
         table[item.id] = item.color[::-1]

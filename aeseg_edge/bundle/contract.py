@@ -53,12 +53,7 @@ _TENSORS: dict[str, tuple[str, tuple[int | str, ...]]] = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph whose sizes are all fixed.
-
-    Attributes:
-        shape: Static shape.
-        dtype: NumPy's name of the element type: "uint8", "float32" or "bool".
-    """
+    """A tensor with a static shape; dtype is NumPy's name: "uint8", "float32" or "bool"."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -130,12 +125,7 @@ class GraphSpec:
         return dtype, [known.get(size, size) for size in shape]
 
     def fixed(self, names: Iterable[str], clusters: int) -> dict[str, TensorSpec]:
-        """Describe tensors of a graph whose sizes are all fixed.
-
-        Args:
-            names: Of ``INPUTS``, ``OUTPUTS`` and ``EXTRAS``.
-            clusters: Rows of the codebook, K.
-        """
+        """Describe tensors of a graph whose sizes are all fixed, with so many rows of codebook."""
         sizes: dict[int | str, int] = {"clusters": clusters}
         sizes.update(self.sizes.items())
         made = {}
@@ -161,14 +151,10 @@ def feed(
     mix: float,
     extras: bool | None,
 ) -> dict[str, NDArray[Any]]:
-    """Give every input of a deployed graph.
+    """Give every input of a deployed graph; the codebook's are from ``codebook_inputs``.
 
-    Args:
-        codebook: From ``codebook_inputs``.
-        frame: uint8 [H, W, C].
-        previous: float32 [1, D, H/r, W/r], the last frame's latents.
-        mix: Their share, 0 to below 1.
-        extras: Whether to smooth and give latents and margin; None where the graph does not ask.
+    `frame` is uint8 [H, W, C], `previous` float32 [1, D, H/r, W/r] with share `mix`, 0 to below 1;
+    `extras` whether to smooth and give latents and margin, None where the graph does not ask.
     """
     given: dict[str, NDArray[Any]] = {
         FRAME: np.ascontiguousarray(frame)[None],

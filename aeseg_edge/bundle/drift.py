@@ -43,17 +43,11 @@ class Spread:
         return self.percentiles[-1]
 
     def drift(self, found: NDArray[np.float32]) -> float | None:
-        """Say how unlike calibration's the distances of a frame are.
+        """Say how unlike calibration's the distances of a frame are: 0..1; None if all are NaN.
 
         The largest difference between the two cumulative distributions, at ``LEVELS``: the
         statistic of Kolmogorov and Smirnov. Scenes of another kind may lie farther from the
         centres or, dark and flat ones, closer; it sees both, where a share of outliers does not.
-
-        Args:
-            found: float32 of any shape; NaN does not count.
-
-        Returns:
-            0..1; None without a single distance.
         """
         known = np.sort(found[np.isfinite(found)])
         if not len(known):
@@ -63,11 +57,7 @@ class Spread:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Spread:
-        """Read it from a manifest.
-
-        Raises:
-            ValueError: If it is no spread of distances.
-        """
+        """Read it from a manifest; ValueError where it is no spread of distances."""
         values = np.array([0.0, *data["percentiles"]], float)
         spread = cls(str(data["measure"]), tuple(values[1:].tolist()), float(data["usual"]))
         steps = np.diff(values)
@@ -83,16 +73,7 @@ class Spread:
 def distances(
     latents: NDArray[np.float32], centres: NDArray[np.float32], measure: str
 ) -> NDArray[np.float32]:
-    """Distance of each latent to its centre.
-
-    Args:
-        latents: float32 [D, ...].
-        centres: float32 [K, D].
-        measure: One of ``MEASURES``.
-
-    Returns:
-        float32 [...], at least 0.
-    """
+    """Distance of latents, float32 [D, ...], to their centres, float32 [K, D]: float32 [...]."""
     points = latents.reshape(latents.shape[0], -1)
     squares = np.einsum("dn,dn->n", points, points)
     if measure == "cosine":
@@ -134,16 +115,10 @@ def spread_of(
     *,
     measure: str,
 ) -> Spread | None:
-    """Measure the spread of calibration's latents.
+    """Measure the spread of calibration's latents, float32 [n, D]; None without centres.
 
-    Args:
-        latents: float32 [n, D].
-        codebook: Fitted on them.
-        frames: float32 [D, ...], latents of whole frames, for what is usual.
-        measure: One of ``MEASURES``: the one that its clustering goes by.
-
-    Returns:
-        None where the codebook has no centres.
+    `frames` are latents of whole frames, float32 [D, ...], for what is usual; `measure` is the one
+    that the codebook's clustering goes by.
     """
     centres = codebook.centres
     if centres is None or not len(latents):
@@ -156,11 +131,7 @@ def spread_of(
 
 
 class RunningDrift:
-    """How unlike the footage one camera's scene is: a running mean over its frames.
-
-    Args:
-        weight: Of each new frame in the running mean.
-    """
+    """How unlike the footage one camera's scene is: a running mean, `weight` for each new frame."""
 
     def __init__(self, weight: float = 0.1) -> None:
         self._weight = weight

@@ -49,15 +49,7 @@ class Geometry:
             )
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Where the picture lies inside the graph's input.
-
-        Args:
-            height: Rows of the frame.
-            width: Columns of the frame.
-
-        Returns:
-            top, left, rows, columns; the whole input for ``stretch``.
-        """
+        """Where a frame lies in the graph's input: top, left, rows, columns; all if stretched."""
         if self.resize == "stretch":
             return 0, 0, self.height, self.width
         scale = min(self.height / height, self.width / width)
@@ -67,15 +59,7 @@ class Geometry:
 
 
 def check_frame(frame: Any, channels: int) -> NDArray[np.uint8]:
-    """Refuse what is not a frame.
-
-    Args:
-        frame: uint8 [H, W, C], H and W at least 1.
-        channels: C that the bundle wants.
-
-    Raises:
-        FrameError: If the type, dtype, rank, channel count or size is wrong.
-    """
+    """Refuse what is not a frame, uint8 [H, W, channels] with at least a pixel: FrameError."""
     if not isinstance(frame, np.ndarray):
         raise FrameError(
             f"a frame is a numpy array, not {type(frame).__name__}",
@@ -102,14 +86,9 @@ def check_frame(frame: Any, channels: int) -> NDArray[np.uint8]:
 
 
 def fit_frame(frame: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Bring a frame to the graph's input size; see ``resize_picture``.
+    """Bring a frame, uint8 [H, W, C], to the graph's input size; see ``resize_picture``.
 
-    Args:
-        frame: uint8 [H, W, C], any size.
-        geometry: The graph's sizes.
-
-    Returns:
-        uint8 [height, width, C], contiguous. The frame itself where it already fits.
+    uint8 [height, width, C], contiguous. The frame itself where it already fits.
     """
     rows, columns = frame.shape[:2]
     if (rows, columns) == (geometry.height, geometry.width):
@@ -124,19 +103,11 @@ def fit_frame(frame: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]
 
 
 def resize_picture(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Bring a picture to another size without aliasing.
+    """Bring a picture, uint8 [H, W, C], to another size without aliasing.
 
     Halved (means of 2x2) as long as both sides are twice as long as wanted; then sampled
     bilinearly, or averaged over areas where a side still shrinks by more than ``LITTLE``. That is
     five to eleven times as fast as areas alone, which OpenCV vectorises for 2x2 only.
-
-    Args:
-        picture: uint8 [H, W, C].
-        width: Columns wanted.
-        height: Rows wanted.
-
-    Returns:
-        uint8 [height, width, C].
     """
     cv2 = import_cv2()
     rows, columns = picture.shape[:2]
@@ -152,17 +123,7 @@ def resize_picture(picture: NDArray[np.uint8], width: int, height: int) -> NDArr
 
 
 def resize_image(image: NDArray[np.uint8], width: int, height: int, how: int) -> NDArray[np.uint8]:
-    """Resize an image of any number of channels.
-
-    Args:
-        image: uint8 [H, W, C].
-        width: Columns wanted.
-        height: Rows wanted.
-        how: OpenCV's interpolation; its area averaging takes four channels at most.
-
-    Returns:
-        uint8 [height, width, C].
-    """
+    """Resize uint8 [H, W, C] by OpenCV's interpolation `how`, whose areas take four channels."""
     cv2 = import_cv2()
     parts = [
         cv2.resize(
@@ -176,17 +137,7 @@ def resize_image(image: NDArray[np.uint8], width: int, height: int, how: int) ->
 def fit_labels(
     labels: NDArray[np.uint8], geometry: Geometry, height: int, width: int
 ) -> NDArray[np.uint8]:
-    """Bring a label map back to the frame's own size (nearest neighbour).
-
-    Args:
-        labels: uint8 [h, w] over the graph's input, at any output stride.
-        geometry: The graph's sizes.
-        height: Rows of the frame.
-        width: Columns of the frame.
-
-    Returns:
-        uint8 [height, width].
-    """
+    """Bring labels, uint8 [h, w] over the graph's input, to the frame's own size (nearest)."""
     top, left, rows, columns = geometry.box(height, width)
     if (rows, columns) != (geometry.height, geometry.width):
         # Look each pixel's centre up exactly: cutting the bars off would round to whole cells.
@@ -205,16 +156,9 @@ def fit_labels(
 def fit_picture(
     picture: NDArray[np.uint8], geometry: Geometry, height: int, width: int
 ) -> NDArray[np.uint8]:
-    """Bring a picture of the graph's input size back to the frame's own size.
+    """Bring a picture of the graph's input size back to the frame's own size, without its bars.
 
-    Args:
-        picture: uint8 [height, width, C] at the graph's size.
-        geometry: The graph's sizes.
-        height: Rows of the frame.
-        width: Columns of the frame.
-
-    Returns:
-        uint8 [height, width, C], a new array; bars are cut off.
+    uint8 [H, W, C] both; a new array.
     """
     top, left, rows, columns = geometry.box(height, width)
     inside = picture[top : top + rows, left : left + columns]
@@ -228,15 +172,9 @@ def _cells(size: int, start: int, length: int, cells: int, total: int) -> NDArra
 
 
 def fit_region(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.bool_]:
-    """Bring a region-of-interest mask to the frame's size.
+    """Bring a region of interest to the frame's size: bool [height, width], True outside.
 
-    Args:
-        mask: uint8 [h, w] or [h, w, C]; pixels above 127 in any channel are inside.
-        height: Rows of the frame.
-        width: Columns of the frame.
-
-    Returns:
-        bool [height, width], True outside: those labels become void (255).
+    The mask is uint8 [h, w] or [h, w, C]; above 127 in any channel is inside.
     """
     flat = mask.max(axis=2) if mask.ndim == 3 else mask
     if flat.shape != (height, width):
@@ -246,15 +184,7 @@ def fit_region(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.b
 
 
 def apply_region(labels: NDArray[np.uint8], outside: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Set labels outside the region of interest to void.
-
-    Args:
-        labels: uint8 [H, W].
-        outside: bool [H, W].
-
-    Returns:
-        uint8 [H, W], a new array.
-    """
+    """Set labels, uint8 [H, W], to void where `outside`, bool [H, W], says so; a new array."""
     result = labels.copy()
     result[outside] = VOID
     return result

@@ -11,8 +11,8 @@ from aeseg_edge.bundle.codebook import ClassInfo
 from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.drift import Spread
 from aeseg_edge.bundle.geometry import Geometry
-from aeseg_edge.bundle.variants import BACKENDS as BACKENDS
-from aeseg_edge.bundle.variants import PRECISIONS as PRECISIONS
+from aeseg_edge.bundle.precisions import BACKENDS as BACKENDS
+from aeseg_edge.bundle.precisions import PRECISIONS as PRECISIONS
 from aeseg_edge.errors import AesegError, BundleError
 from aeseg_edge.support.text import to_json
 
@@ -23,12 +23,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One member of the bundle beside the manifest.
-
-    Attributes:
-        sha256: Hex digest of its bytes.
-        size: Bytes, uncompressed.
-    """
+    """One member of the bundle beside the manifest: hex digest and bytes, uncompressed."""
 
     sha256: str
     size: int
@@ -62,12 +57,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Modality:
-    """One of several pictures that make a frame.
-
-    Attributes:
-        name: Such as ``visible`` or ``thermal``.
-        channels: 3 (blue, green, red) or 1 (grey).
-    """
+    """One of several pictures that make a frame, such as ``thermal``: 3 (BGR) or 1 channels."""
 
     name: str
     channels: int
@@ -160,11 +150,7 @@ class Manifest:
         )
 
     def entry(self, precision: str, backend: str) -> Entry:
-        """Find one way to run the bundle.
-
-        Raises:
-            BundleError: If there is no such entry; the message lists those there are.
-        """
+        """Find one way to run the bundle; BundleError, which lists those there are, without it."""
         for entry in self.entries:
             if entry.key == (precision, backend):
                 return entry
@@ -182,11 +168,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """Read a manifest of this schema version or an older one.
-
-        Raises:
-            BundleError: If it is not a manifest, or is of a newer schema.
-        """
+        """Read a manifest of this schema or an older one; BundleError if it is none, or newer."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -336,11 +318,7 @@ def _entry(item: Mapping[str, Any]) -> Entry:
 
 
 def validate_member_name(name: str) -> None:
-    """Refuse member names that could leave a folder if somebody unpacked the bundle.
-
-    Raises:
-        BundleError: For absolute paths, drive letters, backslashes, ``..`` and empty parts.
-    """
+    """Refuse, by BundleError, names that could leave a folder if somebody unpacked the bundle."""
     parts: Sequence[str] = name.split("/")
     if "\\" in name or ":" in name or "\0" in name or any(p in ("", ".", "..") for p in parts):
         raise BundleError(

@@ -19,14 +19,7 @@ NOTICE = (
 
 
 def pretrained_path() -> Path:
-    """Find the pretrained bundle.
-
-    Returns:
-        Path of an ``.aeseg`` file inside the package.
-
-    Raises:
-        BundleError: If the package was installed without it.
-    """
+    """Find the pretrained bundle inside the package; BundleError if it was installed without it."""
     path = _path()
     if not path.is_file():
         raise BundleError(

@@ -20,14 +20,9 @@ def add_options(
     leave: Collection[str] = (),
     before: str = "",
 ) -> None:
-    """Add an option for each field that is one. All are None where nothing was said.
+    """Add an option for each field (``only`` some) that is one; None where nothing was said.
 
-    Args:
-        parser: Or a group of one.
-        kind: A dataclass, see ``aeseg_edge.support.options``.
-        only: Names of fields; all when empty.
-        leave: Names of fields that are not added.
-        before: Where defaults are those of earlier settings: what the help calls these.
+    ``before``: where defaults are those of earlier settings, what the help calls these.
     """
     apart: dict[str, argparse._ActionsContainer] = {}
     for each in fields(kind):

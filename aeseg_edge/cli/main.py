@@ -41,13 +41,9 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
-    Args:
-        argv: Arguments without the program's name; ``sys.argv`` when None.
-
-    Returns:
-        0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    ``argv`` are arguments without the program's name; ``sys.argv`` when None.
     """
     parser = build_parser()
     try:
@@ -64,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on stderr: names of files that are not UTF-8 are shown, and end no run.
         sys.stdout.reconfigure(errors="backslashreplace")
-    from aeseg_edge.cli.options import check_reports
+    from aeseg_edge.cli.files import check_files
 
     try:
         with _terminable():
-            check_reports(options)
+            check_files(options)
             result: int | None = options.run(options)
             sys.stdout.flush()
         return result or OK
@@ -112,14 +108,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class VerbParser(argparse.ArgumentParser):
-    """The parser of a verb, filled when it is used: others stay unimported.
+    """The parser of a verb (a key of ``VERBS``), filled when it is used: others stay unimported.
 
     It takes words and options in any order, as in ``aeseg bench B.aeseg --threads 1 clip.mp4``;
     argparse alone is done with words that may be left out once it has seen the first option.
-
-    Args:
-        verb: A key of ``VERBS``, and the module's name.
-        more: Of ``ArgumentParser``.
     """
 
     def __init__(self, *, verb: str, **more: Any) -> None:

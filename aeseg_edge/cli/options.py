@@ -8,25 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
+from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli.fields import filled, given
-from aeseg_edge.errors import AesegError, MissingDependency, UsageError
-from aeseg_edge.sinks.targets import refuse_inputs
+from aeseg_edge.errors import MissingDependency, UsageError
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.segment.settings import RunnerSettings
+from aeseg_edge.sources.base import Source
 from aeseg_edge.sources.images import read_grey
 from aeseg_edge.sources.pairs import SCHEME, SKIP, UNPAIRED
-from aeseg_edge.support.files import is_stream, temporary_beside
 from aeseg_edge.support.options import size
-
-if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.bundle.manifest import Manifest
-    from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.segment.segmenter import Segmenter
-    from aeseg_edge.sources.base import Source
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +78,11 @@ def add_classes(parser: argparse._ActionsContainer, **more: Any) -> None:
     """Add ``--classes`` and ``--ignore`` to a verb that reads masks."""
     numbers = "" if more else ", for 0, 1, ..."
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help=f"one class name a line{numbers}", **more
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help=f"one class name a line{numbers} (or CSV, YAML, JSON, CVAT's labelmap.txt)",
+        **more,
     )
     parser.add_argument("--ignore", type=int, metavar="ID", help="mask value left out")
 
@@ -123,7 +125,6 @@ def import_calibration() -> Any:
 def fit_settings(options: argparse.Namespace, told: Mapping[str, Any] | None = None) -> FitSettings:
     """Join what the options say with how it was done before."""
     import_calibration()
-    from aeseg_edge.calibration.settings import FitSettings
 
     said, before = given(options, FitSettings), dict(told or {})
     if isinstance(said.get("clusters"), tuple):
@@ -137,11 +138,7 @@ def fit_settings(options: argparse.Namespace, told: Mapping[str, Any] | None = N
 
 
 def all_sources(given: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """Give the sources, whichever way they were given.
-
-    Raises:
-        UsageError: If there are none, or both kinds.
-    """
+    """Give the sources, whichever way they were given; UsageError if none or both kinds are."""
     pairs = options.modalities
     if bool(given) == (pairs is not None):
         problem = "SOURCE and --modalities are both given" if pairs else "no SOURCE is given"
@@ -160,19 +157,14 @@ def one_source(options: argparse.Namespace) -> str:
 def open_for(manifest: Manifest, uri: str) -> Source:
     """Open a source with the channels that a bundle takes."""
     from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.paths import with_range
 
+    uri = with_range(uri, manifest.provenance)
     return open_source(uri, channels=manifest.geometry.channels, modalities=manifest.modalities)
 
 
 def open_bundle(options: argparse.Namespace) -> Bundle:
-    """Open the bundle that was named, or the pretrained one, at the size that was asked for.
-
-    Raises:
-        BundleError: If it cannot be used, or none was named and the package has none.
-    """
-    from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
-
+    """Open the bundle that was named, or the pretrained one, at the size that was asked for."""
     path = options.bundle
     if path is None:
         path = pretrained_path()
@@ -184,9 +176,6 @@ def open_bundle(options: argparse.Namespace) -> Bundle:
 
 def open_segmenter(bundle: Path | Bundle, options: argparse.Namespace, **more: Any) -> Segmenter:
     """Open a bundle as the runner's options say; ``more`` goes to ``Segmenter.load``."""
-    from aeseg_edge.segment.segmenter import Segmenter
-    from aeseg_edge.segment.settings import RunnerSettings
-
     return Segmenter.load(bundle, **asdict(filled(options, RunnerSettings)) | more)
 
 
@@ -198,59 +187,3 @@ def read_mask(path: str | None) -> NDArray[np.uint8] | None:
     if mask is None:
         raise UsageError(f"{path} is not a readable image", fix="Give a PNG: white is inside.")
     return mask
-
-
-def check_output(path: Path, suffix: str | None = None) -> Path:
-    """Refuse an output that cannot be written, before hours of work.
-
-    A device or a pipe (/dev/stdout, the shell's ``>(command)``) is taken on trust.
-
-    Raises:
-        UsageError: If the name does not end in ``suffix``.
-        AesegError: If no file can be made there.
-    """
-    if suffix is not None and path.suffix != suffix:
-        raise UsageError(f"{path} does not end in {suffix}", fix=f"Name it {path}{suffix}.")
-    if not is_stream(path):
-        # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
-        temporary_beside(path, error=AesegError).unlink()
-    return path
-
-
-def check_picture(path: Path, options: argparse.Namespace, *inputs: Path) -> None:
-    """Refuse a picture that cannot be written, or would write over what is read."""
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"{path} is no picture", fix="Name it sheet.png.")
-    refuse_inputs([path], [*given_files(options), *inputs])
-    check_output(path)
-
-
-def check_reports(options: argparse.Namespace) -> None:
-    """Refuse a ``--json`` or ``--stats`` file that cannot be written, before any work.
-
-    Raises:
-        UsageError: If it is one of the inputs.
-        AesegError: If no file can be made there.
-    """
-    for name in ("json", "stats"):
-        target = getattr(options, name, None)
-        if target not in (None, "-"):
-            refuse_inputs([Path(target)], given_files(options))
-            check_output(Path(target))
-
-
-def given_files(options: argparse.Namespace) -> Iterator[Path]:
-    """List the files that a verb was given to read: bundles, sources, class names, a region."""
-    from aeseg_edge.sources import files_of
-
-    sources: list[str] = []
-    for name in ("bundle", "first", "second", "classes", "roi", "source", "sources"):
-        value = getattr(options, name, None)
-        if isinstance(value, Path):
-            yield value
-        elif value is not None:
-            sources += [value] if isinstance(value, str) else value
-    if (pairs := getattr(options, "modalities", None)) is not None:
-        sources.append(f"{SCHEME}{pairs}")
-    for uri in sources:
-        yield from files_of(uri)

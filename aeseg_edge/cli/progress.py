@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 
 class Progress:
     """Shows stages and their fractions. A context manager.
 
-    Bars need ``rich`` and a terminal. Without either there is one line when a stage begins,
-    one every ten seconds, and one when it is done: logs stay readable.
-
-    Args:
-        plain: Lines even on a terminal.
+    Bars need ``rich`` and a terminal. Without either, or if ``plain``, there is one line when a
+    stage begins, one every ten seconds, and one when it is done: logs stay readable.
     """
 
     def __init__(self, *, plain: bool = False) -> None:
@@ -30,24 +26,13 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         """Stop the bars."""
         if self._bars is not None:
             self._bars.stop()
 
     def update(self, stage: str, fraction: float, note: str = "") -> None:
-        """Say how far a stage is.
-
-        Args:
-            stage: Its name.
-            fraction: 0..1.
-            note: Something short, such as a loss.
-        """
+        """Say how far a stage is, 0..1, with something short, such as a loss."""
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=1.0, note=note)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from aeseg_edge.bundle.drift import RunningDrift
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.loop.delivery import Delivery
-from aeseg_edge.loop.feed import Captured, Feed, Input
+from aeseg_edge.loop.feed import OPEN_AT_ONCE, Captured, Feed, Input
 from aeseg_edge.loop.rate import RateLine, RateReporter, RunTotals
 from aeseg_edge.loop.settings import DROPS
 from aeseg_edge.loop.watchdog import Patience
@@ -116,6 +116,7 @@ class CameraLoop:
         self._reporter = RateReporter(clock=clock)
         self._lock = threading.Lock()
         self._segmented = [0] * len(inputs)
+        self._handed = [0] * len(inputs)
         self._ages = [LatencySketch() for _ in inputs]
         self._drift_every = drift_every
         self._drifts = [RunningDrift() for _ in inputs]
@@ -155,10 +156,13 @@ class CameraLoop:
             while not self._engine.ended:
                 self._watch(stop, on_line)
             self._raise_failures(cameras_too=False)
-            stuck = self._drain()
-            totals = self._report(on_line)
+            stuck = self._drain(stop)
+            self._report_line(on_line)
+            with self._lock:
+                totals = self._reporter.totals()
             self._raise_failures(cameras_too=False)
-            _close([each.sink for each in self._deliveries if each not in stuck])
+            left = [each for each in self._deliveries if each not in stuck and not each.closed]
+            _close([each.sink for each in left])
             self._raise_failures(cameras_too=True)
             if stuck:
                 raise SinkError(
@@ -172,7 +176,7 @@ class CameraLoop:
 
     def counters(self) -> LoopCounters:
         """Give a snapshot; callable from any thread."""
-        dropped = self._dropped()
+        left, dropped = self._box.dropped, self._dropped()
         with self._lock:
             segmented, ages = list(self._segmented), [age.summary() for age in self._ages]
             drifts = [drift.value for drift in self._drifts]
@@ -183,7 +187,7 @@ class CameraLoop:
                 SourceCounters(
                     name=feed.name,
                     state=state,
-                    frames_in=frames,
+                    frames_in=frames - left[lane] + dropped[lane],
                     segmented=segmented[lane],
                     dropped={"capture": dropped[lane]},
                     reconnects=reconnects,
@@ -213,8 +217,16 @@ class CameraLoop:
             delivery.sink.watch(self.counters)
             delivery.start()
         self._engine.start()
+        self._start_feeds()
+
+    def _start_feeds(self) -> None:
+        """Start cameras at once; of recordings that nobody waits for, a few at a time."""
+        at_once = OPEN_AT_ONCE if self._lossless else len(self._feeds)
+        playing = sum(not feed.live and not feed.done for feed in self._feeds if feed.started)
         for feed in self._feeds:
-            feed.start()
+            if not feed.started and (feed.live or playing < at_once):
+                playing += not feed.live
+                feed.start()
 
     def _watch(
         self, stop: threading.Event | None, on_line: Callable[[RateLine], None] | None
@@ -229,21 +241,28 @@ class CameraLoop:
             self._engine.wait(_TICK)
         for feed in self._feeds:
             feed.check()
+        if not self._stopping:
+            self._start_feeds()
+            self._close_ended()
         if all(feed.done for feed in self._feeds):
             # What is in the mailbox is still segmented.
             self._box.close()
-        out_of_time = self._duration is not None and self._clock() - self._started >= self._duration
+        told = self._told_to_end(stop)
         failed = any(feed.error is not None and not feed.live for feed in self._feeds)
         if (
-            out_of_time
+            told
             or failed
-            or (stop is not None and stop.is_set())
             or any(each.error is not None or each.sink.closed_by_user for each in self._deliveries)
         ):
             self._end_capture()
-        if out_of_time or (stop is not None and stop.is_set()):
+        if told:
             self._leave_stuck()
         self._report_line(on_line)
+
+    def _told_to_end(self, stop: threading.Event | None) -> bool:
+        """Whether a signal came, or time is up."""
+        out_of_time = self._duration is not None and self._clock() - self._started >= self._duration
+        return out_of_time or (stop is not None and stop.is_set())
 
     def _leave_stuck(self) -> None:
         """Once told to end, wait no longer for sinks that take nothing, though none may be lost."""
@@ -255,11 +274,18 @@ class CameraLoop:
             for delivery in self._deliveries:
                 delivery.give_up()
 
-    def _drain(self) -> list[Delivery]:
-        """Wait until every sink has its results.
+    def _close_ended(self) -> None:
+        """Close what one recording alone goes into at its end: many encoders take much memory."""
+        for handed, feed in zip(self._handed, self._feeds, strict=True):
+            if self._lossless and feed.done and handed == feed.figures[1]:
+                for delivery in self._deliveries:
+                    if delivery.source == feed.name:
+                        delivery.close_early()
 
-        Returns:
-            Those that are stuck, and are waited for no longer: none where nothing may be lost.
+    def _drain(self, stop: threading.Event | None = None) -> list[Delivery]:
+        """Wait until every sink has its results; give those that are stuck, and are left.
+
+        None is left where nothing may be lost, until the run is told to end.
         """
         started = self._clock()
         for delivery in self._deliveries:
@@ -274,7 +300,7 @@ class CameraLoop:
                 if delivery.delivered != count:
                     # Slow, but it moves.
                     count, since = delivery.delivered, now
-                elif now - since >= _STUCK and (self._given_up or not self._lossless):
+                elif now - since >= _STUCK and (not self._lossless or self._told_to_end(stop)):
                     stuck.append(delivery)
                     break
         return stuck
@@ -287,11 +313,6 @@ class CameraLoop:
             line = self._reporter.poll()
         if line is not None and on_line is not None:
             on_line(line)
-
-    def _report(self, on_line: Callable[[RateLine], None] | None) -> RunTotals:
-        self._report_line(on_line)
-        with self._lock:
-            return self._reporter.totals()
 
     def _end_capture(self) -> None:
         """Let the frame under way be the last."""
@@ -391,14 +412,11 @@ class CameraLoop:
         delivered = replace(result, frame=frame, drift=drift)
         for delivery in self._deliveries:
             delivery.put(frame, delivered)
+        self._handed[lane] += 1
 
 
 def _close(sinks: Sequence[Sink]) -> None:
-    """Close every sink, also after one fails: a full disk does not spoil another's file.
-
-    Raises:
-        SinkError: The first failure.
-    """
+    """Close every sink, also after one fails: a full disk does not spoil another's file."""
     failures = []
     for sink in sinks:
         try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.counters import SinkCounters
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.stats import LatencySketch
@@ -21,15 +22,11 @@ _LOSSLESS_ROOM = 4
 
 
 class Delivery:
-    """Hands results to one sink.
+    """Hands results to one open sink, those of one source only where it is named.
 
-    Args:
-        sink: Open.
-        lossless: Let the sender wait where the sink is behind; else the oldest waiting result
-            is dropped and counted. A sink's ``backlog`` says how many may wait: one for what
-            is watched, more for what is kept.
-        source: Take the results of this source only; of all when None.
-        clock: Monotonic seconds.
+    ``lossless`` lets the sender wait where the sink is behind; else the oldest waiting result is
+    dropped and counted. A sink's ``backlog`` says how many may wait: one for what is watched, more
+    for what is kept.
     """
 
     def __init__(
@@ -42,7 +39,8 @@ class Delivery:
     ) -> None:
         self.sink = sink
         self.error: BaseException | None = None
-        self._source = source
+        self.closed = False
+        self.source = source
         self._clock = clock
         room = max(_LOSSLESS_ROOM if lossless else 1, sink.backlog)
         self._box: Mailbox[tuple[Frame, Segmentation]] = Mailbox(
@@ -63,15 +61,11 @@ class Delivery:
 
     def put(self, frame: Frame, result: Segmentation) -> None:
         """Pass one result on; waits only in a lossless run."""
-        if self._source is None or frame.source == self._source:
+        if self.source is None or frame.source == self.source:
             self._box.put((frame, result), cancelled=lambda: self._given_up)
 
     def step(self, timeout: float) -> bool:
-        """Deliver one result, on the caller's thread.
-
-        Returns:
-            False if there was none in time.
-        """
+        """Deliver one result, on the caller's thread; False if there was none in time."""
         taken = self._box.take(timeout)
         if taken is None or self._given_up:
             return False
@@ -91,17 +85,24 @@ class Delivery:
         """Take no more results; those that wait are still delivered."""
         self._box.close()
 
+    def close_early(self) -> None:
+        """Close the sink once it has all results, where no more will come."""
+        self.finish()
+        if not self.closed and self._worker is not None and self._worker.wait(0):
+            self.closed = True
+            if self.error is None:
+                try:
+                    self.sink.close()
+                except SinkError as problem:
+                    self.error = problem
+
     def give_up(self) -> None:
         """Take no more results, and drop those that wait."""
         self._given_up = True
         self._box.close(discard=True)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until everything is delivered.
-
-        Returns:
-            False if the sink still has the thread after ``timeout`` seconds.
-        """
+        """Wait until everything is delivered; False if the sink still has the thread by then."""
         if self._worker is None:
             while self.step(0.0):
                 pass

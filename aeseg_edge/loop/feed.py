@@ -21,6 +21,10 @@ _MOST_STUCK = 2
 """Threads that may hang in a driver at once; a third opening waits until one returns."""
 
 
+OPEN_AT_ONCE = 4
+"""Recordings of one loop that are open at the same time: each takes about 50 MB at 720p."""
+
+
 @dataclass(frozen=True)
 class Input:
     """One source of a loop.
@@ -38,11 +42,9 @@ class Input:
 
 @dataclass(frozen=True)
 class Captured:
-    """A frame and the opening of the source it came from.
+    """A frame (its index counts on over reconnects) and the opening of the source it came from.
 
-    Attributes:
-        frame: The frame; its index counts on over reconnects.
-        session: 0 before the first reconnect, 1 after it: smoothing does not reach across.
+    ``session`` is 0 before the first reconnect, 1 after it: smoothing does not reach across.
     """
 
     frame: Frame
@@ -53,15 +55,8 @@ class Feed:
     """Takes frames of one source as they come and hands them on.
 
     The owner calls ``check`` a few times a second. A thread that hangs in a driver is left
-    behind: what it gives when it wakes up is thrown away, never passed off as new.
-
-    Args:
-        given: The source.
-        put: Takes a frame; False when no more are wanted.
-        patience: For live sources.
-        most: Frames after which the feed ends; no limit when None.
-        clock: Monotonic seconds.
-        chance: For the jitter of the back-off.
+    behind: what it gives when it wakes up is thrown away, never passed off as new. ``put`` takes a
+    frame, and is False when no more are wanted; ``most`` frames end the feed.
     """
 
     def __init__(
@@ -78,6 +73,7 @@ class Feed:
         self.live = given.source.live
         self.error: AesegError | None = None
         """What ended the feed; None while it runs, and after a good end."""
+        self.started = False
         self._reopen = given.reopen if given.source.live else None
         self._source: Source | None = given.source
         self._put = put
@@ -97,6 +93,7 @@ class Feed:
     def start(self) -> None:
         """Begin to capture."""
         with self._lock:
+            self.started = True
             self._spawn()
 
     @property
@@ -109,14 +106,8 @@ class Feed:
         """State, frames, reconnects, stalls, size and last problem, all of one moment."""
         with self._lock:
             dog = self._watchdog
-            return (
-                dog.state,
-                self._frames,
-                dog.reconnects,
-                dog.stalls,
-                self._size,
-                self._problem,
-            )
+            more = self._size, self._problem
+            return dog.state, self._frames, dog.reconnects, dog.stalls, *more
 
     def check(self) -> None:
         """Notice a stall, and open the source again when it is time."""
@@ -200,7 +191,9 @@ class Feed:
                 if not self._is_current(session):
                     return
                 self._watchdog.frame(self._clock())
-                numbered = replace(frame, index=self._frames, source=self.name)
+                # Of a recording the number is its own; a camera's goes on over reconnects.
+                index = self._frames if self.live else frame.index
+                numbered = replace(frame, index=index, source=self.name)
                 self._frames += 1
                 self._size = frame.image.shape[1], frame.image.shape[0]
                 # A sender that waits for room is not stalled.

@@ -15,16 +15,10 @@ from aeseg_edge.support.stats import LatencySketch, Summary
 
 @dataclass(frozen=True)
 class RateLine:
-    """What happened since the last line.
+    """What happened since the last line: seconds and frames since the run began, in all.
 
-    Attributes:
-        seconds: Time since the run began.
-        fps: Frames a second since the last line.
-        p50: Median latency in ms since the last line, or None where no frame was ready.
-        p95: 95th percentile, likewise.
-        drops: Frames dropped since the last line.
-        frames: Frames since the run began.
-        total_drops: Frames dropped since the run began.
+    ``p50`` and ``p95`` are latencies in ms, None where no frame was ready; ``fps`` and ``drops``
+    are since the last line.
     """
 
     seconds: float
@@ -46,16 +40,7 @@ class RateLine:
 
 @dataclass(frozen=True)
 class RunTotals:
-    """Figures of a whole run.
-
-    Attributes:
-        seconds: Time from the start to now.
-        frames: Frames delivered.
-        drops: Frames dropped.
-        fps: Frames over seconds.
-        latency: Distribution of latency in ms (a sketch, see LatencySketch), or None where
-            there was no frame.
-    """
+    """Figures of a whole run; the latency in ms is a sketch, None where there was no frame."""
 
     seconds: float
     frames: int
@@ -75,16 +60,10 @@ class RunTotals:
 
 
 class RateReporter:
-    """Turns frames and drops into one RateLine a second and the totals of a run.
+    """Turns frames and drops into one RateLine a ``period`` (s) and the totals of a run.
 
-    Memory is bounded: the last `window` latencies since the last line, and a LatencySketch
-    for the run. Not locked: one thread owns it.
-
-    Args:
-        period: Seconds between lines.
-        window: Latencies kept for one line; above `window` frames a period the percentiles
-            are of the last ones.
-        clock: Monotonic seconds. The run begins when the reporter is made.
+    Memory is bounded: the last ``window`` latencies since the last line (percentiles are of
+    these), and a LatencySketch for the run. Not locked: one thread owns it.
 
     Example:
         >>> reporter = RateReporter(clock=iter([0.0, 0.5, 1.0]).__next__)

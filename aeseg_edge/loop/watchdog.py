@@ -51,11 +51,7 @@ class Patience:
     window: float = 600.0
 
     def __post_init__(self) -> None:
-        """Refuse times that would make the loop spin.
-
-        Raises:
-            UsageError: If a time is not above 0, or the jitter not within 0..1.
-        """
+        """Refuse times that would make the loop spin."""
         times = (self.stall, self.opening, self.backoff, self.most, self.settled, self.window)
         if min(times) <= 0 or not 0 <= self.jitter <= 1:
             raise UsageError(
@@ -65,18 +61,7 @@ class Patience:
 
 
 class Watchdog:
-    """One live source's state. Not locked: its owner does that.
-
-    Args:
-        patience: The times.
-        now: Monotonic seconds; the source is open.
-        chance: For the jitter.
-
-    Attributes:
-        state: See ``aeseg_edge.sinks.counters.STATES``.
-        stalls: So far.
-        reconnects: So far.
-    """
+    """One live source's state (one of ``aeseg_edge.sinks.counters.STATES``). Its owner locks it."""
 
     def __init__(self, patience: Patience, now: float, chance: random.Random) -> None:
         self._patience = patience
@@ -109,8 +94,7 @@ class Watchdog:
     def lost(self, now: float) -> bool:
         """Note that the source ended, failed or stalled, and choose when to open it again.
 
-        Returns:
-            False if it has been opened too often within the restart window: it is given up.
+        False if it has been opened too often within the restart window: it is given up.
         """
         while self._restarts and now - self._restarts[0] > self._patience.window:
             self._restarts.popleft()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.session import inputs_of, open_session, synthesise
 from aeseg_edge.bundle.archive import SUFFIX, Bundle
 from aeseg_edge.bundle.geometry import fit_frame
-from aeseg_edge.bundle.variants import ONNXRUNTIME
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
 from aeseg_edge.errors import BackendError, UsageError
 from aeseg_edge.measure.bench import Comparison, alternate, hold, sizes_of
 from aeseg_edge.measure.machine import environment
@@ -30,17 +30,14 @@ INFERENCE = "inference"
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What was timed in turn.
+    """What was timed in turn, each candidate with so many threads.
 
     Attributes:
-        precision: The bundle's graph: fp32, fp16 or int8.
-        threads: Of every candidate.
         first: The bundle's candidates, whole path and inference.
         others: The others' names.
         comparison: Times of all, round by round.
         details: By other: what was made up for it, or what it consists of.
         frame_sizes: (width, height) of the frames, each once.
-        source: Where the frames came from.
         environment: What machine.environment said before the run.
     """
 

@@ -212,11 +212,7 @@ def format_table(report: BenchReport) -> str:
 
 
 def check_counts(frames: int, warmup_seconds: float) -> None:
-    """Refuse counts that leave nothing to time.
-
-    Raises:
-        UsageError: `frames` is below 1 or `warmup_seconds` is negative or no number.
-    """
+    """Refuse counts that leave nothing to time: UsageError."""
     if frames < 1 or not 0 <= warmup_seconds < math.inf:
         raise UsageError(
             f"{frames} frames after {warmup_seconds} s of warm-up cannot be timed",
@@ -229,16 +225,8 @@ def hold(
 ) -> tuple[list[NDArray[np.uint8]], str]:
     """Read the first 16 frames (or 32 MiB), so that decoding is not measured.
 
-    Args:
-        geometry: What a synthetic frame is made for.
-        frames: uint8 [H, W, C]; None for one synthetic frame.
-        source: Name of the source.
-
-    Returns:
-        The frames, to be cycled, and the source's name for a report, without a password.
-
-    Raises:
-        SourceError: The source has no frame.
+    They are uint8 [H, W, C] and to be cycled; one synthetic frame where `frames` is None. Beside
+    them the source's name for a report, without a password. SourceError where there is no frame.
     """
     if frames is None:
         return [synthetic_frame(geometry.height, geometry.width, geometry.channels)], SYNTHETIC
@@ -260,16 +248,9 @@ def warm_up(
     seconds: float,
     clock: Callable[[], int],
 ) -> int:
-    """Segment frames for a while: clocks rise, caches fill, lazy work is done.
+    """Segment frames, one at least, for some seconds, and give their number.
 
-    Args:
-        segmenter: Open.
-        frames: Endless.
-        seconds: How long; one frame at least.
-        clock: Monotonic nanoseconds.
-
-    Returns:
-        How many frames it took.
+    Clocks rise, caches fill, lazy work is done.
     """
     count = 0
     start = clock()
@@ -289,13 +270,7 @@ def synthetic_frame(height: int, width: int, channels: int) -> NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times the time of one candidate another takes, over all rounds.
-
-    Attributes:
-        median: Median of the ratios of each round.
-        low: Smallest ratio of any round.
-        high: Largest.
-    """
+    """How many times the time of one candidate another takes: median, least and most of rounds."""
 
     median: float
     low: float
@@ -304,12 +279,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Candidates timed in turn.
-
-    Attributes:
-        milliseconds: By candidate, the mean ms of a frame in each round.
-        frames: Frames in a round.
-    """
+    """Candidates timed in turn: by name the mean ms of a frame in each round of `frames` frames."""
 
     milliseconds: Mapping[str, tuple[float, ...]]
     frames: int
@@ -357,18 +327,9 @@ def alternate(
 ) -> Comparison:
     """Time candidates in turn, A B A B, so that a drifting machine disturbs all alike.
 
-    A round is one pass of each candidate over all frames. Threads of one candidate that
-    spin while another runs disturb it: turn spinning off, or give each its own process.
-
-    Args:
-        candidates: By name, what to call with a frame.
-        frames: The frames of one pass; a few are enough, rounds count.
-        rounds: Timed rounds.
-        warmup_rounds: Rounds before them, not timed.
-        clock: Monotonic nanoseconds.
-
-    Raises:
-        UsageError: There is nothing to time.
+    A round is one pass of each candidate over all frames; a few are enough, rounds count. Threads
+    of one candidate that spin while another runs disturb it: turn spinning off, or give each its
+    own process. UsageError where there is nothing to time.
     """
     if not candidates or not frames or rounds < 1 or warmup_rounds < 0:
         raise UsageError(

@@ -15,11 +15,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from aeseg_edge.backends.cache import EngineCache
-from aeseg_edge.backends.session import load_onnxruntime
-from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, TENSORRT
+from aeseg_edge.backends.session import load_onnxruntime, saturates
+from aeseg_edge.bundle.precisions import BACKENDS, ONNXRUNTIME, TENSORRT
 from aeseg_edge.errors import AesegError, EngineError, MissingDependency, UsageError
 from aeseg_edge.measure.machine import Command, environment, run_command
 from aeseg_edge.support.require import import_cv2
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 ASKED = ("auto", *BACKENDS)
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
-OLDEST_NUMPY, OLDEST_OPENCV, OLDEST_ONNXRUNTIME = (1, 26), (4, 10), (1, 19)
+OLDEST_NUMPY, OLDEST_OPENCV, OLDEST_ONNXRUNTIME = (1, 26), (4, 10), (1, 21)
 BUILD_MEMORY = 1536 << 20
 """What building an engine takes, about; an estimate, see export/engines/compile.py."""
 
@@ -85,18 +86,19 @@ def diagnose(
         raise UsageError(f"backend {backend!r} is unknown", fix=f"Use one of {', '.join(ASKED)}.")
     machine = environment(root, command or run_command)
     jetson = machine["jetson"]
-    tensorrt = _tensorrt(), _gpu()
+    tensorrt = *_safely("TensorRT", _tensorrt), *_safely("GPU through pycuda", _gpu)
     usable = all(check.ok for check in tensorrt)
     with_tensorrt = backend == TENSORRT or (backend == "auto" and (usable or jetson is not None))
-    runtime = _onnxruntime()
+    runtime, *int8 = _safely("ONNX Runtime", _onnxruntime)
     # For "auto" one of the two is enough; what is not needed is told, and is no fault.
     runtime_needed = backend == ONNXRUNTIME or (backend == "auto" and not usable)
     tensorrt_needed = backend == TENSORRT or (with_tensorrt and not runtime.ok)
     return [
         _python(),
         _numpy(),
-        *_opencv(jetson is not None),
+        *_safely("OpenCV", lambda: _opencv(jetson is not None)),
         _needed(runtime, runtime_needed),
+        *int8,
         *(_needed(check, tensorrt_needed) for check in tensorrt),
         _jetpack(jetson, machine["os"]),
         _power(jetson, root),
@@ -104,6 +106,18 @@ def diagnose(
         _cameras(root),
         _cache(cache_dir, needed=tensorrt_needed),
     ]
+
+
+def _safely(name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """Look at a package; a broken one raises whatever its code happens to meet."""
+    try:
+        return look()
+    except AesegError as error:
+        return [Check(name, False, error.problem, error.fix)]
+    except Exception as error:
+        _log.debug("%s", name, exc_info=True)
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        return [Check(name, False, f"it does not work ({told})", "Install the package again.")]
 
 
 def _needed(check: Check, needed: bool) -> Check:
@@ -131,14 +145,15 @@ def _numpy() -> Check:
 
 def _opencv(on_jetson: bool) -> list[Check]:
     """OpenCV, and whether it can open GStreamer pipelines."""
-    if on_jetson:
-        fix = "apt install python3-opencv, and a virtual environment with --system-site-packages."
-    else:
-        fix = "pip install 'aeseg_edge[cpu]'"
+    fix = "apt install python3-opencv, and a virtual environment with --system-site-packages."
     try:
         cv2 = import_cv2()
     except MissingDependency as error:
+        if not on_jetson or find_spec("cv2") is not None:
+            fix = error.fix
         return [Check("OpenCV", False, error.problem, fix)]
+    if not on_jetson:
+        fix = "pip install 'aeseg_edge[cpu]'"
     fine = _version(cv2.__version__) >= OLDEST_OPENCV or on_jetson
     rows = [Check("OpenCV", fine, cv2.__version__, "" if fine else fix)]
     build = re.search(r"GStreamer:\s*(\S+)(?:\s*\(([^)]*)\))?", cv2.getBuildInformation())
@@ -155,47 +170,43 @@ def _opencv(on_jetson: bool) -> list[Check]:
     return rows
 
 
-def _onnxruntime() -> Check:
-    fix = "pip install 'aeseg_edge[cpu]'"
-    try:
-        onnxruntime = load_onnxruntime()
-    except MissingDependency as error:
-        return Check("ONNX Runtime", False, error.problem, fix)
-    fine = _version(onnxruntime.__version__) >= OLDEST_ONNXRUNTIME
-    return Check("ONNX Runtime", fine, onnxruntime.__version__, "" if fine else fix)
+def _onnxruntime() -> list[Check]:
+    """ONNX Runtime, and how exactly it computes int8 graphs on this CPU."""
+    runtime = load_onnxruntime()
+    fine = _version(runtime.__version__) >= OLDEST_ONNXRUNTIME
+    fix = "" if fine else "pip install 'aeseg_edge[cpu]'"
+    found = "exact, and as fast as this CPU is"
+    if loses := saturates(runtime):
+        found = "exact, with uint8 weights and slower: this CPU has no VNNI, and its own way is not"
+    return [
+        Check("ONNX Runtime", fine, runtime.__version__, fix),
+        Check("int8 on this CPU", None if loses else True, found),
+    ]
 
 
-def _tensorrt() -> Check:
-    from aeseg_edge.backends.trt import load_tensorrt
+def _tensorrt() -> list[Check]:
+    from aeseg_edge.backends.tensorrt_api import load_tensorrt
 
-    try:
-        version = load_tensorrt().__version__
-    except AesegError as error:
-        return Check("TensorRT", False, error.problem, error.fix)
-    return Check("TensorRT", True, version)
+    return [Check("TensorRT", True, load_tensorrt().__version__)]
 
 
-def _gpu() -> Check:
+def _gpu() -> list[Check]:
     """The GPU as pycuda sees it: this is what a run will use."""
     from aeseg_edge.backends.cuda import Device
 
+    gpu = Device()
     try:
-        gpu = Device()
-        try:
-            with gpu.current("asking for its memory"):
-                free, total = gpu.memory()
-        finally:
-            gpu.close()
-    except AesegError as error:
-        return Check("GPU through pycuda", False, error.problem, error.fix)
+        with gpu.current("asking for its memory"):
+            free, total = gpu.memory()
+    finally:
+        gpu.close()
     info = gpu.info
-    return Check(
-        "GPU through pycuda",
-        True,
+    found = (
         f"{info.name}, compute capability {info.compute_capability}, {info.multiprocessors} "
         f"multiprocessors, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free, "
-        f"pycuda {gpu.pycuda_version}, CUDA driver {gpu.cuda_version}",
+        f"pycuda {gpu.pycuda_version}, CUDA driver {gpu.cuda_version}"
     )
+    return [Check("GPU through pycuda", True, found)]
 
 
 def _jetpack(jetson: dict[str, str | None] | None, system: dict[str, str | None]) -> Check:
@@ -272,20 +283,10 @@ def _cameras(root: Path) -> Check:
 def camera_formats(
     device: Path, ioctl: Callable[[int, int, bytearray], int] = fcntl.ioctl
 ) -> list[str]:
-    """Ask a video device for its pixel formats.
+    """Ask a video device, such as /dev/video0, for its pixel formats, such as "YUYV" or "MJPG".
 
-    Args:
-        device: Such as /dev/video0.
-        ioctl: What asks the kernel.
-
-    Returns:
-        Four-letter codes, such as "YUYV" or "MJPG".
-
-    Raises:
-        OSError: It cannot be opened.
-
-    Source:
-        Linux kernel, userspace-api/media/v4l/vidioc-enum-fmt (VIDIOC_ENUM_FMT).
+    OSError where it cannot be opened. Source: Linux kernel,
+    userspace-api/media/v4l/vidioc-enum-fmt (VIDIOC_ENUM_FMT).
     """
     enum_fmt, capture = 0xC0405602, 1
     formats: list[str] = []

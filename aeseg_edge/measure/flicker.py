@@ -62,15 +62,9 @@ class FlickerMeter:
         labels: NDArray[np.uint8],
         reference: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Take the next frame.
+        """Take the next frame, uint8 [H, W, C], and its labels, uint8 [H, W].
 
-        Args:
-            frame: uint8 [H, W, C].
-            labels: uint8 [H, W].
-            reference: uint8 [H, W], the same frame's labels without smoothing.
-
-        Raises:
-            FrameError: If the shapes do not fit each other.
+        `reference` are the frame's labels without smoothing. FrameError where shapes do not fit.
         """
         if frame.shape[:2] != labels.shape or (
             reference is not None and reference.shape != labels.shape

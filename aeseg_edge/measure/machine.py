@@ -218,7 +218,7 @@ def run_command(argv: Sequence[str]) -> str | None:
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
+    except Exception:  # not installed, or half: its metadata raises whatever it happens to meet
         return None
 
 

@@ -29,11 +29,9 @@ PARTS = ("waiting", "segmenting", "age")
 
 @dataclass(frozen=True)
 class OpenLoopReport:
-    """One run at a fixed rate of frames.
+    """One run at a fixed rate of frames; what is not told here is as in ``BenchReport``.
 
     Attributes:
-        precision: Of the graph: fp32, fp16 or int8.
-        backend: What ran it: onnxruntime or tensorrt.
         rate: Frames a second that arrived.
         arrived: Frames that arrived; each was segmented or dropped.
         dropped: Frames that a newer one replaced before their turn.
@@ -44,13 +42,6 @@ class OpenLoopReport:
             arrival to its label map at the frame's own size.
         samples: The same, raw, in the order of the frames.
         frames: Number of each segmented frame, from 0.
-        source: Where the frames came from.
-        frame_sizes: (width, height) of the frames, each once.
-        warmup_frames: Frames segmented before the clock was started.
-        memory: Bytes of this process after the run, resident and peak; None where unknown.
-        environment: What machine.environment said before the run.
-        settings: What the caller chose (threads, ...).
-        power: Power, temperature and throttling during the run.
     """
 
     precision: str
@@ -116,21 +107,7 @@ def open_loop(
     omission": G. Tene, How NOT to Measure Latency, 2013). What is dropped is what a camera
     loop with one slot (`support.threads.Mailbox`) drops: all but the newest.
 
-    Args:
-        segmenter: An open segmenter.
-        rate: Frames a second.
-        source_frames: As for ``bench``: the first 16 are held and cycled.
-        frames: Frames that arrive.
-        warmup_seconds: How long to run before the clock is started; one frame at least.
-        source: Name of the source, for the report.
-        settings: What the caller chose (threads, ...), for the report.
-        clock: Monotonic nanoseconds.
-        sleep: Waits for seconds.
-        recorder: What reads power and temperature; of this machine unless given.
-
-    Raises:
-        UsageError: `rate`, `frames` or `warmup_seconds` cannot be used.
-        SourceError: The source has no frame.
+    `frames` arrive, `rate` a second; `sleep` waits for seconds; all else is as for ``bench``.
     """
     if not 0 < rate < math.inf:
         raise UsageError(

@@ -17,7 +17,7 @@ from aeseg_edge.backends.session import label_feed, open_session
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import ENCODED, HEAD, OUTPUTS, GraphSpec
-from aeseg_edge.bundle.variants import ONNXRUNTIME
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
 from aeseg_edge.errors import BackendError
 from aeseg_edge.support.require import require
 
@@ -26,15 +26,9 @@ _EVENT = "_kernel_time"
 
 @dataclass(frozen=True)
 class NodeTime:
-    """One node of the graph as it runs, after all fusions.
+    """One node of the graph as it runs, after all fusions; the median of its ms over the runs.
 
-    Attributes:
-        name: ONNX Runtime's name of it.
-        op: Its operator, such as QLinearConv.
-        head: Whether it belongs to the head (smoothing, scores, margin, upsampling, labels)
-            and not to the encoder.
-        milliseconds: Median over the frames.
-        runs: Frames.
+    `head` says whether it belongs to the head (smoothing, scores, margin, upsampling, labels).
     """
 
     name: str
@@ -46,12 +40,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class NodeProfile:
-    """All nodes, slowest first.
-
-    Attributes:
-        nodes: Each node of the graph.
-        run_milliseconds: Median time of a whole run, what is between the nodes included.
-    """
+    """All nodes, slowest first, and the median ms of a whole run, with what is between nodes."""
 
     nodes: tuple[NodeTime, ...]
     run_milliseconds: float
@@ -152,9 +141,8 @@ def run_profiled(
 ) -> tuple[list[dict[str, Any]], set[str]]:
     """Run a deployed graph with the profiler on; see ``profile_nodes``.
 
-    Returns:
-        The profile's events, without those of nodes inside branches: what they take is in the
-        time of the branch already. And the names of the head's nodes.
+    Gives the profile's events, without those of nodes inside branches (what they take is in the
+    time of the branch already), and the names of the head's nodes.
     """
     onnx = require("onnx")
     try:
@@ -183,11 +171,7 @@ def run_profiled(
 
 
 def head_nodes(nodes: Iterable[Any]) -> set[str]:
-    """Return the names of the nodes that belong to the head.
-
-    Args:
-        nodes: ``onnx.NodeProto``, in topological order.
-    """
+    """Return the names of the head's nodes among ``onnx.NodeProto`` in topological order."""
     tensors = {ENCODED}
     found: set[str] = set()
     for node in nodes:
@@ -198,11 +182,7 @@ def head_nodes(nodes: Iterable[Any]) -> set[str]:
 
 
 def inner_nodes(nodes: Iterable[Any]) -> set[str]:
-    """Return the names of the nodes inside branches.
-
-    Args:
-        nodes: ``onnx.NodeProto``.
-    """
+    """Return the names of the ``onnx.NodeProto`` inside branches."""
     found: set[str] = set()
     for node in nodes:
         for attribute in node.attribute:
@@ -213,15 +193,10 @@ def inner_nodes(nodes: Iterable[Any]) -> set[str]:
 
 
 def summarise_profile(events: Iterable[dict[str, Any]], head: set[str], warmup: int) -> NodeProfile:
-    """Sum up what ONNX Runtime's profiler wrote.
+    """Sum up the profiler's events (Chrome's trace event format, durations in microseconds).
 
-    Args:
-        events: Of the profile: Chrome's trace event format, durations in microseconds.
-        head: Names of the head's nodes.
-        warmup: First runs that are left out.
-
-    Raises:
-        BackendError: If no node was timed.
+    `head` names the head's nodes, the first `warmup` runs are left out. BackendError where no node
+    was timed.
     """
     times, runs = node_times(events, warmup)
     found = [
@@ -235,18 +210,10 @@ def summarise_profile(events: Iterable[dict[str, Any]], head: set[str], warmup: 
 def node_times(
     events: Iterable[dict[str, Any]], warmup: int
 ) -> tuple[dict[tuple[str, str], NDArray[np.float64]], NDArray[np.float64]]:
-    """Read the times of nodes and of whole runs from a profile.
+    """Read the times of nodes and of whole runs from a profile; see ``summarise_profile``.
 
-    Args:
-        events: See ``summarise_profile``.
-        warmup: First runs that are left out.
-
-    Returns:
-        Milliseconds of each counted run, float64 [runs]: of every node by name and operator, in
-        the order that they run in, and of the whole.
-
-    Raises:
-        BackendError: If no node was timed.
+    Milliseconds of each counted run, float64 [runs]: of every node by name and operator, in the
+    order that they run in, and of the whole.
     """
     times: dict[tuple[str, str], list[float]] = {}
     runs: list[float] = []

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import check_frame, fit_frame
-from aeseg_edge.bundle.variants import ENGINES, REFERENCE, TENSORRT
+from aeseg_edge.bundle.precisions import ENGINES, REFERENCE, TENSORRT
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.measure.machine import environment
 from aeseg_edge.support.progress import Progress
@@ -67,16 +67,7 @@ class EngineResult:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The whole result.
-
-    Attributes:
-        results: One for each precision.
-        frames: Number of frames compared.
-        soak: Number of frames run for the memory check.
-        min_agreement: Below this an engine fails.
-        machine: From `machine.environment`.
-        bundle: The bundle's file name, size and codebook in words.
-    """
+    """The whole result: one of each precision, over so many frames and so many for memory."""
 
     results: tuple[EngineResult, ...]
     frames: int

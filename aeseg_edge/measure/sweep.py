@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import BACKENDS, FLOAT, ONNXRUNTIME, PRECISIONS
+from aeseg_edge.bundle.precisions import BACKENDS, FLOAT, ONNXRUNTIME, PRECISIONS
 from aeseg_edge.errors import AesegError
 from aeseg_edge.measure.bench import BenchReport, bench, check_counts, hold
 from aeseg_edge.measure.machine import environment
@@ -102,13 +102,7 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All rows.
-
-    Attributes:
-        name: Of the bundle.
-        rows: In the order of precision, backend, threads.
-        environment: What machine.environment said before the first row.
-    """
+    """All rows of a bundle, by precision, backend, threads, and the machine before the first."""
 
     name: str
     rows: tuple[SweepRow, ...]
@@ -146,16 +140,9 @@ class Sweep:
         return draw_distributions(samples, f"{self.name}: latency")
 
     def write(self, prefix: Path) -> list[Path]:
-        """Write PREFIX.md, PREFIX.json and, where matplotlib is installed, PREFIX.png.
+        """Write PREFIX.md, PREFIX.json and, where matplotlib is installed, PREFIX.png; say which.
 
-        Args:
-            prefix: Path without suffix.
-
-        Returns:
-            The files written.
-
-        Raises:
-            AesegError: If the folder is missing or read-only, or the disk is full.
+        AesegError where the folder is missing or read-only, or the disk is full.
         """
         text = to_json(self.to_json(), indent=1, allow_nan=False) + "\n"
         contents = {
@@ -223,11 +210,7 @@ def sweep(
         tell: Called with the name of each row before it runs.
 
     Returns:
-        All rows; what cannot run is a row with its reason.
-
-    Raises:
-        UsageError: `frames` or `warmup_seconds` cannot be used.
-        SourceError: The source has no frame.
+        All rows; what cannot run is a row with its reason. Raises as ``bench`` does.
     """
     check_counts(frames, warmup_seconds)
     machine = environment()
@@ -279,14 +262,9 @@ _STYLES = ("-", "--", ":")
 def draw_distributions(samples: Mapping[str, Sequence[float]], title: str) -> bytes | None:
     """Draw how many frames took at most how long: one empirical distribution a name.
 
-    Any percentile can be read from such a curve, also the tail; a histogram hides it.
-
-    Args:
-        samples: Milliseconds by name; names without samples are left out.
-        title: Of the picture.
-
-    Returns:
-        A PNG of 900x550 pixels; None where matplotlib (extra ``host``) is not installed.
+    Any percentile can be read from such a curve, also the tail; a histogram hides it. `samples` are
+    milliseconds by name, those without any are left out. A PNG of 900x550 pixels; None where
+    matplotlib (extra ``host``) is not installed.
     """
     plot = optional("matplotlib.figure")
     if plot is None:

@@ -31,16 +31,8 @@ _HOW = "Export again with it: aeseg export NAME.train -o NAME.aeseg --with-decod
 class Decoder:
     """Draws pictures from latents.
 
-    Args:
-        parts: Of the bundle.
-        spec: Sizes of the deployed graph.
-        geometry: How frames are brought to these.
-        codebook: The one that ``parts.latents`` belong to.
-        threads: Threads inside one operation; ONNX Runtime's own choice when None.
-
-    Raises:
-        MissingDependency: If onnxruntime is not installed.
-        BackendError: If the graph cannot be opened.
+    `geometry` says how frames are brought to the graph's sizes, and `codebook` is the one that
+    ``parts.latents`` belong to. BackendError where the graph cannot be opened.
     """
 
     def __init__(
@@ -60,13 +52,7 @@ class Decoder:
 
     @classmethod
     def open(cls, bundle: Bundle, *, threads: int | None = None) -> Decoder:
-        """Open the decoder of a bundle.
-
-        Raises:
-            BundleError: If it has none.
-            MissingDependency: If onnxruntime is not installed.
-            BackendError: If the graph cannot be opened.
-        """
+        """Open the decoder of a bundle; BundleError where it has none."""
         parts = bundle.decoder
         if parts is None:
             name = "the bundle" if bundle.path is None else str(bundle.path)
@@ -75,17 +61,7 @@ class Decoder:
         return cls(parts, manifest.spec, manifest.geometry, bundle.codebook, threads=threads)
 
     def __call__(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Draw one picture.
-
-        Args:
-            latents: float32 [D, h, w], as the deployed graph gives them.
-
-        Returns:
-            uint8 [h r, w r, C], BGR first.
-
-        Raises:
-            BackendError: If the graph fails.
-        """
+        """Draw latents, float32 [D, h, w], as a picture: uint8 [h r, w r, C], BGR first."""
         ready = np.ascontiguousarray(latents[None], np.float32)
         try:
             drawn: NDArray[np.uint8] = self._session.run([DECODED], {LATENTS: ready})[0][0]
@@ -97,8 +73,7 @@ class Decoder:
     def centres(self, codebook: Codebook) -> NDArray[np.float32]:
         """Give what each cluster is drawn from: float32 [K, D].
 
-        Raises:
-            BundleError: If the codebook is not the one that was calibrated with the decoder.
+        BundleError where the codebook is not the one that was calibrated with the decoder.
         """
         found = self.parts.latents
         # Names, colours and merges leave weights and biases as they are.
@@ -119,11 +94,8 @@ class Decoder:
 class Decoding:
     """One frame's latents, drawn when somebody first asks; callable from any thread.
 
-    Args:
-        decoder: Open.
-        latents: float32 [D, h/r, w/r] of the frame.
-        codebook: The one it was segmented with.
-        labels: uint8 [H, W], the frame's label map.
+    `latents` are float32 [D, h/r, w/r], `labels` the frame's label map, uint8 [H, W], and the
+    codebook is the one it was segmented with.
     """
 
     def __init__(
@@ -144,13 +116,8 @@ class Decoding:
     def segmented(self) -> NDArray[np.uint8]:
         """Draw the segmented image: every latent replaced by its cluster's mean, decoded.
 
-        Merged classes are drawn cluster by cluster. Void is black.
-
-        Returns:
-            uint8 [H, W, C] at the frame's own size.
-
-        Raises:
-            BundleError: If the codebook is not the one that the decoder was exported with.
+        uint8 [H, W, C] at the frame's own size. Merged classes are drawn cluster by cluster, void
+        is black. BundleError where the codebook is not the one of the decoder's export.
         """
         with self._lock:
             if self._segmented is None:
@@ -166,13 +133,9 @@ class Decoding:
     def errors(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Measure the reconstruction error: how far decoded latents are from the frame.
 
-        Args:
-            image: uint8 [H, W, C], the frame.
-
-        Returns:
-            float32 [h/r, w/r], grey levels: the absolute difference, averaged over channels
-            and over the r x r pixels of each latent. NaN where the frame is void, and in the
-            bars of a letterboxed one.
+        float32 [h/r, w/r], grey levels: the absolute difference, averaged over channels and over
+        the r x r pixels of each latent. NaN where the frame is void, and in the bars of a
+        letterboxed one.
         """
         with self._lock:
             if self._errors is None:
@@ -197,12 +160,8 @@ class Decoding:
     def heat(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Give the reconstruction error on a scale that is the same for every frame.
 
-        Args:
-            image: uint8 [H, W, C], the frame.
-
-        Returns:
-            uint8 [H, W]: 0 for none, 153 for the calibration frames' 99th percentile, 255
-            from 1.67 times that on. 0 where the frame is void.
+        uint8 [H, W]: 0 for none or void, 153 for the calibration frames' 99th percentile, 255 from
+        1.67 times that on.
         """
         errors = np.nan_to_num(self.errors(image))
         levels = np.clip(errors * (255 / self.full_scale), 0, 255).astype(np.uint8)

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.backends.base import Backend, Ticket
+from aeseg_edge.backends.base import WANTABLE, Backend, Ticket
 from aeseg_edge.backends.choose import choose_entry, open_tensorrt
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, palette
 from aeseg_edge.bundle.drift import distances
 from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
 from aeseg_edge.bundle.manifest import Entry, Manifest
-from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
-from aeseg_edge.errors import UsageError
+from aeseg_edge.bundle.precisions import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
+from aeseg_edge.errors import BackendError, SourceError, UsageError
 from aeseg_edge.segment.decoder import Decoder, Decoding
+from aeseg_edge.segment.newest import every_frame, newest_frames
 from aeseg_edge.segment.result import Segmentation
 from aeseg_edge.segment.smoothing import check_strength
-
-if TYPE_CHECKING:
-    from aeseg_edge.sources.base import Source
+from aeseg_edge.sources import open_source
+from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.paths import with_range
 
 _log = logging.getLogger(__name__)
+
+_WANTABLE = WANTABLE | {"distance"}
 
 _ASIDE = -1
 """The stream of frames that are not part of any sequence."""
@@ -38,15 +40,10 @@ _ASIDE = -1
 
 @dataclass(frozen=True)
 class SubmittedFrame:
-    """A frame on its way; see ``Segmenter.submit``.
+    """A frame on its way, see ``Segmenter.submit``.
 
-    Attributes:
-        ticket: The backend's.
-        size: Rows and columns of the frame.
-        captured: When it was captured.
-        used: Codebook and palette it is segmented with.
-        started: ``perf_counter_ns`` before preprocessing.
-        prepared: And after it.
+    Rows and columns, time of capture, codebook and palette of that moment, and ``perf_counter_ns``
+    before and after preprocessing.
     """
 
     ticket: Ticket
@@ -199,11 +196,7 @@ class Segmenter:
         return self._backend
 
     def set_codebook(self, codebook: Codebook) -> None:
-        """Use other centres, names or colours from the next frame on; no new graph.
-
-        Raises:
-            CodebookError: If it is for other latents.
-        """
+        """Use other centres, names or colours from the next frame on; CodebookError where unfit."""
         self._backend.set_codebook(codebook)
         self._use(codebook)
 
@@ -212,7 +205,7 @@ class Segmenter:
         frame: NDArray[np.uint8],
         *,
         captured: float | None = None,
-        want: frozenset[str] = frozenset(),
+        want: str | Iterable[str] = (),
         stream: int = 0,
     ) -> Segmentation:
         """Segment one frame.
@@ -230,9 +223,10 @@ class Segmenter:
             FrameError: If dtype or channels are not the bundle's.
             BackendError: If the backend is closed or fails, or ``want`` has another name.
         """
+        wanted = _wanted(want)
         submitted = self.submit(frame, captured=captured, stream=stream)
         with self._discarding(submitted.ticket):
-            return self.collect(submitted, want)
+            return self.collect(submitted, wanted)
 
     def submit(
         self, frame: NDArray[np.uint8], *, captured: float | None = None, stream: int = 0
@@ -258,9 +252,7 @@ class Segmenter:
         height, width = image.shape[:2]
         return SubmittedFrame(ticket, (height, width), captured, used, started, prepared)
 
-    def collect(
-        self, submitted: SubmittedFrame, want: frozenset[str] = frozenset()
-    ) -> Segmentation:
+    def collect(self, submitted: SubmittedFrame, want: str | Iterable[str] = ()) -> Segmentation:
         """Wait for one frame.
 
         Args:
@@ -274,6 +266,7 @@ class Segmenter:
         Raises:
             BackendError: If the backend is closed or fails.
         """
+        want = _wanted(want)
         if self._decoder is not None:
             want = want | {"latents"}
         far = "distance" in want and self.measures_distance
@@ -318,44 +311,67 @@ class Segmenter:
         )
 
     def stream(
-        self, source: str | Path | Source, *, want: frozenset[str] = frozenset()
+        self,
+        source: str | Path | int | Source,
+        *,
+        want: str | Iterable[str] = (),
+        drop: str = "auto",
     ) -> Iterator[Segmentation]:
-        """Segment every frame of a source; what came before it is not smoothed into it.
+        """Segment frames of a source; what came before it is not smoothed into it.
 
         Args:
-            source: A URI or path (see ``aeseg_edge.sources``), or an open source.
+            source: A URI or path (see ``aeseg_edge.sources``), the number of a camera, or an open
+                source; it is closed in the end.
             want: Any of ``latents``, ``margin`` and ``distance``.
+            drop: ``latest``: a thread of its own reads the source, and whoever is slower gets the
+                newest frame; gaps are seen in ``frame.index``. ``none``: every frame in order; a
+                camera then gives ever older ones to whoever is slow. ``auto``: ``latest`` for
+                cameras, ``none`` for recordings.
 
         Yields:
-            One result a frame, in order, with ``frame`` filled in.
+            One result a frame, in order, with ``frame`` filled in. ``frame_age`` counts from when
+            the frame was read from the camera.
 
         Raises:
             SourceError: If the source cannot be opened or read.
+            UsageError: If ``source``, ``want`` or ``drop`` is none of these.
         """
-        from dataclasses import replace
-
-        from aeseg_edge.sources import open_source
-
-        opened: Source = (
-            open_source(
-                str(source),
-                channels=self.manifest.geometry.channels,
-                modalities=self.manifest.modalities,
-            )
-            if isinstance(source, (str, Path))
-            else source
-        )
-        try:
-            self.reset(0)
-            recording = None
-            for frame in opened:
+        wanted = _wanted(want)
+        if drop not in ("auto", "latest", "none"):
+            raise UsageError(f"drop {drop!r} is unknown", fix="Use auto, latest or none.")
+        self.reset(0)
+        opened = self._open(source)
+        newest = drop == "latest" or (drop == "auto" and getattr(opened, "live", False))
+        recording = None
+        with closing(newest_frames(opened) if newest else every_frame(opened)) as frames:
+            for frame in frames:
+                if not isinstance(frame, Frame):
+                    raise SourceError(
+                        f"the source gives {type(frame).__name__}, not Frame",
+                        fix="Give aeseg_edge.sources.base.Frame, or call the segmenter with each "
+                        "picture.",
+                    )
                 if frame.recording != recording:
                     recording = frame.recording
                     self.reset(0)
-                result = self(frame.image, captured=frame.captured, want=want)
+                result = self(frame.image, captured=frame.captured, want=wanted)
                 yield replace(result, frame=frame)
-        finally:
-            opened.close()
+
+    def _open(self, source: str | Path | int | Source) -> Source:
+        if isinstance(source, (str, Path)) or (type(source) is int and source >= 0):
+            return open_source(
+                with_range(str(source), self.manifest.provenance),
+                channels=self.manifest.geometry.channels,
+                modalities=self.manifest.modalities,
+            )
+        if not (hasattr(source, "__iter__") and hasattr(source, "close")):
+            raise UsageError(
+                f"{source!r:.80} is no source of frames",
+                fix="Give a URI or path, the number of a camera, or an open Source; a picture of "
+                "your own goes into the segmenter itself: segmenter(frame).",
+            )
+        assert not isinstance(source, int)
+        return source
 
     def clusters(self, frame: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Give cluster numbers instead of classes; for evaluation and naming.
@@ -386,11 +402,7 @@ class Segmenter:
         return total
 
     def reset(self, stream: int | None = None) -> None:
-        """Forget the last frame: the next one is not smoothed.
-
-        Args:
-            stream: Of this camera only; of all when None.
-        """
+        """Forget the last frame, of one camera or of all: the next one is not smoothed."""
         self._backend.reset(stream)
 
     def close(self) -> None:
@@ -481,3 +493,13 @@ class Segmenter:
                 # The bundle's own region lies over the graph's input, bars included.
                 self._outside = fit_labels(self._roi, self.manifest.geometry, height, width) <= 127
         return self._outside
+
+
+def _wanted(want: str | Iterable[str]) -> frozenset[str]:
+    """One name, or several, as a set; BackendError where one is no output."""
+    names = frozenset([want] if isinstance(want, str) else want)
+    if unknown := names - _WANTABLE:
+        raise BackendError(
+            f"outputs {sorted(map(str, unknown))} are unknown", fix=f"Use {sorted(_WANTABLE)}."
+        )
+    return names

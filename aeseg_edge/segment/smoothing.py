@@ -15,20 +15,12 @@ PLAIN_STRENGTH = 0.5
 
 
 def default_strength(manifest: Manifest) -> float:
-    """What ``--smooth`` without a value means for a bundle; docs/reliability.md has figures.
-
-    Args:
-        manifest: Of the bundle: older ones have graphs without a gate.
-    """
+    """What ``--smooth`` without a value means for a bundle; docs/reliability.md has figures."""
     return GATED_STRENGTH if manifest.gate is not None else PLAIN_STRENGTH
 
 
 def check_strength(strength: float) -> float:
-    """Refuse a strength that forgets nothing.
-
-    Raises:
-        UsageError: If it is not within 0 up to below 1.
-    """
+    """Refuse a strength not within 0 up to below 1 (it would forget nothing): UsageError."""
     if not 0.0 <= strength < 1.0:
         raise UsageError(
             f"smoothing {strength} is not within 0 up to below 1", fix="Use 0.9, for instance."

@@ -12,6 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.errors import SourceError
+
+
+class Absent(SourceError):
+    """Nothing answers where a source should be; to open it again may help."""
+
 
 class Source(ABC):
     """Frames, one after another. A source of one's own sets ``name`` and gives frames.
@@ -62,12 +68,14 @@ class Frame:
 
     Attributes:
         image: uint8 [H, W, C], BGR.
-        index: 0 for the first frame of the source.
+        index: 0 for the first frame of the source. A picture of a folder, a zip or pairs has the
+            number of its file in their order, so that one that cannot be read leaves a gap.
         captured: ``time.monotonic()`` when the frame was there.
         source: Name of the source.
         timestamp: Position in its recording in seconds; None for cameras and pictures.
         recording: Which of a source's recordings it is from; None where there is only one.
-        path: The file, for pictures; None for cameras and streams.
+        path: The file that it is from: a picture (of a pair, the first; in a zip, the entry's
+            name behind that of the zip) or a video; None for streams and cameras.
     """
 
     image: NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""What OpenCV's VideoCapture opens: video files, cameras, streams."""
+"""Cameras and streams that OpenCV's VideoCapture opens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Frame, Source
-from aeseg_edge.sources.images import video_backend
+from aeseg_edge.sources.base import Absent, Frame, Source
+from aeseg_edge.sources.decoding import Decoder, to_channels
 from aeseg_edge.support.require import import_cv2
-from aeseg_edge.support.text import check_name
 
 _log = logging.getLogger(__name__)
 
@@ -27,21 +25,18 @@ MAX_SIDE = 8192
 
 
 class CaptureSource(Source):
-    """Frames of an OpenCV capture, decoded as they are read; the first one is read on opening.
+    """Frames of a camera or stream, decoded as they are read; the first one is read on opening.
 
     Args:
         name: Of the source, without a password.
-        capture: Open; released with the source.
+        capture: Open; released with the source, and where its first frame is refused.
         channels: C of the frames, 1 or 3.
-        live: The end of the frames is a lost source; else it is the end.
-        no_frame: What is said where there is no frame.
-        fix: Advice then.
-        lost: Advice where a live source stops.
-
-    Raises:
-        SourceError: If there is no frame, or it has other channels: opening it again would
-            not help.
+        fix: Advice where there is no frame.
+        lost: Advice where it stops.
+        ffmpeg: It is FFmpeg that decodes.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -49,119 +44,45 @@ class CaptureSource(Source):
         capture: Any,
         channels: int,
         *,
-        live: bool,
-        no_frame: str,
         fix: str,
         lost: str = "Check the camera and the network.",
+        ffmpeg: bool = False,
     ) -> None:
-        cv2 = import_cv2()
         self.name = name
-        self.live = live
-        self._capture = capture
         self._channels = channels
         self._lost = lost
-        rate = float(capture.get(cv2.CAP_PROP_FPS))
-        self.fps = rate if 0 < rate < 1000 else None
-        if not live:
-            self.total = _stated(capture)
+        self._decoder: Decoder | None = Decoder(name, capture, recorded=False, ffmpeg=ffmpeg)
+        self.fps = self._decoder.fps
         try:
-            good, image = capture.read()
-            self._first_at = time.monotonic()
-            self._first = self._convert(image) if good else None
+            self._first = self._next()
             if self._first is None:
-                raise SourceError(f"{name} {no_frame}", fix=fix)
+                raise Absent(f"{name} gives no frame", fix=fix)
         except BaseException:
             self.close()
             raise
 
     def __iter__(self) -> Iterator[Frame]:
-        """Give frames to the end; of a recording, warn once where that comes early.
-
-        Raises:
-            SourceError: If a live source stops.
-        """
+        """Give frames until it stops: a SourceError, unless it was closed."""
         index = 0
-        for image, captured in self._frames():
-            timestamp = index / self.fps if self.fps and not self.live else None
-            yield Frame(image, index, captured, self.name, timestamp)
+        frame, self._first = self._first or self._next(), None
+        while frame is not None:
+            yield Frame(frame[0], index, frame[1], self.name)
             index += 1
-        if self._capture is None:
-            return
-        if self.live:
+            frame = self._next()
+        if self._decoder is not None:
             raise SourceError(f"{self.name} stopped after {index} frames", fix=self._lost)
-        if self.total is not None and index < 0.98 * self.total - 1:
-            _log.warning(
-                "%s states %d frames, and %d could be read: it is damaged or cut short",
-                self.name,
-                self.total,
-                index,
-            )
 
     def close(self) -> None:
         """Release the capture."""
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+        if self._decoder is not None:
+            self._decoder.release()
+            self._decoder = None
 
-    def _frames(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first, self._first_at
-        while self._capture is not None:
-            good, image = self._capture.read()
-            if not good:
-                return
-            yield self._convert(image), time.monotonic()
-
-    def _convert(self, image: Any) -> NDArray[np.uint8]:
-        if image.ndim == 2:
-            image = image[..., None]
-        if image.shape[2] == self._channels:
-            return np.asarray(image, np.uint8)
-        cv2 = import_cv2()
-        if (image.shape[2], self._channels) == (3, 1):
-            return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None], np.uint8)
-        raise SourceError(
-            f"{self.name} has {image.shape[2]} channels, the bundle wants {self._channels}",
-            fix="Use a bundle that was trained on such footage.",
-        )
-
-
-def open_video(path: Path, channels: int) -> CaptureSource:
-    """Open a video file.
-
-    Args:
-        path: The file.
-        channels: C of the frames, 1 or 3.
-
-    Raises:
-        SourceError: If it is no video, or its first frame cannot be decoded.
-    """
-    check_name(path, error=SourceError)
-    capture = import_cv2().VideoCapture(str(path), video_backend())
-    if not capture.isOpened():
-        raise SourceError(
-            f"{path} cannot be opened as a video",
-            fix="Play it to see whether it is whole; convert it to MP4 (H.264) if it is.",
-        )
-    return CaptureSource(
-        str(path),
-        capture,
-        channels,
-        live=False,
-        no_frame="has no frame that can be decoded",
-        fix="It is damaged or cut short: record or copy it again.",
-    )
-
-
-def count_frames(path: Path) -> int | None:
-    """Read how many frames a video states, without decoding any; None where it does not say."""
-    check_name(path, error=SourceError)
-    capture = import_cv2().VideoCapture(str(path), video_backend())
-    try:
-        return _stated(capture) if capture.isOpened() else 0
-    finally:
-        capture.release()
+    def _next(self) -> tuple[NDArray[np.uint8], float] | None:
+        image = None if self._decoder is None else self._decoder.read()
+        if image is None:
+            return None
+        return to_channels(self.name, image, self._channels), time.monotonic()
 
 
 def open_stream(name: str, address: str, how: int, channels: int) -> CaptureSource:
@@ -172,18 +93,16 @@ def open_stream(name: str, address: str, how: int, channels: int) -> CaptureSour
         address: URI or pipeline.
         how: ``cv2.CAP_FFMPEG`` or ``cv2.CAP_GSTREAMER``.
         channels: C of the frames, 1 or 3.
-
-    Raises:
-        SourceError: If it cannot be opened or gives no frame.
     """
     cv2 = import_cv2()
     # A read that hangs in FFmpeg cannot be ended from outside, but ends by itself.
+    ffmpeg = how == cv2.CAP_FFMPEG
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 10_000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 10_000]
-    capture = cv2.VideoCapture(address, how, limits if how == cv2.CAP_FFMPEG else [])
+    capture = cv2.VideoCapture(address, how, limits if ffmpeg else [])
     fix = "Play the address or pipeline with another program, such as ffplay or gst-launch-1.0."
     if not capture.isOpened():
-        raise SourceError(f"{name} cannot be opened", fix=fix)
-    return CaptureSource(name, capture, channels, live=True, no_frame="gives no frame", fix=fix)
+        raise Absent(f"{name} cannot be opened", fix=fix)
+    return CaptureSource(name, capture, channels, fix=fix, ffmpeg=ffmpeg)
 
 
 @dataclass(frozen=True)
@@ -212,15 +131,7 @@ def read_options(uri: str, known: tuple[str, ...]) -> dict[str, str]:
 
 
 def read_mode(uri: str, more: str) -> CameraMode:
-    """Read ``?size=1280x720&fps=30&format=MJPG``.
-
-    Args:
-        uri: Of a camera.
-        more: The option that it has beside size and rate.
-
-    Raises:
-        SourceError: If an option is unknown, or its value makes no sense.
-    """
+    """Read ``?size=1280x720&fps=30&format=MJPG``; ``more`` is the option beside size and rate."""
     options = read_options(uri, ("size", "fps", more))
     size = re.fullmatch(r"(\d+)x(\d+)", options.get("size", "1x1"))
     rate = re.fullmatch(r"\d+(\.\d+)?", options.get("fps", "1"))
@@ -242,11 +153,11 @@ def read_mode(uri: str, more: str) -> CameraMode:
 
 
 def open_camera(uri: str, channels: int) -> CaptureSource:
-    """Open a camera: ``0?size=1280x720`` or ``v4l2:///dev/video0``; see ``open_source``."""
+    """Open a camera: ``0?size=1280x720``, ``v4l2:///dev/video0`` or that path alone."""
     cv2 = import_cv2()
     mode = read_mode(uri, "format")
     device = uri.removeprefix("v4l2://").partition("?")[0]
-    by_number = not uri.startswith("v4l2://")
+    by_number = device.isdecimal()
     name, path = f"camera {device}", f"/dev/video{device}" if by_number else device
     fix = (
         f"Check that {path} exists (ls /dev/video*), that you may read it (group video), "
@@ -260,17 +171,10 @@ def open_camera(uri: str, channels: int) -> CaptureSource:
     elif int(device) <= _MAX_CAMERA:
         capture = cv2.VideoCapture(int(device), cv2.CAP_ANY)
     if capture is None or not capture.isOpened():
-        raise SourceError(f"{name} cannot be opened", fix=fix)
+        raise Absent(f"{name} cannot be opened", fix=fix)
     _ask(name, capture, mode)
     lost = "Check its cable and power."
-    return CaptureSource(
-        name, capture, channels, live=True, no_frame="gives no frame", fix=fix, lost=lost
-    )
-
-
-def _stated(capture: Any) -> int | None:
-    count = int(capture.get(import_cv2().CAP_PROP_FRAME_COUNT))
-    return count if 0 < count < 1 << 40 else None
+    return CaptureSource(name, capture, channels, fix=fix, lost=lost)
 
 
 def _ask(name: str, capture: Any, mode: CameraMode) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.base import Absent, Frame, Source
 from aeseg_edge.sources.capture import open_stream, read_mode
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import without_password
@@ -67,19 +67,10 @@ def has_element(name: str) -> bool | None:
 
 
 def open_pipeline(name: str, pipeline: str, channels: int, *, endless: bool = False) -> Source:
-    """Open a pipeline that ends in appsink, whichever way this machine can.
+    """Open a pipeline that ends in appsink, whichever way this machine can, as a live source.
 
-    Args:
-        name: Of the source.
-        pipeline: As for gst-launch-1.0, with appsink as its last element.
-        channels: C of the frames, 1 or 3.
-        endless: The end of its stream is a lost source too: cameras have none.
-
-    Returns:
-        A live source. OpenCV cannot tell an end from an error: there, either is a loss.
-
-    Raises:
-        SourceError: If it does not end in appsink, cannot run, or neither way is there.
+    ``endless``: the end of its stream is a lost source too: cameras have none. OpenCV cannot tell
+    an end from an error: there, either is a loss.
     """
     if _APPSINK.search(pipeline) is None:
         raise SourceError(
@@ -97,16 +88,9 @@ def open_pipeline(name: str, pipeline: str, channels: int, *, endless: bool = Fa
 
 
 def csi_pipeline(uri: str) -> str:
-    """Write the pipeline of a camera on a Jetson's CSI port.
+    """Write the pipeline from nvarguscamerasrc (the ISP of a Jetson) to appsink.
 
-    Args:
-        uri: ``csi://0?size=1280x720&fps=30&flip=2``; flip is nvvidconv's flip-method, 0..7.
-
-    Returns:
-        A pipeline from nvarguscamerasrc (the ISP of the device) to appsink.
-
-    Raises:
-        SourceError: If it is no sensor number, or an option is wrong.
+    ``csi://0?size=1280x720&fps=30&flip=2``; flip is nvvidconv's flip-method, 0..7.
     """
     number, _, query = uri.removeprefix("csi://").partition("?")
     flip = dict(parse_qsl(query)).get("flip", "0")
@@ -140,12 +124,7 @@ def open_csi(uri: str, channels: int) -> Source:
 
 
 def rtsp_pipeline(uri: str, *, jetson: bool) -> str:
-    """Write the pipeline of a network camera.
-
-    Args:
-        uri: ``rtsp://[user:password@]host[:port]/path``.
-        jetson: Decoded frames lie in NVMM memory, and nvvidconv fetches them.
-    """
+    """Write the pipeline of a network camera; nvvidconv fetches a Jetson's frames from NVMM."""
     fetch = "nvvidconv ! video/x-raw,format=BGRx ! " if jetson else ""
     return (
         f'rtspsrc location="{uri}" protocols=tcp latency=100 ! decodebin ! {fetch}'
@@ -183,13 +162,7 @@ def open_gst(uri: str, channels: int) -> Source:
 
 
 class Child:
-    """A gst-launch-1.0 process and what it said last.
-
-    Args:
-        pipeline: Its arguments.
-        stdin: As for ``subprocess.Popen``.
-        pass_fds: File descriptors it inherits.
-    """
+    """A gst-launch-1.0 process and what it said last; ``pass_fds`` are descriptors it inherits."""
 
     def __init__(
         self,
@@ -224,11 +197,7 @@ class Child:
         return lines[-1] if lines else "it said nothing"
 
     def end(self, timeout: float = _SHUTDOWN) -> int:
-        """Wait for its end, and make it end after ``timeout`` seconds.
-
-        Returns:
-            Its exit status; negative where it was made to end.
-        """
+        """Wait for its end, or make it end: its exit status, negative where made to."""
         for force in (self.process.terminate, self.process.kill):
             try:
                 return self.process.wait(timeout)
@@ -246,18 +215,11 @@ class Child:
 
 
 class LaunchedSource(Source):
-    """Frames of a gst-launch-1.0 child.
+    """Frames of a gst-launch-1.0 child; the first one comes within 15 seconds.
 
-    The end of the stream is the end of the source; an error of the pipeline is a lost source.
-
-    Args:
-        name: Of the source.
-        pipeline: Ends in appsink; its ``drop=true`` is kept, other properties have no meaning.
-        channels: C of the frames, 1 or 3.
-        endless: The end of its stream is a lost source too.
-
-    Raises:
-        SourceError: If the pipeline fails, or gives no frame within 15 seconds.
+    The end of the stream is the end of the source (of an ``endless`` one a loss); an error of the
+    pipeline is a lost source. The pipeline ends in appsink, whose ``drop=true`` is kept; its other
+    properties have no meaning.
     """
 
     live = True
@@ -284,24 +246,20 @@ class LaunchedSource(Source):
         self._reading = os.fdopen(reading, "rb", buffering=1 << 20)
         try:
             if not select.select([reading], [], [], _FIRST_FRAME)[0]:
-                raise SourceError(
+                raise Absent(
                     f"{name} gives no frame within {_FIRST_FRAME:g} s",
                     fix="Try the pipeline with gst-launch-1.0 and autovideosink.",
                 )
             self._first = self._read()
             self._first_at = time.monotonic()
             if self._first is None:
-                raise SourceError(f"{name} ended before its first frame", fix="Check the pipeline.")
+                raise Absent(f"{name} ended before its first frame", fix="Check the pipeline.")
         except BaseException:
             self.close()
             raise
 
     def __iter__(self) -> Iterator[Frame]:
-        """Give frames until the stream ends.
-
-        Raises:
-            SourceError: If the pipeline fails.
-        """
+        """Give frames until the stream ends."""
         index = 0
         image, captured = self._first, self._first_at
         self._first = None
@@ -331,7 +289,7 @@ class LaunchedSource(Source):
             status = self._child.end()
             if status != 0 or self._endless:
                 why = self._child.complaint if status else "the other side ended the stream"
-                raise SourceError(
+                raise Absent(
                     f"{self.name} stopped: {why}",
                     fix="Try the pipeline with gst-launch-1.0 and fakesink.",
                 )
@@ -393,18 +351,11 @@ def _to_pipe(name: str, pipeline: str, descriptor: int) -> list[str]:
 def i420_to_bgr(
     data: bytes, height: int, width: int, channels: int = 3
 ) -> NDArray[np.uint8] | None:
-    """Convert planar YUV 4:2:0 (ITU-R BT.601, limited range).
+    """Convert planar YUV 4:2:0 (ITU-R BT.601, limited range) to uint8 [H, W, C], BGR or grey.
 
-    Args:
-        data: Y [H, W], then U and V [ceil(H/2), ceil(W/2)]: without padding as y4m(5) has it,
-            or with rows padded to 4 bytes and an even number of them, as GStreamer 1.22's
-            y4menc writes it.
-        height: Rows.
-        width: Columns.
-        channels: 3 for BGR, 1 for grey.
-
-    Returns:
-        uint8 [H, W, C]; None where the data has neither length.
+    The data is Y [H, W], then U and V [ceil(H/2), ceil(W/2)]: without padding as y4m(5) has it, or
+    with rows padded to 4 bytes and an even number of them, as GStreamer 1.22's y4menc writes it.
+    None where it has neither length.
     """
     cv2 = import_cv2()
     rows, columns = -(-height // 2), -(-width // 2)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.sources.depth import Levels, to_bytes
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.zips import read_member
 
@@ -41,6 +43,7 @@ class Pictures:
         names: Paths, or names of entries, in the order they are read.
         notes: Sentences for a person, about what else is in a zip.
         damage: Why none can be read.
+        levels: What is black and white in those of more than 8 bits; all they can hold if None.
     """
 
     source: str
@@ -48,16 +51,10 @@ class Pictures:
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     damage: str = ""
+    levels: Levels | None = None
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | str]]:
-        """Read some of them.
-
-        Args:
-            names: Of ``self.names``.
-
-        Yields:
-            What messages call it, and its bytes or the reason why there are none.
-        """
+        """Yield of each name what messages call it, and its bytes or why there are none."""
         if self.kind != "zip":
             for name in names:
                 yield name, _read_file(Path(name))
@@ -66,13 +63,27 @@ class Pictures:
                 for name in names:
                     yield f"{self.source}:{name}", _read_entry(archive, name)
 
+    def images(
+        self, names: Sequence[str], channels: int, warn: Callable[[str], None]
+    ) -> Iterator[tuple[str, NDArray[np.uint8] | str]]:
+        """Yield of each name what messages call it, and its picture or why there is none.
+
+        ``warn`` gets, once, what is lost of pictures of more than 8 bits.
+        """
+        told: list[str] = []
+        for name, data in self.read(names):
+            known = len(told)
+            if isinstance(data, bytes):
+                tell = None if known else told.append
+                yield name, decode_image(data, channels, levels=self.levels, tell=tell)
+            else:
+                yield name, data
+            if len(told) > known:
+                warn(f"{name} {told[0]}")
+
 
 def open_zip(path: Path) -> Pictures:
-    """List the image entries of a zip; one that is damaged has none.
-
-    Args:
-        path: The zip.
-    """
+    """List the image entries of a zip; one that is damaged has none."""
     names: list[str] = []
     unsafe: list[str] = []
     videos: list[str] = []
@@ -124,49 +135,56 @@ def is_hidden(name: str) -> bool:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Order names as people do: ``frame2`` before ``frame10``.
-
-    Args:
-        name: A path or file name.
-
-    Returns:
-        A sort key.
-    """
+    """Make a key that sorts names as people do: ``frame2`` before ``frame10``."""
     # Odd parts are the numbers. ASCII digits only: int() refuses some of what \d matches.
     parts = re.split(r"([0-9]+)", name)
     return [(1, int(part), "") if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
 
 
-def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
+def decode_image(
+    data: bytes,
+    channels: int,
+    *,
+    levels: Levels | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> NDArray[np.uint8] | str:
     """Decode an image file to the channels wanted.
 
-    16-bit values are divided by 257, so that 65535 becomes 255. Grey is repeated for
-    colour, colour is made grey (ITU-R BT.601) for one channel, alpha is dropped unless
-    four channels are wanted. Pictures that a camera marked as turned (EXIF) are turned
-    upright, as videos are, unless four channels are wanted.
+    Values of more than 8 bits are brought to 0..255 by ``levels``; without any, 65535 (or the
+    maximum that a PGM or PPM states) becomes 255. Grey is repeated for colour, colour is made
+    grey (ITU-R BT.601) for one channel, alpha is dropped unless four channels are wanted.
+    Pictures that a camera marked as turned (EXIF) are turned upright, as videos are.
 
     Args:
         data: The bytes of the file.
         channels: C, 1, 3 or 4.
+        levels: What is black and white; 8-bit pictures are left as they are.
+        tell: Gets what is lost ("holds ...").
 
     Returns:
         uint8 [H, W, C], or why that is not possible ("is not ...").
     """
     cv2 = import_cv2()
+    if not data:
+        return "is empty"
     if _is_cut_jpeg(data):
         return "is cut short: the end of the JPEG is missing"
-    # IMREAD_UNCHANGED is the only way to alpha, and leaves turned pictures turned.
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if channels != 4 else cv2.IMREAD_UNCHANGED
+    # IMREAD_UNCHANGED is the only way to alpha. Turning is not left to OpenCV: which formats
+    # it turns depends on its version.
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        image = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if channels == 4 else flags
+        )
     except cv2.error as error:
         return f"cannot be decoded ({error.err})"
     if image is None:
         return "is not an image that OpenCV can decode"
-    if image.dtype == np.uint16:
-        image = np.round(image / 257.0).astype(np.uint8)
-    if image.dtype != np.uint8:
-        return f"holds {image.dtype} values, not 8 or 16 bits"
+    image = to_bytes(image, data, levels, tell)
+    if isinstance(image, str):
+        return image
+    # OpenCV turns TIFF files whatever it is asked for.
+    image = image if _is_tiff(data) else turn(image, orientation_of(data))
     if image.ndim == 2:
         image = image[..., None]
     have = image.shape[2]
@@ -180,18 +198,66 @@ def decode_image(data: bytes, channels: int) -> NDArray[np.uint8] | str:
     }
     if (have, channels) not in codes:
         return f"has {have} channels, {channels} are wanted"
-    converted = cv2.cvtColor(image, codes[have, channels])
+    converted = cv2.cvtColor(np.ascontiguousarray(image), codes[have, channels])
     return np.ascontiguousarray(converted.reshape(*image.shape[:2], channels), np.uint8)
 
 
+def orientation_of(data: bytes) -> int:
+    """Read how a JPEG, PNG, WebP or TIFF is to be turned: EXIF's orientation, 1 to 8.
+
+    1, as it is stored, where there is none. Source: CIPA DC-008 (Exif 2.32), 4.6.4, tag 274.
+    """
+    block = data if _is_tiff(data) else next((part for part in _exif(data)), b"")
+    order = "little" if block[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(block[at : at + size], order)  # type: ignore[arg-type]
+
+    first = number(4, 4)
+    for at in range(first + 2, min(first + 2 + 12 * number(first, 2), len(block)), 12):
+        if number(at, 2) == 0x0112:
+            return value if 1 <= (value := number(at + 8, 2)) <= 8 else 1
+    return 1
+
+
+def turn(image: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn stored pixels [H, W, ...] upright, by EXIF's orientation; a view."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return image[:, ::-1] if orientation in (2, 3, 6, 7) else image
+
+
+def _exif(data: bytes) -> Iterator[bytes]:
+    """Yield the TIFF blocks that EXIF is in."""
+    if data[:2] == b"\xff\xd8":
+        for marker, at, size in _jpeg_segments(data):
+            if marker == 0xE1 and data[at : at + 6] == b"Exif\0\0":
+                yield data[at + 6 : at + size]
+        return
+    # Chunks: of PNG (PNG 3rd edition, 5.3 and 11.3.3.4) and of RIFF (RFC 9649, 2.7).
+    is_png = data[:4] == b"\x89PNG"
+    if not is_png and (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
+        return
+    at = 8 if is_png else 12
+    while at + 8 <= len(data):
+        name, size = data[at + 4 : at + 8], int.from_bytes(data[at : at + 4], "big")
+        if not is_png:
+            name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if name in (b"eXIf", b"EXIF"):
+            yield data[at + 8 : at + 8 + size].removeprefix(b"Exif\0\0")
+        at += 12 + size if is_png else 8 + size + size % 2
+
+
+def _is_tiff(data: bytes) -> bool:
+    return data[:4] in (b"II*\0", b"MM\0*")
+
+
 def read_grey(path: Path) -> NDArray[np.uint8] | None:
-    """Read a picture as grey values, under whichever name: ``cv2.imread`` takes UTF-8 only.
+    """Read a picture as uint8 [H, W], under whichever name: ``cv2.imread`` takes UTF-8 only.
 
-    Args:
-        path: The file.
-
-    Returns:
-        uint8 [H, W], or None where it cannot be read or is no picture.
+    None where it cannot be read or is no picture.
     """
     cv2 = import_cv2()
     try:
@@ -232,15 +298,21 @@ def _stays_inside(name: str) -> bool:
 def _is_cut_jpeg(data: bytes) -> bool:
     """Say whether a JPEG lost its end: OpenCV 4 fills the missing part with grey.
 
-    Segments before the scan are stepped over (ITU-T T.81, B.1.1.4), because a thumbnail
-    among them has an end of its own.
+    The end is looked for behind the start of the scan: a thumbnail before it has one too.
     """
+    scans = (at for marker, at, _ in _jpeg_segments(data) if marker == 0xDA)
+    return (start := next(scans, None)) is not None and data.rfind(b"\xff\xd9", start) < 0
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, place and size of the segments up to the scan (ITU-T T.81, B.1.1.4)."""
     at = 2
     while data[:2] == b"\xff\xd8" and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        yield data[at + 1], at + 4, size - 2
         if data[at + 1] == 0xDA:
-            return data.rfind(b"\xff\xd9", at) < 0
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+            return
+        at += 2 + size
 
 
 def video_backend() -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sources.base import Frame, Source
-from aeseg_edge.sources.images import decode_image, is_image, natural
+from aeseg_edge.sources.depth import Levels, once, split_levels
+from aeseg_edge.sources.images import decode_image, is_image, natural, orientation_of
 
 _log = logging.getLogger(__name__)
 
@@ -42,17 +43,15 @@ MAX_CHANNELS = 16
 
 @dataclass(frozen=True)
 class Folder:
-    """One modality's pictures.
+    """One modality's pictures; the folder is searched to any depth.
 
-    Attributes:
-        name: Of the modality.
-        path: The folder; searched to any depth.
-        channels: 1 or 3 where it is stated, else None.
+    ``channels`` is 1 or 3 where it is stated, else None; ``levels`` the range, likewise.
     """
 
     name: str
     path: Path
     channels: int | None = None
+    levels: Levels | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,14 @@ class Pairs:
         modalities: Names and channels, in the order of the channels.
         files: For each scene one file of each modality, in natural order.
         unpaired: Files left out because another modality lacks them.
+        levels: Of each modality, see ``Pictures``.
     """
 
     name: str
     modalities: tuple[Modality, ...]
     files: tuple[tuple[Path, ...], ...]
     unpaired: tuple[Path, ...]
+    levels: tuple[Levels | None, ...]
 
     @property
     def channels(self) -> int:
@@ -91,30 +92,16 @@ def describe(modalities: Sequence[Modality]) -> str:
 
 
 def pair_folders(uri: str) -> tuple[Folder, ...]:
-    """Read the folders of ``pairs://NAME=DIR,NAME=DIR``; none of them is looked at.
-
-    Args:
-        uri: See ``open_pairs``.
-
-    Raises:
-        SourceError: If it is not written so.
-    """
+    """Read the folders of ``pairs://NAME=DIR,NAME=DIR``; none of them is looked at."""
     return _parse(uri.removeprefix(SCHEME).removesuffix(SKIP))
 
 
 def open_pairs(uri: str, modalities: Sequence[Modality] = ()) -> Pairs:
-    """Find the files of paired folders.
+    """Find the files of ``pairs://NAME=DIR,NAME=DIR``.
 
-    Args:
-        uri: ``pairs://NAME=DIR,NAME=DIR``, with ``?unpaired=skip`` at its end to leave files
-            without a partner out instead of refusing them.
-        modalities: What a bundle was trained on; its order and channels are used. Where empty,
-            the order is the one given, and a modality whose first files are grey has one
-            channel.
-
-    Raises:
-        SourceError: If it is not written so, a folder is missing or empty, files have no
-            partner, or the modalities are not the bundle's.
+    With ``?unpaired=skip`` at its end, files without a partner are left out instead of refused.
+    ``modalities`` are what a bundle was trained on: its order and channels are used. Without, the
+    order is the one given, and a modality whose first files are grey has one channel.
     """
     text = uri.removeprefix(SCHEME)
     skip = text.endswith(SKIP)
@@ -143,26 +130,32 @@ def open_pairs(uri: str, modalities: Sequence[Modality] = ()) -> Pairs:
         )
     scenes = [tuple(found[each.name][key] for each in folders) for key in sorted(keys, key=natural)]
     chosen = tuple(modalities) or _modalities(folders, scenes)
-    return Pairs(text, chosen, tuple(scenes), alone)
+    levels = tuple(each.levels for each in folders)
+    return Pairs(text, chosen, tuple(scenes), alone, levels)
 
 
-def read_pair(files: Sequence[Path], modalities: Sequence[Modality]) -> NDArray[np.uint8] | str:
-    """Read one scene.
+def read_pair(
+    files: Sequence[Path],
+    modalities: Sequence[Modality],
+    levels: Sequence[Levels | None] = (),
+    warn: Callable[[str], None] | None = None,
+) -> NDArray[np.uint8] | str:
+    """Read one scene, a file of each modality: uint8 [H, W, C], or the file and why not.
 
-    Args:
-        files: One of each modality.
-        modalities: In the same order.
-
-    Returns:
-        uint8 [H, W, C], or why that is not possible, with the file's name.
-
-    Raises:
-        SourceError: If the pictures have different sizes: then they do not show the same.
+    Pictures of different sizes raise: they do not show the same. ``warn`` gets what is lost of
+    more than 8 bits, and that EXIF turns some of the pictures alone.
     """
     parts: list[NDArray[np.uint8]] = []
-    for path, modality in zip(files, modalities, strict=True):
+    ways: list[int] = []
+    for index, (path, modality) in enumerate(zip(files, modalities, strict=True)):
+        notes: list[str] = []
         try:
-            image = decode_image(path.read_bytes(), modality.channels)
+            data = path.read_bytes()
+            known = levels[index] if levels else None
+            image = decode_image(
+                data, modality.channels, levels=known, tell=notes.append if warn else None
+            )
+            ways.append(orientation_of(data))
         except OSError as error:
             image = f"cannot be read ({error.strerror or error})"
         if isinstance(image, str):
@@ -174,16 +167,38 @@ def read_pair(files: Sequence[Path], modalities: Sequence[Modality]) -> NDArray[
                 fix="Register the pictures of a pair to each other, and crop them to one size.",
             )
         parts.append(image)
+        if warn is not None and notes:
+            warn(f"{path} {notes[0]}")
+    if warn is not None and len(set(ways)) > 1:
+        turned = next(path for path, way in zip(files, ways, strict=True) if way > 1)
+        warn(f"{turned} is turned by EXIF, and others of its scene are not: all are shown upright")
     return np.ascontiguousarray(np.concatenate(parts, axis=2))
+
+
+def with_ranges(uri: str, footage: Sequence[str]) -> str:
+    """Add to the folders of ``pairs://`` that state no range those of a bundle's footage."""
+    try:
+        known = {
+            each.name: each.levels
+            for name in footage
+            for each in pair_folders(name)
+            if each.levels is not None
+        }
+        folders = pair_folders(uri)
+    except SourceError:
+        return uri
+    parts = []
+    for each in folders:
+        channels = "" if each.channels is None else f":{each.channels}"
+        levels = each.levels or known.get(each.name)
+        parts.append(f"{each.name}{channels}={each.path}" + (f"?range={levels}" if levels else ""))
+    return f"{SCHEME}{','.join(parts)}{SKIP if uri.endswith(SKIP) else ''}" if known else uri
 
 
 class PairSource(Source):
     """Scenes of paired folders, in natural order.
 
     Scenes that cannot be read are skipped, named in the log, and counted in ``skipped``.
-
-    Args:
-        pairs: From ``open_pairs``.
     """
 
     def __init__(self, pairs: Pairs) -> None:
@@ -193,21 +208,17 @@ class PairSource(Source):
         self._pairs = pairs
 
     def __iter__(self) -> Iterator[Frame]:
-        """Read one scene after another.
-
-        Raises:
-            SourceError: If none of them can be read, or the sizes of a pair differ.
-        """
-        index = 0
-        for files in self._pairs.files:
-            image = read_pair(files, self._pairs.modalities)
+        """Read one scene after another; a SourceError if none can be read, or sizes differ."""
+        none, warn = True, once(_log.warning)
+        for index, files in enumerate(self._pairs.files):
+            image = read_pair(files, self._pairs.modalities, self._pairs.levels, warn)
             if isinstance(image, str):
                 self.skipped.append(str(files[0]))
                 _log.warning("a pair is skipped: %s", image)
                 continue
-            yield Frame(image, index, time.monotonic(), self.name)
-            index += 1
-        if not index:
+            none = False
+            yield Frame(image, index, time.monotonic(), self.name, path=files[0])
+        if none:
             raise SourceError(
                 f"none of the {len(self._pairs.files)} pairs of {self.name} can be read",
                 fix="Open one in a viewer; convert them to PNG or JPEG.",
@@ -234,7 +245,8 @@ def _parse(text: str) -> tuple[Folder, ...]:
         channels = None if match[2] is None else int(match[2])
         if channels not in (None, 1, 3):
             raise SourceError(f"{part!r} has {channels} channels, not 1 or 3", fix=_WANTED)
-        folders.append(Folder(match[1], Path(match[3]), channels))
+        path, levels = split_levels(match[3])
+        folders.append(Folder(match[1], Path(path), channels, levels))
     names = [each.name for each in folders]
     if len(folders) < 2 or len(set(names)) < len(names):
         raise SourceError(f"{text!r} does not name two or more modalities", fix=_WANTED)

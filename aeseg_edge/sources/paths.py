@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import glob
+import stat
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from aeseg_edge.errors import AesegError, SourceError
+from aeseg_edge.sources.depth import Levels, footage_of, levels_of, split_levels
 from aeseg_edge.sources.images import (
     TEXT_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -19,7 +23,12 @@ from aeseg_edge.sources.images import (
     natural,
     open_zip,
 )
+from aeseg_edge.sources.pairs import is_pairs, with_ranges
+from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.text import is_utf8
 
+_KEPT = ("model.json", "history.json", "frames/sizes.json")
+"""What tells a NAME.train from a folder of footage."""
 _FIX = "Give a video, an image, a folder, a zip of images or a glob of any of these."
 
 
@@ -32,25 +41,23 @@ class Found:
         kind: ``images``, ``folder``, ``glob``, ``video`` or ``zip``.
         files: Paths, in natural order; one of a video or zip.
         notes: Sentences for a person about what is beside them and left out.
+        levels: See ``Pictures``.
     """
 
     source: str
     kind: str
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    levels: Levels | None = None
 
     def pictures(self, *, error: type[AesegError] = SourceError) -> Pictures:
         """Say which pictures these are; nothing is read yet, but the list of a zip.
 
-        Args:
-            error: Class of what is raised.
-
-        Raises:
-            AesegError: Of class ``error``, if a zip holds none.
+        Raises ``error`` if a zip holds none.
         """
         if self.kind != "zip":
-            return Pictures(self.source, self.kind, self.files)
-        found = open_zip(Path(self.source))
+            return Pictures(self.source, self.kind, self.files, levels=self.levels)
+        found = replace(open_zip(Path(self.source)), levels=self.levels)
         if not found.names and not found.damage:
             raise error(
                 f"{self.source} holds no images that can be used",
@@ -60,22 +67,36 @@ class Found:
 
 
 def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) -> list[Found]:
-    """Find what a path stands for, without opening it.
+    """Find what a path, a glob pattern, or either behind ``file://`` stands for, opening nothing.
 
-    Args:
-        uri: A path, a glob pattern, or either behind ``file://``.
-        error: Class of what is raised.
-        fix: Advice where there is nothing.
-
-    Returns:
-        One or more: images first, in natural order, then each video and zip. A folder is
-        searched to any depth, a name that is there is no pattern, and zips inside a folder
-        are left out.
-
-    Raises:
-        AesegError: Of class ``error``, if there is nothing.
+    One or more: images first, in natural order, then each video and zip. A folder is searched to
+    any depth, a name that is there is no pattern, and zips inside a folder are left out.
+    ``?range=LOW:HIGH`` may follow. Raises ``error`` with this ``fix`` if there is nothing, or a
+    range for videos alone.
     """
-    text = file_path(uri)
+    text, levels = split_levels(file_path(uri), error=error)
+    found = _find(text, error, fix)
+    if levels is None:
+        return found
+    if all(each.kind == "video" for each in found):
+        raise error(f"{text} holds no pictures that a range is for", fix="Leave ?range= out.")
+    return [replace(each, levels=levels) for each in found]
+
+
+def with_range(uri: str, provenance: Mapping[str, Any]) -> str:
+    """Add the range of a bundle's footage, by its provenance, to pictures that state none."""
+    if is_pairs(uri):
+        return with_ranges(uri, footage_of(provenance))
+    levels = levels_of(provenance)
+    path = file_path(uri)
+    if levels is None or "://" in path or split_levels(path)[1] is not None:
+        return uri
+    if not any(is_image(name) or name.suffix.lower() == ".zip" for name in list_files(uri)):
+        return uri
+    return f"{uri}?range={levels}"
+
+
+def _find(text: str, error: type[AesegError], fix: str) -> list[Found]:
     path = Path(text)
     if path.is_dir():
         found, count = _in_folder(path)
@@ -83,8 +104,10 @@ def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) ->
             content = f"{count} other files" if count else "no files"
             raise error(f"folder {path} holds no images or videos, but {content}", fix=fix)
         return found
+    if text == "-" or is_pipe(path):
+        return [Found(text, "video", ("/dev/stdin" if text == "-" else text,))]
     if path.is_file():
-        if is_image(path):
+        if is_image(path) or (is_avif(path) and _can_decode(path)):
             return [Found(text, "images", (text,))]
         if path.suffix.lower() in TEXT_SUFFIXES:
             raise error(f"{path} is neither an image nor a video", fix=fix)
@@ -104,11 +127,7 @@ def find(uri: str, *, error: type[AesegError] = SourceError, fix: str = _FIX) ->
 
 
 def file_path(uri: str) -> str:
-    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path.
-
-    Args:
-        uri: Such, or a path as it is.
-    """
+    """Read the path of a file URI (RFC 8089), or of ``file://`` before a relative path."""
     if not uri.startswith("file://"):
         return uri
     text = uri.removeprefix("file://")
@@ -116,19 +135,53 @@ def file_path(uri: str) -> str:
     return text if Path(text).exists() else unquote(text)
 
 
-def list_files(uri: str) -> list[Path]:
-    """List the files that a path stands for; see ``aeseg_edge.sources.files_of``."""
+def is_pipe(path: Path) -> bool:
+    """Say whether something is there that is no file: a pipe, a device, standard input."""
     try:
-        return [Path(name) for each in find(uri) for name in each.files]
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def is_avif(path: Path) -> bool:
+    """Say whether a file is an AVIF or HEIC picture (ISO/IEC 23008-12), which looks like MP4."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head[4:8] == b"ftyp" and head[8:] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
+
+
+def _can_decode(path: Path) -> bool:
+    return is_utf8(path) and bool(import_cv2().haveImageReader(str(path)))
+
+
+def list_files(uri: str) -> list[Path]:
+    """List the files, not pipes, that a path stands for; see ``aeseg_edge.sources.files_of``."""
+    try:
+        files = [Path(name) for each in find(uri) for name in each.files]
     except SourceError:
         return []
+    return [path for path in files if not is_pipe(path)]
 
 
 def _in_folder(folder: Path) -> tuple[list[Found], int]:
     """What a folder holds, and how many files that is, hidden ones and others included."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    names = [str(path) for path in files if not is_hidden(str(path.relative_to(folder)))]
-    return _sort_out(str(folder), "folder", sorted(names, key=natural)), len(files)
+    # What a training has kept of its footage is no footage again: `aeseg train . -o cam.aeseg`.
+    kept = [path for path in folder.rglob("*.train") if any((path / m).exists() for m in _KEPT)]
+    names = [
+        str(path)
+        for path in files
+        if not is_hidden(str(path.relative_to(folder))) and not set(kept) & set(path.parents)
+    ]
+    found = _sort_out(str(folder), "folder", sorted(names, key=natural))
+    if found and kept:
+        note = f"{kept[0]} holds frames that a training has kept: they are left out"
+        found[0] = replace(found[0], notes=(*found[0].notes, note))
+    return found, len(files)
 
 
 def _sort_out(source: str, kind: str, names: list[str]) -> list[Found]:

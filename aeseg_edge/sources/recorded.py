@@ -11,31 +11,29 @@ from pathlib import Path
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sources.base import Frame, Source
-from aeseg_edge.sources.capture import count_frames, open_video
-from aeseg_edge.sources.images import Pictures, decode_image
+from aeseg_edge.sources.depth import split_levels
+from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.paths import Found, file_path, find
+from aeseg_edge.sources.video import count_frames, open_video
 from aeseg_edge.support.text import as_text
 
 _log = logging.getLogger(__name__)
 
 
 def open_recording(uri: str, channels: int) -> Source:
-    """Open what a path stands for; see ``open_source``.
-
-    What is found in several parts, such as the videos of a folder, is played in turn.
-    """
+    """Open what a path stands for; several parts, such as the videos of a folder, play in turn."""
     found = find(uri)
     for each in found:
         _tell(each.notes)
     several = len(found) > 1
     source = Recordings(uri, found, channels) if several else _open(found[0], channels)
-    source.name = file_path(uri)
+    source.name = split_levels(file_path(uri))[0]
     return source
 
 
 def _open(found: Found, channels: int) -> Source:
     if found.kind == "video":
-        return open_video(Path(found.source), channels)
+        return open_video(Path(found.files[0]), channels)
     pictures = found.pictures()
     _tell(pictures.notes)
     return ImageSource(pictures, channels)
@@ -47,16 +45,10 @@ def _tell(notes: Sequence[str]) -> None:
 
 
 class ImageSource(Source):
-    """Image files in natural order.
+    """Image files in natural order; a zip that is damaged is refused.
 
-    Files that cannot be read are skipped, named in the log, and counted in ``skipped``.
-
-    Args:
-        pictures: The files.
-        channels: C of the frames.
-
-    Raises:
-        SourceError: If they are in a zip that is damaged.
+    A frame has the number of its file. Files that cannot be read are skipped, named in the log,
+    and counted in ``skipped``.
     """
 
     def __init__(self, pictures: Pictures, channels: int) -> None:
@@ -65,27 +57,24 @@ class ImageSource(Source):
                 f"{pictures.source} {pictures.damage}", fix="Make or copy the zip again."
             )
         self.name = pictures.source
-        self.total = len(pictures.names)
+        self.total: int = len(pictures.names)
         self.skipped: list[str] = []
         self._pictures = pictures
         self._channels = channels
 
     def __iter__(self) -> Iterator[Frame]:
-        """Read one image after another.
-
-        Raises:
-            SourceError: If none of them can be read.
-        """
-        index = 0
-        for name, data in self._pictures.read(self._pictures.names):
-            image = decode_image(data, self._channels) if isinstance(data, bytes) else data
+        """Read one image after another; a SourceError if none of them can be read."""
+        names, none = self._pictures.names, True
+        inside = Path(self.name) if self._pictures.kind == "zip" else Path()
+        pictures = self._pictures.images(names, self._channels, lambda note: _tell((note,)))
+        for index, (name, image) in enumerate(pictures):
             if isinstance(image, str):
                 self.skipped.append(name)
                 _log.warning("%s is skipped: it %s", as_text(name), as_text(image))
                 continue
-            yield Frame(image, index, time.monotonic(), self.name)
-            index += 1
-        if not index:
+            none = False
+            yield Frame(image, index, time.monotonic(), self.name, path=inside / names[index])
+        if none:
             raise SourceError(
                 f"none of the {self.total} images of {self.name} can be read",
                 fix="Open one in a viewer; convert them to PNG or JPEG with "
@@ -98,14 +87,6 @@ class Recordings(Source):
 
     Frames are counted through and say which ``recording`` they are from. Recordings that cannot
     be read are skipped, named in the log, and counted in ``skipped``.
-
-    Args:
-        name: What the user gave.
-        found: The recordings.
-        channels: C of the frames.
-
-    Raises:
-        SourceError: If none of them can be opened.
     """
 
     def __init__(self, name: str, found: Sequence[Found], channels: int) -> None:
@@ -114,6 +95,7 @@ class Recordings(Source):
         self._left = list(found)
         self._channels = channels
         self._closed = False
+        self._fix = "Play one to see whether it is whole; convert it to MP4 (H.264) if it is."
         self._current = self._next()
         self._count = len(found)
         if self._current is None:
@@ -123,23 +105,22 @@ class Recordings(Source):
         self.total = None if None in counts else sum(count or 0 for count in counts)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Give the frames of each in turn.
-
-        Raises:
-            SourceError: If none of them can be read.
-        """
-        index = 0
+        """Give the frames of each in turn; a SourceError if none of them can be read."""
+        count, none = 0, True
         while self._current is not None:
-            current = self._current
+            current, before = self._current, count
+            if isinstance(current, ImageSource):
+                count += current.total
             try:
                 for frame in current:
+                    index = before + frame.index
+                    count, none = max(count, index + 1), False
                     yield replace(frame, index=index, source=self.name, recording=current.name)
-                    index += 1
             except SourceError as problem:
                 self._skip(current.name, problem)
             current.close()
             self._current = self._next()
-        if not index and not self._closed:
+        if none and not self._closed:
             raise self._nothing()
 
     def close(self) -> None:
@@ -160,12 +141,13 @@ class Recordings(Source):
     def _nothing(self) -> SourceError:
         return SourceError(
             f"none of the {self._count} recordings of {self.name} can be read",
-            fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
+            fix=self._fix,
         )
 
     def _skip(self, name: str, problem: SourceError) -> None:
         self.skipped.append(name)
-        _log.warning("%s is skipped: %s", as_text(name), as_text(problem.problem))
+        self._fix = problem.fix
+        _log.warning("%s is skipped: %s", as_text(name), as_text(str(problem)))
 
 
 def _count(found: Found) -> int | None:
@@ -179,15 +161,9 @@ def _count(found: Found) -> int | None:
 
 
 class RealTime(Source):
-    """A recording given at its own rate, as if it came from a camera.
+    """A recording given at its own rate, as if it came from a camera; closed with this one.
 
-    Args:
-        source: Recorded, with a rate; closed with this one.
-        clock: Monotonic seconds.
-        wait: Waits for some seconds, or until closed.
-
-    Raises:
-        SourceError: If the source has no rate.
+    ``wait`` waits for some seconds, or until closed. One without a rate is refused.
     """
 
     def __init__(

@@ -15,14 +15,7 @@ from aeseg_edge.sources.capture import MAX_SIDE
 
 
 class TestSource(Source):
-    """A drawn scene that moves: sky, ground, a road, boxes. Endless and repeatable.
-
-    Args:
-        width: Columns.
-        height: Rows.
-        fps: Stated rate; frames are given as fast as they are taken.
-        channels: C of the frames.
-    """
+    """A drawn scene that moves: sky, ground, a road, boxes. Endless and repeatable."""
 
     __test__ = False
 
@@ -65,16 +58,7 @@ def open_scene(uri: str, channels: int) -> Source:
 
 
 def draw_scene(index: int, width: int, height: int) -> NDArray[np.uint8]:
-    """Draw one frame of the test scene.
-
-    Args:
-        index: Frame number; the scene moves with it.
-        width: Columns.
-        height: Rows.
-
-    Returns:
-        uint8 [height, width, 3], BGR.
-    """
+    """Draw a frame of the test scene, which moves with its index: uint8 [height, width, 3], BGR."""
     y, x = np.ogrid[:height, :width]
     horizon = height // 2 + round(height / 24 * np.sin(index / 20))
     image = np.empty((height, width, 3), np.uint8)

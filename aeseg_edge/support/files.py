@@ -29,34 +29,16 @@ _STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 
 
 def write_error(path: Path, problem: OSError, *, error: type[AesegError]) -> AesegError:
-    """Turn what the system said into an error with a fix.
-
-    Args:
-        path: The file that was to be written.
-        problem: What the system raised.
-        error: Class to make.
-
-    Returns:
-        An error to raise from ``problem``.
-    """
+    """Turn what the system said into an error with a fix, to be raised from ``problem``."""
     reason = os.strerror(problem.errno) if problem.errno else str(problem)
     fix = _FIXES.get(problem.errno or 0, "Check the disk and the folder.")
     return error(f"{path} cannot be written: {reason}", fix=fix)
 
 
 def temporary_beside(path: Path, *, error: type[AesegError] = SinkError) -> Path:
-    """Make an empty file in the target's folder, to be given the target's name later.
+    """Make an empty, hidden file beside a target (a link's own target), with the target's suffix.
 
-    Args:
-        path: Target file. Where it is a link, the file it points to is the target.
-        error: Class of what is raised.
-
-    Returns:
-        A new, hidden file with the target's suffix.
-
-    Raises:
-        AesegError: Of class ``error``, if the target is a folder, or its folder is missing
-            or cannot be written.
+    Raises ``error`` if the target is a folder, or its folder is missing or cannot be written.
     """
     target = Path(os.path.realpath(path))
     # A long name leaves no room for the random part (255 bytes on most file systems).
@@ -83,16 +65,7 @@ def temporary_beside(path: Path, *, error: type[AesegError] = SinkError) -> Path
 
 
 def move_into_place(temporary: Path, path: Path, *, error: type[AesegError] = SinkError) -> None:
-    """Flush a file to the disk and give it the target's name.
-
-    Args:
-        temporary: From ``temporary_beside``; closed.
-        path: Target file.
-        error: Class of what is raised.
-
-    Raises:
-        AesegError: Of class ``error``, if either fails; the target is as it was.
-    """
+    """Flush a closed file and give it the target's name; if either fails, that stays as it was."""
     try:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -105,18 +78,7 @@ def move_into_place(temporary: Path, path: Path, *, error: type[AesegError] = Si
 def replacing(path: Path, *, error: type[AesegError] = SinkError) -> Iterator[Path]:
     """Give a temporary path beside the target, and rename it when the block ends well.
 
-    The temporary file is flushed to the disk first, and removed if anything fails,
-    Ctrl-C included.
-
-    Args:
-        path: Target file.
-        error: Class of what is raised.
-
-    Yields:
-        A path in the target's folder, with the target's suffix.
-
-    Raises:
-        AesegError: Of class ``error``, if the file cannot be written.
+    It is flushed to the disk first, and removed if anything fails, Ctrl-C included.
     """
     temporary = temporary_beside(path, error=error)
     try:
@@ -130,16 +92,9 @@ def replacing(path: Path, *, error: type[AesegError] = SinkError) -> Iterator[Pa
 
 
 def write_bytes(path: Path, data: bytes, *, error: type[AesegError] = SinkError) -> None:
-    """Write a whole file at once.
+    """Write a whole file at once, into a folder that exists.
 
-    Args:
-        path: Target file; its folder must exist. A device or a pipe (/dev/stdout, /dev/null)
-            is written to as it is.
-        data: Its new content.
-        error: Class of what is raised.
-
-    Raises:
-        AesegError: Of class ``error``, if the file cannot be written.
+    A device or a pipe (/dev/stdout, /dev/null) is written to as it is.
     """
     if is_stream(path):
         try:
@@ -151,6 +106,27 @@ def write_bytes(path: Path, data: bytes, *, error: type[AesegError] = SinkError)
         return
     with replacing(path, error=error) as temporary:
         temporary.write_bytes(data)
+
+
+def identity(path: Path) -> str:
+    """Give what all names of one file have in common, whether it is there yet or not.
+
+    That is its real path, with small letters where the folder takes A and a for one name.
+    """
+    real = os.path.realpath(path)
+    folder, name = os.path.split(real)
+    return os.path.join(folder, name.casefold()) if _folds_case(folder) else real
+
+
+def _folds_case(folder: str) -> bool:
+    # Only trying tells: file systems of one system differ, and one folder from another (ext4).
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+        other = next((name for name in names if name != name.swapcase()), None)
+        paths = [os.path.join(folder, each) for each in (other, other.swapcase())] if other else []
+        return bool(paths) and os.path.samefile(*paths)
+    except OSError:
+        return False
 
 
 def is_stream(path: Path) -> bool:

@@ -7,10 +7,6 @@ from typing import Any
 
 
 def load(where: str) -> Any:
-    """Import what a row of a table names.
-
-    Args:
-        where: ``package.module:attribute``.
-    """
+    """Import what a row of a table names: ``package.module:attribute``."""
     module, _, name = where.partition(":")
     return getattr(importlib.import_module(module), name)

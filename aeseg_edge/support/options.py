@@ -44,14 +44,7 @@ class Option:
 
 
 def option(default: Any, *flags: str, help: str, **told: Any) -> Any:
-    """Make a field that is an option too.
-
-    Args:
-        default: Of the field.
-        flags: See ``Option``.
-        help: Likewise.
-        told: The rest of ``Option``.
-    """
+    """Make a field that is an option too; ``told`` is the rest of ``Option``."""
     return field(default=default, metadata={KEY: Option(help, flags, **told)})
 
 

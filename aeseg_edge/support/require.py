@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
 from aeseg_edge.errors import MissingDependency
@@ -20,21 +21,10 @@ _AGAIN = {
 
 
 def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fix: str = "") -> Any:
-    """Import an optional package, or say how to get it.
+    """Import an optional package such as ``scipy.optimize``, or say how to get it.
 
-    Args:
-        module: Such as ``scipy.optimize``.
-        extra: The extra of aeseg_edge that brings it; the usual one when empty.
-        for_: What needs it, such as ``the decoder``.
-        title: What messages call it; its usual name when empty.
-        fix: What to do where it is missing, when no extra brings it.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingDependency: If it is not installed, or is and does not load: half an installation,
-            a library of the system that is missing, a build for another numpy.
+    ``extra``, ``title`` and ``fix`` stand for the usual ones. MissingDependency if it is not there,
+    or is and does not load: half an installation, a missing library, a build for another numpy.
     """
     package = module.partition(".")[0]
     name = title or _TITLES.get(package, package)
@@ -53,10 +43,13 @@ def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fi
                 fix=fix or f"Install it: pip install 'aeseg_edge[{extra}]'{beside}.",
             ) from error
         told = " ".join(str(error).split())
+        again = f"the package again: pip install --force-reinstall {_AGAIN.get(package, package)}."
+        fix = f"Install what is named there, or {again}"
+        if _is_for_numpy_1(told):
+            # JetPack's own packages are: python3-opencv, and TensorRT's and pycuda's builds.
+            fix = f"It was built for numpy 1: pip install 'numpy<2'. Or install {again}"
         raise MissingDependency(
-            f"{needs} is installed but does not load ({type(error).__name__}: {told})",
-            fix="Install what is named there, or the package again: pip install "
-            f"--force-reinstall {_AGAIN.get(package, package)}.",
+            f"{needs} is installed but does not load ({type(error).__name__}: {told})", fix=fix
         ) from error
 
 
@@ -75,6 +68,31 @@ def optional(module: str) -> Any | None:
         return None
 
 
+def whole(module: Any, *names: str) -> Any:
+    """Give a module that has these names.
+
+    MissingDependency for what is left of a package, an empty folder for instance, which Python
+    imports without a word.
+    """
+    if missing := [name for name in names if not hasattr(module, name)]:
+        package = module.__name__.partition(".")[0]
+        where = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+        raise MissingDependency(
+            f"{_TITLES.get(package, package)} is installed but not whole: {module.__name__} "
+            f"({where}) has no {missing[0]}",
+            fix=f"Install it again: pip install --force-reinstall {_AGAIN.get(package, package)}.",
+        )
+    return module
+
+
+def _is_for_numpy_1(told: str) -> bool:
+    """Whether an error of loading is what a package built for numpy 1 meets beside numpy 2."""
+    numpy = sys.modules.get("numpy")
+    version = getattr(numpy, "__version__", "")
+    signs = ("numpy.core", "_ARRAY_API", "NumPy 1.x", "numpy.dtype size changed")
+    return not version.startswith("1.") and any(sign in told for sign in signs)
+
+
 def import_scipy(part: str) -> Any:
     """Import a part of scipy, such as ``optimize``; see ``require``."""
     return require(f"scipy.{part}")
@@ -82,4 +100,4 @@ def import_scipy(part: str) -> Any:
 
 def import_cv2() -> Any:
     """Import OpenCV when it is first needed; see ``require``."""
-    return require("cv2")
+    return whole(require("cv2"), "__version__", "imread")

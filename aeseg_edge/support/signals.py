@@ -16,9 +16,7 @@ _log = logging.getLogger(__name__)
 def stop_on_signals() -> Iterator[threading.Event]:
     """Turn SIGINT and SIGTERM into an event; a second signal ends the process at once.
 
-    Yields:
-        An event that is set by the first signal. Outside the main thread signals cannot be
-        caught, and the event stays unset.
+    Outside the main thread signals cannot be caught, and the event stays unset.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

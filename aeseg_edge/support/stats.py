@@ -19,16 +19,7 @@ from aeseg_edge.errors import UsageError
 class Summary:
     """Distribution of samples, in the samples' own unit (milliseconds, unless said).
 
-    Attributes:
-        count: Number of samples.
-        min: Smallest sample.
-        mean: Arithmetic mean.
-        p50: Median.
-        p90: 90th percentile.
-        p95: 95th percentile.
-        p99: 99th percentile.
-        max: Largest sample.
-        jitter: Population standard deviation.
+    ``p50`` to ``p99`` are percentiles, ``jitter`` is the population standard deviation.
     """
 
     count: int
@@ -50,13 +41,10 @@ class Summary:
 
 
 def summarise(samples: Sequence[float]) -> Summary:
-    """Summarise raw samples.
+    """Summarise raw samples; UsageError without any.
 
     Percentiles interpolate linearly between the closest ranks: definition 7 of Hyndman and
     Fan, Sample Quantiles in Statistical Packages, 1996; numpy.percentile's default.
-
-    Raises:
-        UsageError: There are no samples.
     """
     if len(samples) == 0:
         raise UsageError("there are no samples to summarise", fix="Time at least one frame.")
@@ -84,9 +72,6 @@ class LatencySketch:
 
     Sources: DDSketch (Masson, Rim and Lee, VLDB 2019) with fixed bins; Welford's running
     variance (Technometrics 1962).
-
-    Args:
-        accuracy: Relative error of a percentile.
     """
 
     _LOW_MS, _HIGH_MS = 1e-3, 1e6
@@ -105,11 +90,7 @@ class LatencySketch:
         self._squares = 0.0
 
     def add(self, milliseconds: float) -> None:
-        """Count one latency.
-
-        Raises:
-            UsageError: The value is negative or not a number.
-        """
+        """Count one latency; UsageError if it is negative or not a number."""
         if not 0 <= milliseconds < math.inf:
             raise UsageError(
                 f"a latency of {milliseconds} ms is impossible", fix="Use a monotonic clock."

@@ -24,15 +24,7 @@ def is_utf8(name: str | Path) -> bool:
 
 
 def check_name(name: str | Path, *, error: type[AesegError]) -> None:
-    """Refuse what OpenCV cannot be given; asked before each of its calls that take a path.
-
-    Args:
-        name: A path, address or pipeline.
-        error: Class of what is raised.
-
-    Raises:
-        AesegError: Of class ``error``, if it is not UTF-8.
-    """
+    """Refuse a path, address or pipeline that is not UTF-8, before OpenCV is given it."""
     if not is_utf8(name):
         raise error(
             f"{without_password(str(name))} is not UTF-8, and OpenCV takes no other names",
@@ -46,15 +38,9 @@ def as_text(text: str) -> str:
 
 
 def to_json(data: Any, **options: Any) -> str:
-    r"""Write JSON that can be encoded.
+    r"""Write JSON that can be encoded, with ``\u`` escapes where a name in it is not UTF-8.
 
-    Args:
-        data: The data.
-        **options: Of ``json.dumps``.
-
-    Returns:
-        Text as it is; with ``\u`` escapes where a name in it is not UTF-8. Python reads them
-        back as they were.
+    Python reads them back as they were. ``options`` are those of ``json.dumps``.
     """
     text = json.dumps(data, ensure_ascii=False, **options)
     return text if is_utf8(text) else json.dumps(data, **options)
@@ -72,14 +58,10 @@ _SECRETS = re.compile(
 
 
 def without_password(address: str) -> str:
-    """Leave user and password out of an address (RFC 3986, section 3.2.1).
+    """Leave user and password out of an address, or of a message that has one.
 
-    Args:
-        address: A URI, a path or a name; a message that has one.
-
-    Returns:
-        The same without what stands between ``://`` and ``@``, and without the properties of a
-        ``gst://`` pipeline that are there for it.
+    That is what stands between ``://`` and ``@`` (RFC 3986, section 3.2.1), and the properties of
+    a ``gst://`` pipeline that are there for it.
     """
     if address.startswith(_WITHOUT_USER):
         return address

@@ -14,12 +14,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Lane:
-    """One sender's way into a mailbox.
+    """One sender's way into a mailbox, with room for so many items.
 
-    Attributes:
-        room: Items that fit.
-        newest: When full, True replaces the oldest item and counts it as dropped; False
-            lets the sender wait.
+    When it is full, ``newest`` replaces the oldest item and counts it as dropped; else the sender
+    waits.
     """
 
     room: int = 1
@@ -27,12 +25,7 @@ class Lane:
 
 
 class Mailbox(Generic[Item]):
-    """Items from several senders for one taker, who serves the senders in turn.
-
-    Args:
-        lanes: One a sender.
-        clock: Monotonic seconds.
-    """
+    """Items from several senders, a lane each, for one taker, who serves the senders in turn."""
 
     def __init__(
         self, lanes: Sequence[Lane], *, clock: Callable[[], float] = time.monotonic
@@ -51,14 +44,8 @@ class Mailbox(Generic[Item]):
     ) -> bool:
         """Leave an item; waits only in a lane that loses none.
 
-        Args:
-            item: Anything.
-            lane: The sender's.
-            cancelled: Asked while waiting; True gives up.
-
-        Returns:
-            False if the mailbox is closed or the sender gave up: the item is not in it, and
-            counts as dropped.
+        ``cancelled`` is asked while waiting. False if the mailbox is closed or the sender gave up:
+        the item is not in it, and counts as dropped.
         """
         rule, items = self._lanes[lane], self._items[lane]
         with self._changed:
@@ -78,16 +65,10 @@ class Mailbox(Generic[Item]):
         return True
 
     def take(self, timeout: float) -> tuple[int, Item] | None:
-        """Take the oldest item of the lane whose turn it is.
+        """Take the oldest item of the lane whose turn it is, with the lane.
 
-        Lanes are served round robin (the one after the last served goes first), so that one
-        fast sender cannot starve the others.
-
-        Args:
-            timeout: Seconds to wait for one; 0 only looks.
-
-        Returns:
-            Lane and item; None when there is none in time, or never will be (``closed``).
+        Lanes are served round robin (the one after the last served goes first), so that one fast
+        sender cannot starve the others. None when there is none in time, or never will be.
         """
         deadline = self._clock() + timeout
         with self._changed:
@@ -106,11 +87,7 @@ class Mailbox(Generic[Item]):
         return lane, item
 
     def close(self, *, discard: bool = False) -> None:
-        """Take no more items; what is inside can still be taken unless ``discard``.
-
-        Args:
-            discard: Drop what is inside, and count it.
-        """
+        """Take no more items; what is inside can still be taken, or is dropped and counted."""
         with self._changed:
             self._closed = True
             if discard:
@@ -148,10 +125,6 @@ class Worker:
     Until CPython 3.13 a KeyboardInterrupt inside ``Thread.join`` with a time-out, or inside
     ``is_alive``, marks a thread that still runs as ended: whoever waits for it once more does
     not wait. An event has no such fault; the thread itself is asked only after its work is done.
-
-    Args:
-        work: What it does.
-        name: Of the thread.
     """
 
     def __init__(self, work: Callable[[], None], name: str) -> None:
@@ -171,13 +144,9 @@ class Worker:
         return self._ended.is_set()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until the work is done.
+        """Wait so many seconds until the work is done, or without limit (None).
 
-        Args:
-            timeout: Seconds; no limit when None.
-
-        Returns:
-            False if it is still under way; True also where it never began.
+        False if it is still under way; True also where it never began.
         """
         if not self._begun:
             return True

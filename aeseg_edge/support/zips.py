@@ -8,18 +8,11 @@ READ = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Read one member, and no more of it than ``info.file_size`` bytes.
+    """Read one member, and no more of it than ``info.file_size``, which the caller has looked at.
 
     ``ZipFile.read`` unpacks first and looks at the stated size afterwards: a kilobyte can become
-    gigabytes. A read of a stated length is bounded for what is stored or deflated only.
-
-    Args:
-        archive: Open for reading.
-        info: One of its members; the caller decides how large ``file_size`` may be.
-
-    Raises:
-        NotImplementedError: If it is packed in another way, as ``zipfile`` does for unknown ones.
-        zipfile.BadZipFile: If its content is not what it states.
+    gigabytes. A read of a stated length is bounded for what is stored or deflated only; others
+    raise NotImplementedError, as ``zipfile`` does, and content unlike what it states BadZipFile.
     """
     if info.compress_type not in READ:
         raise NotImplementedError(

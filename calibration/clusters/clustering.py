@@ -75,18 +75,10 @@ class Method:
         restarts: int,
         seed: int,
     ) -> tuple[Clustering, NDArray[np.int64]]:
-        """Find clusters.
+        """Find K clusters of prepared points, float32 [n, D], at least K of them distinct.
 
-        Args:
-            points: float32 [n, D], prepared; at least K distinct ones.
-            clusters: K.
-            covariance: One of ``covariances``, where there are any.
-            restarts: Starts; the best is kept.
-            seed: Makes the result repeatable.
-
-        Returns:
-            The clusters in any order, with shares and name still to be filled in, and the
-            cluster of each point.
+        The best of so many starts, in any order, with shares and name still to be filled in, and
+        the cluster of each point.
         """
         raise NotImplementedError
 
@@ -103,26 +95,12 @@ def reordered(clustering: Clustering, order: NDArray[np.integer]) -> Clustering:
 
 
 def unit(latents: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale latents to unit length; zeros stay zeros.
-
-    Args:
-        latents: float32 [n, D].
-
-    Returns:
-        float32 [n, D].
-    """
+    """Scale latents, float32 [n, D], to unit length; zeros stay zeros."""
     norms = np.linalg.norm(latents, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = (latents / np.maximum(norms, 1e-12)).astype(np.float32)
     return scaled
 
 
 def squared(latents: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give ``phi(z) = [z, z * z]``, which a codebook's scores are affine in.
-
-    Args:
-        latents: float32 [n, D].
-
-    Returns:
-        float32 [n, 2D].
-    """
+    """Give ``phi(z) = [z, z * z]``, float32 [n, 2D], which a codebook's scores are affine in."""
     return np.concatenate([latents, latents * latents], axis=1)

@@ -135,17 +135,8 @@ def choose_clusters(
 ) -> Choice:
     """Choose K within limits; see ``CRITERION``.
 
-    Args:
-        points: What is clustered, with frames.
-        limits: Lowest and highest K.
-        fit: Clusters so many vectors into so many clusters.
-        method: A key of ``METHODS``: silhouettes are measured between its points.
-        seed: Makes the choice repeatable.
-        tick: Called with the fraction done.
-
-    Raises:
-        CalibrationError: If no K of the range can be fitted.
-        MissingDependency: If scikit-learn is not installed.
+    Silhouettes are measured between the points of ``method``. CalibrationError if no K can be
+    fitted.
     """
     silhouette_score = require("sklearn.metrics").silhouette_score
     few = points.pick(EXAMINED, seed)

@@ -46,19 +46,9 @@ class Curve:
 
 
 def write_curve(curve: Curve, bundle: Path) -> list[Path]:
-    """Write ``BUNDLE.NAME.json`` and ``BUNDLE.NAME.png`` beside a bundle.
+    """Write ``BUNDLE.NAME.json`` and ``BUNDLE.NAME.png`` beside a bundle, and name the files.
 
     Without matplotlib (extra ``host``) there is no picture, and a notice says so.
-
-    Args:
-        curve: What to write.
-        bundle: ``NAME.aeseg``.
-
-    Returns:
-        The files written.
-
-    Raises:
-        AesegError: If the folder is missing or read-only, or the disk is full.
     """
     target = bundle.with_name(f"{bundle.stem}.{curve.name}.json")
     text = json.dumps(dict(curve.data), indent=1, allow_nan=False) + "\n"
@@ -73,14 +63,7 @@ def write_curve(curve: Curve, bundle: Path) -> list[Path]:
 
 
 def draw_curve(curve: Curve) -> bytes | None:
-    """Draw the lines over the numbers that were tried.
-
-    Args:
-        curve: What to draw.
-
-    Returns:
-        A PNG of 800x500 pixels; None where matplotlib is not installed.
-    """
+    """Draw the lines as a PNG of 800x500 pixels; None where matplotlib is not installed."""
     plot = optional("matplotlib.figure")
     if plot is None:
         return None

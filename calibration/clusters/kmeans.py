@@ -47,21 +47,9 @@ def best_start(
 ) -> Start:
     """Run K-means from many starts and keep the one with the lowest inertia.
 
-    k-means++ starts (Arthur and Vassilvitskii, 2007) and Lloyd iterations find one of many
-    local minima, and a mean over few starts differs from seed to seed. Most of the way is
-    gone on a part of the vectors, which is cheap; the best few then settle on all of them.
-
-    Args:
-        points: float32 [n, D], at least K distinct ones.
-        clusters: K.
-        restarts: Starts.
-        seed: Makes the result repeatable.
-
-    Returns:
-        The best start.
-
-    Raises:
-        MissingDependency: If scikit-learn is not installed.
+    k-means++ starts (Arthur and Vassilvitskii, 2007) and Lloyd iterations find one of many local
+    minima, and a mean over few starts differs from seed to seed. Most of the way is gone on a part
+    of the vectors, which is cheap; the best few then settle on all of them.
     """
     cluster = require("sklearn.cluster")
     restarts = max(1, restarts)
@@ -101,11 +89,7 @@ def screened(clusters: int) -> int:
 
 
 def rand_index(first: NDArray[np.integer], second: NDArray[np.integer]) -> float:
-    """Adjusted Rand index of two labellings of the same things, integers [n].
-
-    Raises:
-        MissingDependency: If scikit-learn is not installed.
-    """
+    """Adjusted Rand index of two labellings of the same things, integers [n]."""
     return float(require("sklearn.metrics").adjusted_rand_score(first, second))
 
 

@@ -14,7 +14,7 @@ from aeseg_edge.backends.session import open_session
 from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Tick
 
 Boxes = Sequence[tuple[int, int, int, int]]
@@ -38,14 +38,7 @@ class EncoderSession:
         )
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode one frame.
-
-        Args:
-            frame: uint8 [H, W, C] at a multiple of the deepest stride.
-
-        Returns:
-            float32 [D, H/r, W/r].
-        """
+        """Encode uint8 [H, W, C] at a multiple of the deepest stride: float32 [D, H/r, W/r]."""
         encoded: NDArray[np.float32] = self._session.run([ENCODED], {FRAME: frame[None]})[0][0]
         return encoded
 
@@ -105,23 +98,10 @@ def draw_samples(
     boxes: Boxes | None = None,
     tick: Tick | None = None,
 ) -> Samples:
-    """Draw latents evenly from frames, without replacement within a frame.
+    """Draw at most ``count`` latents evenly from frames, without replacement within a frame.
 
-    Args:
-        session: The encoder.
-        frames: uint8 [H, W, C] each.
-        count: Latents wanted in all; every frame gives its equal part.
-        seed: Makes the draw repeatable.
-        region: uint8 [H, W]; only latents whose cell centre lies inside (above 127) count.
-        boxes: Of each frame; bars around them do not count. None where there are no bars.
-        tick: Called with the fraction done.
-
-    Returns:
-        At most ``count`` (fewer where the frames hold fewer).
-
-    Raises:
-        CalibrationError: If there are no frames, region or pictures hold no latent, or latents
-            are not finite.
+    Only those count whose cell's centre lies in ``region`` (uint8 [H, W], above 127) and in no bar
+    around ``boxes``. CalibrationError if there are none, or they are not finite.
     """
     if not len(frames):
         raise CalibrationError("there are no frames to take latents from", fix="Give footage.")
@@ -169,16 +149,7 @@ def draw_samples(
 
 
 def cells_inside(region: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.bool_]:
-    """Tell which latents of a grid have their cell's centre inside a region.
-
-    Args:
-        region: uint8 [H, W], above 127 inside.
-        rows: Of the grid.
-        columns: Of the grid.
-
-    Returns:
-        bool [rows, columns].
-    """
+    """Tell whose cell's centre is in a region (uint8, above 127): bool [rows, columns]."""
     y = (np.arange(rows) * 2 + 1) * region.shape[0] // (2 * rows)
     x = (np.arange(columns) * 2 + 1) * region.shape[1] // (2 * columns)
     inside: NDArray[np.bool_] = region[y][:, x] > 127
@@ -192,17 +163,9 @@ def cells_seen(
     region: NDArray[np.uint8] | None,
     boxes: Boxes | None,
 ) -> NDArray[np.bool_] | None:
-    """Tell which latents of a frame count: those that count when it is segmented.
+    """Tell which latents of a frame count, as when it is segmented: bool [rows, columns].
 
-    Args:
-        index: Of the frame.
-        shape: Of the frame at the graph's size: H, W, ...
-        grid: Rows and columns of its latents.
-        region: uint8 [H, W], above 127 inside; None for all.
-        boxes: Of each frame; None where there are no bars.
-
-    Returns:
-        bool [rows, columns]: cells whose centre lies in the region and in no bar; None for all.
+    Those of cells whose centre lies in the region and in no bar; None where all do.
     """
     rows, columns = grid
     inside = None if region is None else cells_inside(region, rows, columns)
@@ -216,15 +179,7 @@ def cells_seen(
 
 
 def boxes_of(geometry: Geometry, sizes: NDArray[np.int64] | None) -> Boxes | None:
-    """Give where the picture of each frame lies between its bars.
-
-    Args:
-        geometry: The graph's sizes.
-        sizes: int64 [N, 2], rows and columns of each frame at its source; None where not known.
-
-    Returns:
-        One box a frame; None where there are no bars, or it is not known where.
-    """
+    """Give where each frame's picture lies between bars; None without any, or where not known."""
     if sizes is None or geometry.resize == "stretch":
         return None
     return [geometry.box(rows, columns) for rows, columns in sizes.tolist()]

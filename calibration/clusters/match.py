@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
-from aeseg_edge.bundle.variants import REFERENCE
+from aeseg_edge.bundle.precisions import REFERENCE
 from aeseg_edge.calibration.clusters.latents import EncoderSession
 from aeseg_edge.calibration.clusters.methods import listed, measure_of, unit
-from aeseg_edge.calibration.graphs.assemble import detach_head
+from aeseg_edge.calibration.graphs.deployed import detach_head
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.require import import_scipy
 
 FARTHEST = 0.5
@@ -72,17 +72,10 @@ class Matched:
 def match_codebooks(old: Codebook, new: Codebook) -> Matched:
     """Give new clusters the names, colours, merges and void of the old ones near them.
 
-    A matched cluster takes its partner's class, and its number where there is one of it. A
-    cluster without a partner gets a class of its own with an id, a name and a colour that no old
-    class has. Old classes without a cluster are gone.
-
-    Args:
-        old: With centres.
-        new: With centres in the same coordinates.
-
-    Raises:
-        CalibrationError: If one has no centres, or they have different numbers of channels.
-        MissingDependency: If scipy is not installed.
+    A matched cluster takes its partner's class, and its number where there is one of it. A cluster
+    without a partner gets a class of its own with an id, a name and a colour that no old class has.
+    Old classes without a cluster are gone. CalibrationError without centres in the same
+    coordinates.
     """
     partners, shares = match_centres(old, new)
     taken = [int(p) for p in partners if 0 <= p < new.clusters]
@@ -107,18 +100,8 @@ def match_codebooks(old: Codebook, new: Codebook) -> Matched:
 def match_centres(old: Codebook, new: Codebook) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Match centres one to one, leaving out what is too far apart.
 
-    Args:
-        old: With centres.
-        new: With centres in the same coordinates.
-
-    Returns:
-        int64 [K]: old cluster of each new one, or -1; float64 [K]: distance to it as a share of
-        the distance allowed, NaN for -1. Centres are compared by direction where one of the
-        codebooks is of directions.
-
-    Raises:
-        CalibrationError: If one has no centres, or they have different numbers of channels.
-        MissingDependency: If scipy is not installed.
+    Gives int64 [K], the old cluster of each new one or -1, and float64 [K], the distance to it as a
+    share of the distance allowed, NaN for -1. By direction where one codebook is of directions.
     """
     optimize = import_scipy("optimize")
     if old.centres is None or new.centres is None:
@@ -151,20 +134,10 @@ def match_centres(old: Codebook, new: Codebook) -> tuple[NDArray[np.int64], NDAr
 def encoder_shift(
     old: EncoderSession, new: EncoderSession, frames: Sequence[NDArray[np.uint8]]
 ) -> NDArray[np.float64]:
-    """Give what latents of one encoder have more than those of the other.
+    """Give ``new latents - old latents``, float64 [D], of an encoder with another mean folded in.
 
-    Args:
-        old: An encoder.
-        new: The same one, or the same with another mean folded into its last bias.
-        frames: uint8 [H, W, C]; a few are encoded by both.
-
-    Returns:
-        float64 [D], ``new latents - old latents``, the same for every latent; zeros where they
-        differ by less than ``SAME`` of their spread.
-
-    Raises:
-        CalibrationError: If the encoders differ in more than a constant: distances between
-            their centres would mean nothing.
+    Zeros where they differ by less than ``SAME`` of their spread. CalibrationError if the encoders
+    differ in more than a constant: distances between their centres would mean nothing.
     """
     fix = (
         "Match bundles that were exported from one checkpoint with as many latent channels, or "
@@ -198,12 +171,7 @@ def encoder_shift(
 
 
 def encoder_of(bundle: Bundle) -> onnx.ModelProto:
-    """Give a bundle's float32 encoder.
-
-    Raises:
-        ExportError: If its graph is not one of this project.
-        BundleError: If it has no fp32 graph for ONNX Runtime.
-    """
+    """Give a bundle's float32 encoder; ExportError or BundleError if it has none of ours."""
     return detach_head(onnx.load_from_string(bundle.graph(*REFERENCE)))
 
 

@@ -53,23 +53,10 @@ def cluster(
     restarts: int = RESTARTS,
     seed: int = 0,
 ) -> Clustering:
-    """Find clusters of latents.
+    """Find K clusters of centred latents, float32 [n, D], ordered by share: most is class 0.
 
-    Args:
-        latents: float32 [n, D], centred.
-        clusters: K, at least 2.
-        method: A key of ``METHODS``, or a clustering itself.
-        covariance: With a mixture: ``tied``, ``diag`` or ``spherical``.
-        restarts: Starts; the one with the lowest inertia is kept.
-        seed: Makes the result repeatable.
-
-    Returns:
-        Centres ordered by share, so that class 0 is what there is most of.
-
-    Raises:
-        CalibrationError: If K is below 2, above 1024, or above the number of distinct
-            samples, the method is unknown, or a mixture collapses.
-        MissingDependency: If scikit-learn is not installed.
+    ``method`` is a key of ``METHODS``, or a clustering itself. CalibrationError if K is not one for
+    these latents (see ``check_clusters``), the method is unknown, or a mixture collapses.
     """
     kind = method if isinstance(method, Method) else METHODS.get(method)
     if kind is None:
@@ -88,15 +75,7 @@ def cluster(
 
 
 def with_shares(clustering: Clustering, latents: NDArray[np.float32]) -> Clustering:
-    """Count shares on other latents than those that were clustered, and order by them.
-
-    Args:
-        clustering: Found on some vectors.
-        latents: float32 [n, D]; what the shares are to be of.
-
-    Returns:
-        The same clusters, the largest first.
-    """
+    """Count shares on other latents, float32 [n, D], than were clustered; the largest first."""
     counts = np.bincount(clustering.assign(latents), minlength=len(clustering.centres))
     return _largest_first(clustering, counts, max(1, len(latents)))
 
@@ -107,12 +86,7 @@ def _largest_first(clustering: Clustering, counts: NDArray[np.int64], total: int
 
 
 def check_clusters(latents: NDArray[np.float32], clusters: int) -> None:
-    """Refuse a K that the samples cannot support.
-
-    Raises:
-        CalibrationError: If K is below 2, above 1024, or above the number of distinct
-            samples.
-    """
+    """Refuse a K below 2, above 1024, or above the number of distinct samples."""
     if not 2 <= clusters <= MAX_CLUSTERS:
         raise CalibrationError(
             f"{clusters} clusters are not within 2..{MAX_CLUSTERS}", fix="Use 8 to 256."
@@ -128,15 +102,10 @@ def check_clusters(latents: NDArray[np.float32], clusters: int) -> None:
 
 
 def codebook_from(clustering: Clustering) -> Codebook:
-    """Make a codebook; with more clusters than class ids the nearest centres share one.
+    """Make a codebook: one class a cluster; beyond 255 clusters the nearest centres share one.
 
-    Args:
-        clustering: Centres to assign by, or a mixture's scores. Unit centres of ``spherical``
-            all have the same norm, so nearest centre and largest cosine are the same decision.
-
-    Returns:
-        One class a cluster up to 255 clusters; 255 classes beyond (Ward linkage of the
-        centres), until somebody names them.
+    By Ward linkage, until somebody names them. Unit centres of ``spherical`` all have the same
+    norm, so nearest centre and largest cosine are the same decision.
     """
     count = len(clustering.centres)
     remap: NDArray[np.int64] | None = None

@@ -65,11 +65,7 @@ class Scores:
 
 
 def check_covariance(covariance: str) -> None:
-    """Refuse covariances that the deployed graph cannot hold.
-
-    Raises:
-        CalibrationError: For ``full``, with the reason, and for unknown names.
-    """
+    """Refuse covariances that the deployed graph cannot hold, and unknown ones."""
     if covariance == "full":
         raise CalibrationError(
             "full covariances do not fit the deployed graph: its scores are W [z, z^2] + b, which "
@@ -86,23 +82,12 @@ def check_covariance(covariance: str) -> None:
 def fit_mixture(
     latents: NDArray[np.float32], start: NDArray[np.float32], covariance: str = "tied"
 ) -> Scores:
-    """Fit a Gaussian mixture from given centres.
+    """Fit a Gaussian mixture to float32 [n, D] from given centres; argmax is sklearn's ``predict``.
 
     Expectation-maximisation (scikit-learn's GaussianMixture) starts from the hard clusters of
-    ``start``, so the result depends on nothing but the arguments.
-
-    Args:
-        latents: float32 [n, D], centred.
-        start: float32 [K, D], for instance K-means centres.
-        covariance: ``tied``, ``diag`` or ``spherical``.
-
-    Returns:
-        Scores whose argmax is scikit-learn's ``predict``.
-
-    Raises:
-        CalibrationError: If the covariance cannot be deployed, there are too few latents, or
-            components collapse whatever the regularisation.
-        MissingDependency: If scikit-learn is not installed.
+    ``start``, so the result depends on nothing but the arguments. CalibrationError if the
+    covariance cannot be deployed, there are too few latents, or components collapse whatever the
+    regularisation.
     """
     check_covariance(covariance)
     count, dim = start.shape
@@ -140,17 +125,10 @@ def fit_mixture(
 
 
 def affine_scores(model: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Write a fitted mixture's decision as ``argmax(W [z, z^2] + b)``.
+    """Write a fitted mixture's decision as ``argmax(W [z, z^2] + b)``: [K, 2D] and [K].
 
-    Args:
-        model: scikit-learn GaussianMixture, tied, diagonal or spherical.
-
-    Returns:
-        float32 [K, 2D] and float32 [K]. What all components have in common is taken out, which
-        changes no decision and keeps the numbers small.
-
-    Raises:
-        CalibrationError: If the covariance is full.
+    What all components have in common is taken out, which changes no decision and keeps the numbers
+    small. CalibrationError if the covariance is full.
     """
     check_covariance(model.covariance_type)
     means = np.asarray(model.means_, np.float64)

@@ -49,24 +49,9 @@ def collect_regions(
 ) -> Samples:
     """Average the latents of each connected region of each frame.
 
-    Frames are encoded one at a time; what stays in memory is one vector a region.
-
-    Args:
-        session: The encoder.
-        frames: uint8 [H, W, C] each.
-        fine: Codebook whose clusters make the regions.
-        seed: Makes the choice repeatable where there are too many regions.
-        mean: float [D], subtracted from latents before ``fine`` sees them.
-        region: uint8 [H, W]; only latents whose cell centre lies inside (above 127) count.
-        boxes: Of each frame; bars around them do not count. None where there are no bars.
-        tick: Called with the fraction done.
-
-    Returns:
-        One mean latent (less ``mean``) a region of at least ``SMALLEST_REGION`` latents.
-
-    Raises:
-        CalibrationError: If no region is large enough.
-        MissingDependency: If scipy is not installed.
+    Frames are encoded one at a time; what stays in memory is one vector (less ``mean``) a region of
+    at least ``SMALLEST_REGION`` latents of one cluster of ``fine``. ``region`` and ``boxes`` as in
+    ``draw_samples``. CalibrationError if no region is large enough.
     """
     generator = np.random.default_rng(seed)
     share = max(1, MOST_REGIONS // max(1, len(frames)))
@@ -99,17 +84,9 @@ def collect_regions(
 def average_regions(
     latents: NDArray[np.float32], clusters: NDArray[np.integer]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Average latents over 4-connected regions of one cluster.
+    """Average float32 [D, h, w] over 4-connected regions of one cluster, integers [h, w].
 
-    Args:
-        latents: float32 [D, h, w].
-        clusters: Integers [h, w]; negative ones belong to no region.
-
-    Returns:
-        float32 [m, D] and int64 [m]: mean and size of each region.
-
-    Raises:
-        MissingDependency: If scipy is not installed.
+    Negative ones belong to no region. Gives mean, float32 [m, D], and size, int64 [m], of each.
     """
     ndimage = import_scipy("ndimage")
     flat = latents.reshape(len(latents), -1).astype(np.float64)

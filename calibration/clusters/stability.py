@@ -71,14 +71,9 @@ class Stability:
 
 
 def split_frames(frames: NDArray[np.int64], split: int = 0) -> NDArray[np.bool_]:
-    """Split latents by their frames into two halves of stretches.
+    """Split latents, by their frames, int64 [n], into two halves of stretches; True is the second.
 
-    Args:
-        frames: int64 [n], each latent's frame.
-        split: 0 for alternating stretches; other numbers deal them out in other ways.
-
-    Returns:
-        bool [n]: whether it belongs to the second half.
+    ``split`` 0 is for alternating stretches; other numbers deal them out in other ways.
     """
     distinct, position = np.unique(frames, return_inverse=True)
     blocks = min(BLOCKS, len(distinct))
@@ -93,14 +88,7 @@ def split_frames(frames: NDArray[np.int64], split: int = 0) -> NDArray[np.bool_]
 def between_halves(points: Samples, fit: Fit, *, seed: int = 0, split: int = 0) -> float | None:
     """Fit on two halves of the frames and compare what the fits say of all.
 
-    Args:
-        points: What is clustered, with frames.
-        fit: Clusters a half.
-        seed: For the draw of latents to compare on.
-        split: Which way to split, see ``split_frames``.
-
-    Returns:
-        Adjusted Rand index; None where a half cannot support the fit, or all is one frame.
+    Gives the adjusted Rand index; None where a half cannot support the fit, or all is one frame.
     """
     second = split_frames(points.frames, split)
     if not second.any():

@@ -186,13 +186,9 @@ def gather(
 
 
 def thumbnails(images: Image) -> NDArray[np.int16]:
-    """Make what near-duplicates are found by.
+    """Make what near-duplicates are found by: uint8 [N, H, W, C] -> int16 [N, 1024].
 
-    Args:
-        images: uint8 [N, H, W, C]; channels after the third are left out.
-
-    Returns:
-        int16 [N, 1024], grey levels 0..255 of a 32x32 thumbnail.
+    Grey levels 0..255 of 32x32 cells; channels after the third are left out.
     """
     cv2 = import_cv2()
     result = np.empty((len(images), THUMBNAIL * THUMBNAIL), np.int16)
@@ -208,7 +204,7 @@ def thumbnails(images: Image) -> NDArray[np.int16]:
 
 
 def distinct(thumbs: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Find the frames that are not near-duplicates of a frame kept before them.
+    """Find the frames, by their thumbnails, that are no near-duplicates of one kept before them.
 
     A frame stays if its distance (see the module) to each of the last ``NEIGHBOURS``
     kept frames is at least ``DUPLICATE_LEVELS``, and no kept frame at all has the very
@@ -218,12 +214,7 @@ def distinct(thumbs: NDArray[np.int16]) -> NDArray[np.bool_]:
     1 to 2. Where fewer than ``MIN_KEPT`` would stay (a scene that hardly changes), the
     dropped frames that differ most from the kept ones come back, farthest first
     (Gonzalez, Theoretical Computer Science 38, 1985); never one with distance 0.
-
-    Args:
-        thumbs: int16 [N, P] from ``thumbnails``.
-
-    Returns:
-        bool [N], True for frames to keep. The first is always kept.
+    Returns bool [N], True for frames to keep, the first always.
     """
     kept: list[int] = []
     seen: set[bytes] = set()
@@ -246,14 +237,9 @@ def distinct(thumbs: NDArray[np.int16]) -> NDArray[np.bool_]:
 def held_out_blocks(counts: Sequence[int], holdout: float, seed: int) -> NDArray[np.bool_]:
     """Choose the held-out frames: blocks of consecutive frames inside each source.
 
-    Args:
-        counts: Kept frames of each source; at least two together.
-        holdout: Share to hold out, 0 for none, below 1.
-        seed: Decides where the blocks lie.
-
-    Returns:
-        bool [N] over all kept frames, True for those held out. With a share above 0 at
-        least one is held out, and at least one never is.
+    ``counts`` are the kept frames of each source, ``holdout`` the share, 0 for none, below 1.
+    Returns bool [N] over all kept frames, True for those held out. With a share above 0 at
+    least one is held out, and at least one never is.
     """
     generator = np.random.default_rng(seed)
     total = int(sum(counts))
@@ -275,12 +261,7 @@ def held_out_blocks(counts: Sequence[int], holdout: float, seed: int) -> NDArray
 def share(counts: Sequence[int], budget: int) -> list[int]:
     """Share a budget in proportion to counts (largest remainders, first come on a tie).
 
-    Args:
-        counts: Whole numbers, at least 0.
-        budget: What is shared; no share exceeds its count.
-
-    Returns:
-        One share a count; their sum is ``min(budget, sum(counts))``.
+    No share exceeds its count; their sum is ``min(budget, sum(counts))``.
     """
     total = int(sum(counts))
     if total <= budget:

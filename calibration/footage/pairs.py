@@ -13,21 +13,17 @@ from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources
 from aeseg_edge.errors import UsageError
 from aeseg_edge.sources import check_modalities
+from aeseg_edge.sources.depth import once
 from aeseg_edge.sources.pairs import Pairs, is_pairs, open_pairs, read_pair
-from aeseg_edge.support.choose import middles
+from aeseg_edge.support.evenly import middles
 
 
 class PairReader(Reader):
-    """Scenes of paired folders, in the order of their names.
-
-    Args:
-        pairs: From ``open_pairs``.
-    """
+    """Scenes of paired folders, from ``open_pairs``, in the order of their names."""
 
     kind = "pairs"
 
     def __init__(self, pairs: Pairs) -> None:
-        """Nothing is read yet."""
         self.source = pairs.name
         self.found = len(pairs.files)
         self.notes = Notes()
@@ -38,16 +34,13 @@ class PairReader(Reader):
     def sample(
         self, room: NDArray[np.uint8], geometry: Geometry, tick: Callable[[], None]
     ) -> Sizes:
-        """Read scenes, evenly spread, into the room given; see ``Reader``.
-
-        Raises:
-            SourceError: If the pictures of a pair have different sizes.
-        """
+        """Read scenes; SourceError if the pictures of a pair have different sizes."""
         written: Sizes = []
+        warn = once(self.notes.warn)
         for index in middles(self.found, len(room)):
             files = self._pairs.files[index]
             tick()
-            image = read_pair(files, self._pairs.modalities)
+            image = read_pair(files, self._pairs.modalities, self._pairs.levels, warn)
             if isinstance(image, str):
                 self.notes.skip(str(files[0]), f"is one of a pair of which {image}")
             elif self.notes.large_enough(str(files[0]), image):
@@ -57,13 +50,7 @@ class PairReader(Reader):
 
 
 def find_modalities(sources: Sequence[str | Path]) -> tuple[Modality, ...]:
-    """Say what modalities footage has.
-
-    Args:
-        sources: As ``gather`` takes them.
-
-    Returns:
-        Names and channels in the order of the frames' channels; empty for plain footage.
+    """Give names and channels of footage's modalities, in order; empty for plain footage.
 
     Raises:
         SourceError: See ``open_pairs``.
@@ -87,9 +74,7 @@ def find_modalities(sources: Sequence[str | Path]) -> tuple[Modality, ...]:
 def open_footage(sources: Sequence[str | Path], modalities: Sequence[Modality]) -> list[Reader]:
     """Open sources as ``open_sources`` does, or paired folders where there are modalities.
 
-    Raises:
-        FootageError: See ``open_sources``.
-        SourceError: If a source does not have these modalities; see ``open_pairs``.
+    SourceError if a source does not have these modalities; see ``open_pairs``.
     """
     for source in sources:
         check_modalities(str(source), modalities)

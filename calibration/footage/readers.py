@@ -14,18 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
-from aeseg_edge.errors import FootageError
-from aeseg_edge.sources.images import Pictures, decode_image, video_backend
-from aeseg_edge.sources.paths import Found, find
-from aeseg_edge.support.choose import middles
-from aeseg_edge.support.require import import_cv2
-from aeseg_edge.support.text import as_text, is_utf8
+from aeseg_edge.errors import FootageError, SourceError
+from aeseg_edge.sources import is_live
+from aeseg_edge.sources.decoding import Decoder, to_channels
+from aeseg_edge.sources.images import Pictures
+from aeseg_edge.sources.paths import Found, file_path, find, is_pipe
+from aeseg_edge.sources.video import no_frame, open_decoder, what_is_missing
+from aeseg_edge.support.evenly import middles
+from aeseg_edge.support.text import as_text
 
 _log = logging.getLogger(__name__)
 
@@ -38,13 +39,7 @@ _FIX = "Give videos, folders of images, globs, zips of images or single images."
 
 @dataclass
 class Notes:
-    """What is noted about one source while it is read.
-
-    Attributes:
-        unreadable: Name and reason of what could not be decoded.
-        too_small: Name and size of pictures under ``MIN_SIDE`` pixels a side.
-        warnings: Sentences for a person.
-    """
+    """What is noted about one source while it is read: names with reasons, and sentences."""
 
     unreadable: dict[str, str] = field(default_factory=dict)
     too_small: dict[str, str] = field(default_factory=dict)
@@ -95,26 +90,19 @@ class Reader(ABC):
     ) -> Sizes:
         """Read frames, evenly spread, in order, into the room given.
 
-        Args:
-            room: uint8 [budget, height, width, channels], written from the front.
-            geometry: Size, channels and resize mode of the frames.
-            tick: Called once a unit of work.
-
-        Returns:
-            Of each frame that was written, its size before. What could not be read is in ``notes``.
+        ``room`` is uint8 [budget, height, width, channels], written from the front; ``tick`` is
+        called once a unit of work. Returns of each frame written its size before; what could
+        not be read is in ``notes``.
         """
 
 
 class ImageReader(Reader):
-    """Image files, or the entries of a zip.
-
-    Args:
-        pictures: The files, in order; nothing is read yet.
-    """
+    """Image files, or the entries of a zip, in order."""
 
     def __init__(self, pictures: Pictures) -> None:
-        """Take over what is known about them."""
-        self.source, self.kind = pictures.source, pictures.kind
+        # With the range, which the manifest keeps with the source's name.
+        stated = f"?range={pictures.levels}" if pictures.levels else ""
+        self.source, self.kind = f"{pictures.source}{stated}", pictures.kind
         self.found = len(pictures.names)
         self.notes = Notes()
         self._pictures = pictures
@@ -129,9 +117,8 @@ class ImageReader(Reader):
         """Read images, evenly spread, into the room given; see ``Reader``."""
         written: Sizes = []
         names = [self._pictures.names[i] for i in middles(self.found, len(room))]
-        for name, data in self._pictures.read(names):
+        for name, image in self._pictures.images(names, geometry.channels, self.notes.warn):
             tick()
-            image = decode_image(data, geometry.channels) if isinstance(data, bytes) else data
             if isinstance(image, str):
                 self.notes.skip(name, image)
             elif self.notes.large_enough(name, image):
@@ -141,19 +128,15 @@ class ImageReader(Reader):
 
 
 class VideoReader(Reader):
-    """One video file.
-
-    Args:
-        path: The file.
-    """
+    """One video file."""
 
     kind = "video"
 
     def __init__(self, path: Path) -> None:
-        """Find the length."""
         self.source = str(path)
         self.notes = Notes()
         self._path = path
+        self._missing: list[str] = []
         self.found = self._claimed()
 
     def work(self, budget: int) -> int:
@@ -174,48 +157,45 @@ class VideoReader(Reader):
         written, readable = self._read(wanted, room, geometry, tick)
         if self.notes.too_small:
             return []
-        if readable < 0.98 * claimed - 1:
-            self.notes.warn(
-                f"{self.source} says that it has {claimed} frames, and {readable} can be read: "
-                "it is damaged or cut off"
-            )
+        for sentence in self._missing:
+            self.notes.warn(sentence)
         reached = sum(index < readable for index in wanted)
         if reached < 0.9 * min(budget, readable) or readable > 1.1 * claimed:
             # The container was wrong about its length: spread over the true one.
             self.notes.unreadable.clear()
             written, readable = self._read(middles(readable, budget), room, geometry, lambda: None)
         self.found = readable
-        if not readable:
-            self.notes.skip(self.source, "has no frame that can be decoded")
+        if not readable and not self.notes.unreadable:
+            self._refuse(no_frame(self.source, self._path))
         return written
 
-    def _open(self) -> Any:
-        return import_cv2().VideoCapture(self.source, video_backend())
+    def _open(self) -> Decoder | None:
+        try:
+            return open_decoder(self._path)
+        except SourceError as problem:
+            self._refuse(problem)
+            return None
+
+    def _refuse(self, problem: SourceError) -> None:
+        self.notes.skip(self.source, str(problem).removeprefix(f"{self.source} ").rstrip("."))
 
     def _claimed(self) -> int:
         """Return the number of frames that the container states, or count them."""
-        if not is_utf8(self.source):
-            self.notes.skip(self.source, "has a name that is not UTF-8: rename it")
+        decoder = self._open()
+        if decoder is None:
             return 0
-        cv2 = import_cv2()
-        capture = self._open()
         try:
-            if not capture.isOpened():
-                self.notes.skip(self.source, "cannot be opened as a video")
-                return 0
-            claimed = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             # Streams state none, damaged headers anything; no container spends less than
             # 4 bytes on a frame.
-            if 0 < claimed <= self._path.stat().st_size // 4:
-                return claimed
-            counted = 0
-            while capture.grab():
-                counted += 1
-            if not counted:
-                self.notes.skip(self.source, "has no frame that can be decoded")
-            return counted
+            if decoder.stated is not None and decoder.stated <= self._path.stat().st_size // 4:
+                return decoder.stated
+            while decoder.grab():
+                pass
+            if not decoder.index:
+                self._refuse(no_frame(self.source, self._path))
+            return decoder.index
         finally:
-            capture.release()
+            decoder.release()
 
     def _read(
         self,
@@ -225,62 +205,63 @@ class VideoReader(Reader):
         tick: Callable[[], None],
     ) -> tuple[Sizes, int]:
         """Return the sizes of the wanted frames written, and how many frames can be decoded."""
-        cv2 = import_cv2()
         written: Sizes = []
         left = iter(wanted)
         following = next(left, None)
-        index = 0
-        capture = self._open()
+        decoder = self._open()
+        if decoder is None:
+            return [], 0
         try:
-            while capture.grab():
+            while decoder.grab():
                 tick()
+                index = decoder.index - 1
                 if index == following:
                     following = next(left, None)
-                    good, frame = capture.retrieve()
-                    if not good:
+                    frame = decoder.image()
+                    if frame is None:
                         self.notes.skip(f"{self.source} frame {index}", "cannot be decoded")
                     elif not self.notes.large_enough(self.source, frame):
                         break
                     else:
-                        if geometry.channels == 1:
-                            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)[..., None]
+                        frame = to_channels(self.source, frame, geometry.channels)
                         room[len(written)] = fit_frame(frame, geometry)
                         written.append((frame.shape[0], frame.shape[1]))
-                index += 1
+            self._missing = what_is_missing(decoder, self._path)
+        except SourceError as problem:
+            self._refuse(problem)
+            return [], 0
         finally:
-            capture.release()
-        return written, index
+            decoder.release()
+        return written, decoder.index
 
 
 def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
-    """Find out what each source is, and how many frames it holds.
+    """Find out what each source is, and how many frames it holds: one reader or more for each.
 
-    Single images that follow one another (a glob that the shell expanded) are one source.
-
-    Args:
-        sources: Paths of videos, images, zips and folders, and glob patterns.
-
-    Returns:
-        One reader or more for each source; a folder of videos gives one for each video.
+    Paths of videos (one reader each), images, zips and folders, and glob patterns. Single
+    images that follow one another (a glob that the shell expanded) are one source.
 
     Raises:
         FootageError: If a source does not exist or holds neither images nor videos.
     """
     found: list[Found] = []
     for source in map(str, sources):
-        if "://" in source and not source.startswith("file://"):
+        stream = "://" in source and not source.startswith("file://")
+        path = Path(file_path(source))
+        camera = not stream and not path.is_file() and not path.is_dir() and is_live(source)
+        if stream or camera or source == "-" or is_pipe(path):
             raise FootageError(
                 f"{source} is not a file, and training needs footage that it can read again",
                 fix="Record it first: aeseg run SOURCE --view frame -o clip.mp4, or any recorder.",
             )
         found += find(source, error=FootageError, fix=_FIX)
     readers: list[Reader] = []
-    for kind, group in groupby(found, key=lambda each: each.kind):
+    for (kind, levels), group in groupby(found, key=lambda each: (each.kind, each.levels)):
         each = list(group)
         if kind == "images":
             names = tuple(name for one in each for name in one.files)
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            readers.append(ImageReader(Pictures(f"{names[0]}{more}", kind, names)))
+            readers.append(ImageReader(Pictures(f"{names[0]}{more}", kind, names, levels=levels)))
         else:
             readers += [_reader(one) for one in each]
     return readers
@@ -295,13 +276,3 @@ def _reader(found: Found) -> Reader:
     for note in found.notes:
         reader.notes.warn(note)
     return reader
-
-
-def spread(count: int, budget: int) -> list[int]:
-    """Return at most ``budget`` of ``count`` indices, evenly spread, ascending.
-
-    Each index is the middle of its equal share: ``floor((i + 1/2) * count / budget)``.
-    """
-    if count <= budget:
-        return list(range(count))
-    return [(2 * i + 1) * count // (2 * budget) for i in range(budget)]

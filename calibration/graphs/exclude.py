@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from aeseg_edge.bundle.contract import ENCODED
-from aeseg_edge.calibration.graphs.assemble import finish
+from aeseg_edge.calibration.graphs.deployed import finish
 from aeseg_edge.errors import CalibrationError, UsageError
 
 RECORD = "int8_excluded"
@@ -30,16 +30,7 @@ Makers = Mapping[str, onnx.NodeProto]
 
 
 def check_names(encoder: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Refuse names of convolutions that an encoder does not have, before any work.
-
-    Args:
-        encoder: float32 encoder, ``frame`` -> ``encoded``.
-        names: To leave out of int8.
-
-    Raises:
-        UsageError: If there is no such convolution, or it is the projection, which always is in
-            floating point.
-    """
+    """Refuse names to leave out of int8 that an encoder does not have or that never are in it."""
     known = [
         node.name
         for node in encoder.graph.node
@@ -53,12 +44,7 @@ def check_names(encoder: onnx.ModelProto, names: Sequence[str]) -> None:
 
 
 def excluded_of(training: Mapping[str, Any], backend: str) -> list[str]:
-    """Read from a manifest which convolutions of an int8 graph were left out.
-
-    Args:
-        training: Of the manifest.
-        backend: The graph is for.
-    """
+    """Read from a manifest's training what was left out of a backend's int8 graph."""
     record = training.get("calibration", {}).get(RECORD)
     if not isinstance(record, Mapping):
         return []
@@ -67,14 +53,7 @@ def excluded_of(training: Mapping[str, Any], backend: str) -> list[str]:
 
 
 def float_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Name the convolutions whose input or weights are not int8: they run in floating point.
-
-    Args:
-        model: Any encoder or deployed graph.
-
-    Returns:
-        Node names, in graph order.
-    """
+    """Name the convolutions whose input or weights are not int8, in graph order."""
     makers = _makers(model.graph)
     return [
         node.name
@@ -92,19 +71,11 @@ def quantised_convolutions(model: onnx.ModelProto) -> list[str]:
 def restored(
     model: onnx.ModelProto, plain: onnx.ModelProto, names: Iterable[str]
 ) -> onnx.ModelProto:
-    """Give convolutions of a quantised graph their float weights back.
+    """Give convolutions of a quantised graph the float weights of ``plain`` back, in a copy.
 
-    A Q/DQ pair that nothing in int8 needs any more goes too. TensorRT's graph has them only for
-    the convolutions that read them; the CPU's also for those that write them, where the range
-    stands for a ReLU, which comes back.
-
-    Args:
-        model: Int8 encoder or deployed graph, for either runtime; left as it is.
-        plain: The same in float32.
-        names: Convolutions that ``model`` has in int8.
-
-    Raises:
-        CalibrationError: If there is no such convolution in int8.
+    A Q/DQ pair that nothing in int8 needs any more goes too. TensorRT's graph has them only for the
+    convolutions that read them; the CPU's also for those that write them, where the range stands
+    for a ReLU, which comes back. CalibrationError if a name is not one in int8.
     """
     wanted = list(dict.fromkeys(names))
     known = quantised_convolutions(model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from onnx import helper, numpy_helper
 
 from aeseg_edge.backends.session import load_onnxruntime
 from aeseg_edge.bundle.contract import ENCODED, FRAME, NORMALISED
-from aeseg_edge.calibration.graphs.assemble import finish, to_half, upstream
+from aeseg_edge.calibration.graphs.deployed import finish, to_half, upstream
 from aeseg_edge.calibration.graphs.exclude import float_convolutions as float_convolutions
 from aeseg_edge.calibration.graphs.exclude import restored
+from aeseg_edge.calibration.graphs.ranges import CUT, cut_ranges
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.progress import Progress
+from aeseg_edge.support.progress import Progress, Tick
 from aeseg_edge.support.require import require
 
 _log = logging.getLogger(__name__)
@@ -44,22 +45,18 @@ CPU_OPERATIONS = ("Conv", "Relu", "Clip", "Add", "Resize", "MaxPool")
 
 
 class _Reader:
-    """Feeds frames to onnxruntime's calibrators, one at a time."""
+    """Feeds frames to onnxruntime's calibrator, one at a time."""
 
-    def __init__(self, frames: Sequence[NDArray[np.uint8]], tick: Callable[[], None]) -> None:
-        self._frames = frames
-        self._tick = tick
-        self._next: Iterator[NDArray[np.uint8]] = iter(frames)
+    def __init__(self, frames: Sequence[NDArray[np.uint8]], tick: Tick) -> None:
+        self._frames, self._tick, self._done = frames, tick, 0
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        frame = next(self._next, None)
-        if frame is None:
+        if self._done == len(self._frames):
             return None
-        self._tick()
+        frame = self._frames[self._done]
+        self._done += 1
+        self._tick(self._done / len(self._frames))
         return {FRAME: frame[None]}
-
-    def rewind(self) -> None:
-        self._next = iter(self._frames)
 
 
 def quantize_for_tensorrt(
@@ -72,21 +69,10 @@ def quantize_for_tensorrt(
 ) -> onnx.ModelProto:
     """Make the int8 encoder that TensorRT builds with int8 tensor cores.
 
-    Symmetric per-tensor activations and per-channel weights, Q/DQ on convolution inputs
-    only, fp16 between them: the settings of NVIDIA's Model Optimizer.
-
-    Args:
-        encoder: float32 encoder (``frame`` -> ``encoded``).
-        frames: uint8 [H, W, C] each, at the graph's size.
-        method: ``minmax``, ``percentile`` (99.99) or ``entropy``.
-        exclude: Names of convolutions that stay in fp16, beside the projection.
-        progress: Called with a stage name and a fraction.
-
-    Returns:
-        An encoder with the same input and output.
-
-    Raises:
-        CalibrationError: If there are no frames, or a range is not usable.
+    Symmetric per-tensor activations and per-channel weights, Q/DQ on convolution inputs only, fp16
+    between them: the settings of NVIDIA's Model Optimizer. Frames: uint8 [H, W, C] each, at the
+    graph's size; ``exclude``: what stays in fp16 beside the projection. CalibrationError if there
+    are no frames, or a range is not usable.
     """
     model = _quantize(
         # Ranges are found on the float32 graph (fp16 is emulated on a CPU and slow); the
@@ -124,23 +110,10 @@ def quantize_for_cpu(
 ) -> onnx.ModelProto:
     """Make the int8 encoder that ONNX Runtime runs with its integer kernels.
 
-    Asymmetric uint8 activations, per-channel int8 weights, int32 biases, quantised
-    outputs. The camera's bytes are the first convolution's input as they are: the
-    normalisation ``(x - 128) / 64`` is the dequantisation with zero point 128 and scale
-    1/64, exactly.
-
-    Args:
-        encoder: float32 encoder (``frame`` -> ``encoded``).
-        frames: uint8 [H, W, C] each, at the graph's size.
-        method: ``minmax``, ``percentile`` (99.99) or ``entropy``.
-        exclude: Names of convolutions that stay in float32, beside the projection.
-        progress: Called with a stage name and a fraction.
-
-    Returns:
-        An encoder with the same input and output.
-
-    Raises:
-        CalibrationError: If there are no frames, or a range is not usable.
+    Asymmetric uint8 activations, per-channel int8 weights, int32 biases, quantised outputs. The
+    camera's bytes are the first convolution's input as they are: the normalisation ``(x - 128) /
+    64`` is the dequantisation with zero point 128 and scale 1/64, exactly. Arguments and errors as
+    in ``quantize_for_tensorrt``, with float32 for fp16.
     """
     model = _quantize(
         encoder,
@@ -171,26 +144,19 @@ def _quantize(
         raise CalibrationError("there are no frames to calibrate on", fix="Give some footage.")
     load_onnxruntime(extra="calibrate")
     ortq = require("onnxruntime.quantization", extra="calibrate")
-    methods = {
-        "minmax": ortq.CalibrationMethod.MinMax,
-        "percentile": ortq.CalibrationMethod.Percentile,
-        "entropy": ortq.CalibrationMethod.Entropy,
-    }
-    if method not in methods:
+    if method not in ("minmax", *CUT):
         raise CalibrationError(
-            f"calibration method {method!r} is unknown", fix=f"Use one of {', '.join(methods)}."
+            f"calibration method {method!r} is unknown",
+            fix=f"Use one of {', '.join(('minmax', *CUT))}.",
         )
     fixed = _with_sizes(encoder, frames[0])
     projection = next(n.name for n in fixed.graph.node if ENCODED in n.output)
     _check_excluded(fixed, exclude)
     scale, unsigned = _byte_scale(fixed), activation_unsigned
-    done = 0
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
+    def tell(fraction: float) -> None:
         if progress is not None:
-            progress("int8 ranges", min(1.0, done / len(frames)))
+            progress("int8 ranges", fraction)
 
     activation = ortq.QuantType.QUInt8 if unsigned else ortq.QuantType.QInt8
     zero = np.array(128, np.uint8) if unsigned else np.array(0, np.int8)
@@ -199,21 +165,28 @@ def _quantize(
             {"quant_type": activation, "scale": np.array(scale, np.float32), "zero_point": zero}
         ]
     }
-    extra = {"TensorQuantOverrides": overrides, "CalibPercentile": 99.99, **options}
+    shown = frames
+    if method in CUT:
+        ranges = cut_ranges(fixed, frames, operations, method=method, unsigned=unsigned, tick=tell)
+        for name, (low, high) in ranges.items():
+            overrides.setdefault(name, [{"quant_type": activation, "rmin": low, "rmax": high}])
+        # The quantiser asks for ranges of its own; all are overridden.
+        shown, tell = frames[:1], lambda fraction: None
+    extra = {"TensorQuantOverrides": overrides, **options}
     with _temporary_folder() as folder:
         target = folder / "int8.onnx"
         with _calm_logging():
             ortq.quantize_static(
                 fixed,
                 str(target),
-                _Reader(frames, tick),
+                _Reader(shown, tell),
                 quant_format=ortq.QuantFormat.QDQ,
                 op_types_to_quantize=list(operations),
                 per_channel=True,
                 activation_type=activation,
                 weight_type=ortq.QuantType.QInt8,
                 nodes_to_exclude=[projection],
-                calibrate_method=methods[method],
+                calibrate_method=ortq.CalibrationMethod.MinMax,
                 extra_options=extra,
             )
         model = onnx.load(target)

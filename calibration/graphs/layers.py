@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from aeseg_edge.bundle.contract import FRAME, HEAD, WEIGHTS, GraphSpec
-from aeseg_edge.bundle.variants import WIDTHS
+from aeseg_edge.bundle.precisions import WIDTHS
 from aeseg_edge.errors import ExportError
 
 
@@ -46,18 +46,10 @@ class Layer:
 
 
 def layers_of(model: onnx.ModelProto, spec: GraphSpec, clusters: int) -> list[Layer]:
-    """Count operations and values of every convolution and matrix product.
+    """Count operations and values of every convolution and matrix product of a float32 graph.
 
-    Args:
-        model: A deployed graph in float32.
-        spec: Sizes that are symbolic in it.
-        clusters: Rows of the codebook.
-
-    Returns:
-        In graph order.
-
-    Raises:
-        ExportError: If a shape cannot be found.
+    In graph order; ``spec`` and ``clusters`` are sizes that are symbolic in it. ExportError if a
+    shape cannot be found.
     """
     graph = _with_sizes(model, spec, clusters).graph
     shapes = {item.name: [int(dim) for dim in item.dims] for item in graph.initializer}

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import VOID, ClassInfo, Codebook
-from aeseg_edge.bundle.variants import REFERENCE
-from aeseg_edge.calibration.footage.masks import Pair, fit_mask, labelled_frames
+from aeseg_edge.bundle.precisions import REFERENCE
+from aeseg_edge.calibration.footage.masks import Pair, fit_mask, labelled_frames, reader_for
 from aeseg_edge.calibration.labels.naming import class_weights
 from aeseg_edge.calibration.score.counts import class_iou
 from aeseg_edge.calibration.score.evaluation import Progress
@@ -105,16 +105,8 @@ def labelled_cells(
 ) -> Cells:
     """Take the latents of labelled frames, with the fp32 graph on ONNX Runtime.
 
-    Args:
-        bundle: Cells outside its region of interest are left out.
-        pairs: The labelled frames.
-        class_names: Of the classes 0, 1, ... of the masks.
-        ignore: Mask value that does not count, or None.
-        samples: Cells wanted in all; every frame gives its equal part.
-        mirrored: Take each frame's mirror image too.
-        seed: Makes the draw repeatable.
-        threads: For ONNX Runtime.
-        progress: Called after each frame with frames done and frames in all.
+    Cells outside the bundle's region are left out. ``samples`` is the number wanted in all,
+    an equal part from every frame; ``mirrored`` takes each frame's mirror image too.
 
     Raises:
         EvaluationError: A file is missing or faulty, or a mask holds a value that is no class.
@@ -127,7 +119,8 @@ def labelled_cells(
     latents, shares, origin = [], [], []
     want = frozenset({"latents"})
     with Segmenter.load(bundle, *REFERENCE, threads=threads) as segmenter:
-        frames = labelled_frames(pairs, class_names, ignore=ignore)
+        read = reader_for(manifest)
+        frames = labelled_frames(pairs, class_names, ignore=ignore, read=read)
         for index, (_, frame, mask) in enumerate(frames):
             clean = fit_mask(mask, manifest.geometry, len(class_names), ignore)
             if region is not None:
@@ -154,15 +147,9 @@ def labelled_cells(
 
 
 def class_shares(mask: NDArray[np.uint8], stride: int, classes: int) -> NDArray[np.float32]:
-    """Count how much of each cell belongs to each class.
+    """Count how much of each cell belongs to each class: float32 [H/stride * W/stride, C], 0..1.
 
-    Args:
-        mask: uint8 [H, W], class ids; 255 does not count. H and W are multiples of stride.
-        stride: Pixels of a cell's side.
-        classes: Number of classes C.
-
-    Returns:
-        float32 [H/stride * W/stride, C], in 0..1.
+    The mask is uint8 [H, W], H and W multiples of stride; 255 does not count.
     """
     rows, columns = mask.shape[0] // stride, mask.shape[1] // stride
     cells = mask.reshape(rows, stride, columns, stride).transpose(0, 2, 1, 3)
@@ -181,14 +168,10 @@ def fit_linear(
     square: bool = True,
     strength: float | None = None,
 ) -> LinearFit:
-    """Fit a linear codebook.
+    """Fit a linear codebook to latents and their class shares.
 
-    Args:
-        cells: Latents and their class shares.
-        classes: Of the masks, in the order of the shares' columns.
-        weighted: Weigh classes by frequency to the power -0.3.
-        square: Use ``[z, z^2]``; only ``z`` otherwise.
-        strength: Of the ridge; chosen by cross-validation over frames when None.
+    ``weighted`` weighs classes by frequency to the power -0.3; ``square`` uses ``[z, z^2]``,
+    else only ``z``; ``strength`` of None is chosen by cross-validation over frames.
 
     Raises:
         CalibrationError: Fewer than two classes have labels.

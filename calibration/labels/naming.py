@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.classes import check_class_name, find_class
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
-from aeseg_edge.bundle.geometry import fit_labels
-from aeseg_edge.bundle.variants import REFERENCE
-from aeseg_edge.calibration.footage.masks import Pair
+from aeseg_edge.bundle.precisions import REFERENCE
+from aeseg_edge.calibration.footage.masks import Pair, reader_for
 from aeseg_edge.calibration.score.counts import UNMATCHED, majority_map
-from aeseg_edge.calibration.score.evaluation import Progress, count_clusters
+from aeseg_edge.calibration.score.evaluation import Progress, count_clusters, outside_region
 from aeseg_edge.errors import CodebookError, EvaluationError
 from aeseg_edge.segment.segmenter import Segmenter
 
@@ -74,13 +73,10 @@ class NamedCluster:
 
 @dataclass(frozen=True)
 class NamedClusters:
-    """A codebook with the names of labelled frames.
+    """A codebook with the names of labelled frames, and one entry a cluster, by number.
 
-    Attributes:
-        codebook: With the masks' class ids.
-        clusters: One entry a cluster, by number.
-        unseen: Clusters without a labelled pixel.
-        without_cluster: Classes that no cluster became.
+    ``unseen`` are clusters without a labelled pixel, ``without_cluster`` classes that no
+    cluster became.
     """
 
     codebook: Codebook
@@ -163,39 +159,23 @@ def count_pixels(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
-    """Count the labelled pixels of each cluster, with the fp32 graph on ONNX Runtime.
+    """Count labelled pixels, int64 [classes, clusters], with the fp32 graph on ONNX Runtime.
 
-    Args:
-        bundle: Pixels outside its region of interest do not count.
-        pairs: The labelled frames.
-        class_names: Of the classes 0, 1, ... of the masks.
-        ignore: Mask value that leaves every count, or None.
-        threads: For ONNX Runtime.
-        progress: Called after each frame with frames done and frames in all.
-
-    Returns:
-        int64 [classes, clusters].
+    Pixels outside the bundle's region of interest do not count.
 
     Raises:
         EvaluationError: A file is missing or faulty, or a mask holds a value that is no class.
     """
-    manifest, region = bundle.manifest, bundle.region
     with Segmenter.load(bundle, *REFERENCE, threads=threads) as segmenter:
-
-        def predict(frame: NDArray[np.uint8]) -> NDArray[np.int64]:
-            found = segmenter.clusters(frame)
-            if region is not None:
-                inside = fit_labels(region, manifest.geometry, *found.shape)
-                found[inside <= 127] = -1
-            return found
-
         matrix = count_clusters(
-            predict,
+            segmenter.clusters,
             pairs,
             class_names,
-            clusters=manifest.clusters,
+            clusters=bundle.manifest.clusters,
             ignore=ignore,
             progress=progress,
+            read=reader_for(bundle.manifest),
+            outside=outside_region(bundle),
         )
     return matrix.counts
 
@@ -203,9 +183,7 @@ def count_pixels(
 def mask_classes(class_names: Sequence[str], codebook: Codebook | None = None) -> list[ClassInfo]:
     """Give the classes of masks: ids in the order of the names, from 0.
 
-    Args:
-        class_names: Of the classes 0, 1, ... of the masks.
-        codebook: Classes that it has already keep their colour.
+    Classes that ``codebook`` has already keep their colour.
 
     Raises:
         CodebookError: There are too many, a name cannot be used, or two are alike.
@@ -236,13 +214,9 @@ def mask_classes(class_names: Sequence[str], codebook: Codebook | None = None) -
 
 
 def class_weights(pixels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.float64]:
-    """Weigh classes by frequency to the power -0.3.
+    """Weigh classes, by their pixels or any other amount, by frequency to the power -0.3.
 
-    Args:
-        pixels: [classes], labelled pixels (or any other amount) of each.
-
-    Returns:
-        float64 [classes], 1 on average over the pixels; 0 for a class without any.
+    float64 [classes], 1 on average over the pixels; 0 for a class without any.
     """
     weights = np.zeros(len(pixels))
     seen = pixels > 0

@@ -21,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aeseg_edge.backends.session import load_onnxruntime, open_session
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import FLOAT, INT8, ONNXRUNTIME
-from aeseg_edge.calibration.graphs.assemble import OPSET
+from aeseg_edge.bundle.precisions import FLOAT, INT8, ONNXRUNTIME
+from aeseg_edge.calibration.graphs.deployed import OPSET
 from aeseg_edge.calibration.report.devices import Device
 from aeseg_edge.calibration.report.roofline import Roofline, roofline
 from aeseg_edge.measure.profile import node_times, run_profiled
@@ -144,14 +144,8 @@ class CpuShare:
 def cpu_share(bundle: Bundle, *, peaks: CpuPeaks | None = None, runs: int = RUNS) -> CpuShare:
     """Set the encoder's time on this CPU, one thread, against its int8 bound.
 
-    Args:
-        bundle: At the size to run; it needs an int8 graph for ONNX Runtime.
-        peaks: From ``measure_peaks``; measured now when None.
-        runs: Frames to profile.
-
-    Raises:
-        BundleError: If the bundle has no such graph.
-        BackendError: If ONNX Runtime's profile cannot be read.
+    Measures the peaks now when None. Raises BundleError if the bundle has no int8 graph for
+    ONNX Runtime, and BackendError if ONNX Runtime's profile cannot be read.
     """
     graph = bundle.graph(INT8, ONNXRUNTIME)
     found = measure_peaks() if peaks is None else peaks
@@ -173,15 +167,7 @@ def cpu_share(bundle: Bundle, *, peaks: CpuPeaks | None = None, runs: int = RUNS
 
 
 def measure_peaks(*, seconds: float = SECONDS, progress: Tick | None = None) -> CpuPeaks:
-    """Measure what one thread of this CPU can do at most.
-
-    Args:
-        seconds: For each shape and size.
-        progress: Called with the fraction done.
-
-    Raises:
-        MissingDependency: If onnxruntime is not installed.
-    """
+    """Measure what one thread of this CPU can do at most, ``seconds`` for each shape and size."""
     tell = progress or (lambda fraction: None)
     total = 2 * len(PRODUCTS) + len(CACHED_COPIES) + 1
     done = 0
@@ -222,12 +208,7 @@ def measure_peaks(*, seconds: float = SECONDS, progress: Tick | None = None) -> 
 def encoder_times(
     times: Mapping[tuple[str, str], NDArray[np.float64]], head: set[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Add up nodes run by run: float64 [runs] of the encoder, and of the head.
-
-    Args:
-        times: See ``node_times``.
-        head: Names of the head's nodes.
-    """
+    """Add up nodes (``node_times``) run by run: float64 [runs] of the encoder, of the head."""
     zero = np.zeros(len(next(iter(times.values()))))
     encoder = sum((spent for (name, _), spent in times.items() if name not in head), zero)
     return encoder, sum((spent for (name, _), spent in times.items() if name in head), zero)

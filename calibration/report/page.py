@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import palette
-from aeseg_edge.bundle.variants import INT8, TENSORRT, variant
+from aeseg_edge.bundle.precisions import INT8, TENSORRT, variant
 from aeseg_edge.calibration.report.devices import DEVICES
 from aeseg_edge.calibration.report.roofline import roofline
-from aeseg_edge.calibration.score.precisions import PrecisionFigures, PrecisionReport, WorstFrame
+from aeseg_edge.calibration.score.by_precision import PrecisionFigures, PrecisionReport, WorstFrame
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.version import __version__
@@ -32,19 +32,9 @@ _CHART = 600, 130
 
 
 def render_page(report: PrecisionReport, *, title: str, made: str, machine: str) -> str:
-    """Write the report as HTML, by the template page.html.
+    """Write the report as HTML, by the template page.html: a whole page, every name escaped.
 
-    Args:
-        report: What was measured.
-        title: Name of the bundle.
-        made: When.
-        machine: What it was measured on.
-
-    Returns:
-        A whole page. Every name in it is escaped.
-
-    Raises:
-        CalibrationError: If a picture cannot be encoded.
+    ``made`` says when, ``machine`` on what. CalibrationError if a picture cannot be encoded.
     """
     environment = jinja2.Environment(
         autoescape=True,

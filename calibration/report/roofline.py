@@ -20,7 +20,7 @@ from typing import Any
 import onnx
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import (
+from aeseg_edge.bundle.precisions import (
     FLOAT,
     ONNXRUNTIME,
     PRECISIONS,
@@ -37,13 +37,9 @@ from aeseg_edge.errors import UsageError
 
 @dataclass(frozen=True)
 class LayerBound:
-    """The bound on one layer.
+    """The bound on one layer: its operations at the device's peak, its bytes at its bandwidth.
 
-    Attributes:
-        layer: Its costs.
-        precision: It runs in; not every layer of an int8 graph runs in int8.
-        operations_ms: Its operations at the device's peak.
-        bytes_ms: Its bytes at the device's bandwidth.
+    ``precision`` is the one it runs in; not every layer of an int8 graph runs in int8.
     """
 
     layer: Layer
@@ -76,13 +72,7 @@ class LayerBound:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Bounds on all layers of one graph on one device.
-
-    Attributes:
-        device: Its peaks.
-        precision: Of the graph.
-        layers: In graph order.
-    """
+    """Bounds on all layers of one graph on one device, in graph order."""
 
     device: Device
     precision: str
@@ -138,16 +128,11 @@ class Roofline:
 
 
 def roofline(bundle: Bundle, device: Device, precision: str) -> Roofline:
-    """Bound the latency of one of a bundle's graphs on a device.
+    """Bound the latency of one of a bundle's graphs on a device; for a size see ``with_size``.
 
     The graph is the one made for the device: for TensorRT, or for ONNX Runtime where the device
     is ``cpu``. A convolution that it does not quantise (the projection, and what was excluded)
     counts at the precision it then has; the head counts as float32.
-
-    Args:
-        bundle: At the size to bound; see ``Bundle.with_size``.
-        device: Its peaks.
-        precision: ``fp32``, ``fp16`` or ``int8``.
 
     Raises:
         UsageError: If the device has no such precision.

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import ONNXRUNTIME, REFERENCE
+from aeseg_edge.bundle.precisions import ONNXRUNTIME, REFERENCE
 from aeseg_edge.calibration.score.counts import LABELS, label_table, labels_equal
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.segment.segmenter import Segmenter
-
-"""What everything else is compared with."""
 
 Key = TypeVar("Key", bound=Hashable)
 Labeller = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -71,15 +69,8 @@ def measure_agreement(
 ) -> dict[Key, Agreement]:
     """Compare the labels of each candidate with those of the reference, in one pass.
 
-    Args:
-        reference: The fp32 labeller; called once a frame.
-        candidates: One labeller for each (precision, backend) or other key; each is called
-            once a frame.
-        frames: uint8 [H, W, C] frames; may be an iterator, only one is held at a time.
-        classes: Class ids to give an IoU for.
-
-    Returns:
-        An Agreement for each key, in the order of `candidates`.
+    Each is called once a frame, uint8 [H, W, C]; only one frame is held at a time. Gives an
+    Agreement for each key, in the order of ``candidates``, with an IoU for each of ``classes``.
 
     Raises:
         CalibrationError: There is no frame, or nothing but void, or a labeller returns
@@ -115,11 +106,7 @@ def open_graph(
 ) -> Segmenter:
     """Open one entry of a bundle on ONNX Runtime: what a device computes, emulated where needed.
 
-    Args:
-        bundle: Its codebook, sizes and region are used.
-        key: Precision and backend of the entry.
-        graph: Serialised ONNX to run in the place of the entry's own.
-        threads: For ONNX Runtime.
+    ``graph`` is serialised ONNX to run in the place of the entry's own.
     """
     backend = OnnxRuntimeBackend(
         bundle.graph(*key) if graph is None else graph,
@@ -139,17 +126,10 @@ def compare_entries(
     threads: int | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[tuple[str, str], Agreement]:
-    """Measure every entry's labels against fp32's, all on ONNX Runtime.
+    """Measure every entry's labels against fp32's, all on ONNX Runtime, as a device would run it.
 
-    Args:
-        bundle: Its graphs are run as a device would, through Segmenter.
-        frames: uint8 [H, W, C] each; not those the ranges were fitted on.
-        graphs: By member path, in the place of the bundle's own.
-        threads: For ONNX Runtime.
-        progress: Called with a stage and its fraction.
-
-    Returns:
-        By (precision, backend); entries that share fp32's graph are left out.
+    ``graphs``, by member path, stand in the place of the bundle's own. Entries that share fp32's
+    graph are left out. The frames must not be those the ranges were fitted on.
     """
     manifest = bundle.manifest
     graphs = bundle.graphs if graphs is None else graphs
@@ -205,16 +185,10 @@ def sum_up(
     frames: int,
     worst: tuple[float, int] | None,
 ) -> Agreement:
-    """Give the figures of a whole table.
+    """Give the figures of a whole table, int64 [256, 256], labels of the reference in rows.
 
-    Args:
-        table: int64 [256, 256] of all frames, labels of the reference in rows.
-        classes: Class ids to give an IoU for.
-        frames: How many frames it is of.
-        worst: Share of equal labels and index of the frame that agrees least, or None.
-
-    Raises:
-        CalibrationError: There is nothing but void.
+    ``worst`` is the share of equal labels and the index of the frame that agrees least.
+    CalibrationError if there is nothing but void.
     """
     equal = labels_equal(table)
     if equal is None or worst is None:

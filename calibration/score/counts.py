@@ -58,11 +58,11 @@ class ConfusionMatrix:
     Attributes:
         counts: int64 [classes, predictions], pixels of true class i predicted as j.
         missed: int64 [classes], pixels of true class i with no prediction (a negative id,
-            for instance outside the region of interest).
+            for instance void).
+        outside: Pixels with a class that were left out of every count.
     """
 
     def __init__(self, classes: int, predictions: int, *, ignore: int | None = None) -> None:
-        """Start with nothing counted."""
         if classes < 1 or predictions < 1:
             raise EvaluationError(
                 f"a confusion matrix of {classes} classes and {predictions} predicted ids is empty",
@@ -71,22 +71,24 @@ class ConfusionMatrix:
         self.ignore = ignore
         self.counts: NDArray[np.int64] = np.zeros((classes, predictions), np.int64)
         self.missed: NDArray[np.int64] = np.zeros(classes, np.int64)
+        self.outside = 0
 
     @property
     def pixels(self) -> int:
         """Pixels counted so far."""
         return int(self.counts.sum() + self.missed.sum())
 
-    def update(self, truth: NDArray[Any], predicted: NDArray[Any]) -> None:
-        """Count one frame.
+    def update(
+        self,
+        truth: NDArray[Any],
+        predicted: NDArray[Any],
+        outside: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Count one frame: integers of one shape, the truth's classes and predicted ids.
 
-        Args:
-            truth: Integers of any shape, classes 0..classes-1 or the ignore value.
-            predicted: Integers of the same shape, ids 0..predictions-1; negative means none.
-
-        Raises:
-            EvaluationError: The shapes differ, an array is not of integers, or a value
-                that is not ignored is out of range.
+        A negative id means none; where ``outside`` is True nothing counts. EvaluationError if
+        the shapes differ, an array is not of integers, or a value that is not ignored is out
+        of range.
         """
         for name, array in (("truth", truth), ("prediction", predicted)):
             if array.dtype.kind not in "iu":
@@ -102,8 +104,14 @@ class ConfusionMatrix:
         classes, ids = self.counts.shape
         flat_truth = truth.reshape(-1).astype(np.int64)
         flat_ids = predicted.reshape(-1).astype(np.int64)
-        if self.ignore is not None:
-            kept = flat_truth != self.ignore
+        if self.ignore is not None or outside is not None:
+            kept = np.ones(flat_truth.shape, np.bool_)
+            if self.ignore is not None:
+                kept = flat_truth != self.ignore
+            if outside is not None:
+                inside = ~outside.reshape(-1)
+                self.outside += int((kept & ~inside).sum())
+                kept = kept & inside
             flat_truth, flat_ids = flat_truth[kept], flat_ids[kept]
         if flat_truth.size == 0:
             return
@@ -128,16 +136,11 @@ class ConfusionMatrix:
 def class_iou(
     counts: NDArray[np.int64] | NDArray[np.float64], missed: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """Return intersection over union per class: TP / (TP + FP + FN).
+    """Return intersection over union per class, TP / (TP + FP + FN), float64 [C].
 
     Source: Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010, 4.2.
-
-    Args:
-        counts: [C, C], true class by predicted class: pixels, or shares of pixels.
-        missed: int64 [C], pixels predicted as no class: false negatives only.
-
-    Returns:
-        float64 [C]; NaN for a class that the truth never has, predicted or not.
+    ``counts`` are [C, C], true class by predicted class; ``missed`` int64 [C], pixels predicted
+    as no class: false negatives only. NaN for a class that the truth never has, predicted or not.
     """
     correct = np.diag(counts).astype(np.float64)
     true = counts.sum(axis=1) + (0 if missed is None else missed)
@@ -151,12 +154,8 @@ def class_iou(
 def score(counts: NDArray[np.int64], missed: NDArray[np.int64] | None = None) -> Scores:
     """Return IoU per class, mIoU over the classes present, and pixel accuracy.
 
-    Args:
-        counts: int64 [C, C], true class by predicted class.
-        missed: int64 [C], pixels predicted as no class: they count as wrong.
-
-    Raises:
-        EvaluationError: No pixel was counted.
+    ``counts`` are int64 [C, C], true class by predicted class; ``missed`` int64 [C] count as
+    wrong. EvaluationError if no pixel was counted.
     """
     pixels = int(counts.sum()) + (0 if missed is None else int(missed.sum()))
     if pixels == 0:
@@ -173,21 +172,12 @@ def score(counts: NDArray[np.int64], missed: NDArray[np.int64] | None = None) ->
 
 
 def hungarian_map(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Match clusters to classes one to one, so that the most pixels are right.
+    """Match clusters to classes one to one, so that the most pixels are right: int64 [clusters].
 
     This is the field's protocol: the assignment maximises the matched pixels of the whole
     set (not IoU), as in IIC (Ji et al., ICCV 2019), PiCIE (Cho et al., CVPR 2021) and STEGO
-    (Hamilton et al., ICLR 2022), by the Hungarian method (Kuhn 1955).
-
-    Args:
-        counts: int64 [classes, clusters].
-
-    Returns:
-        int64 [clusters]: class of each cluster. With more clusters than classes, the rest
-        are UNMATCHED: their pixels are wrong for their true class and hit no other.
-
-    Raises:
-        MissingDependency: If scipy is not installed.
+    (Hamilton et al., ICLR 2022), by the Hungarian method (Kuhn 1955). With more clusters than
+    classes, the rest are UNMATCHED: their pixels are wrong for their true class and hit no other.
     """
     rows, columns = import_scipy("optimize").linear_sum_assignment(counts, maximize=True)
     mapping: NDArray[np.int64] = np.full(counts.shape[1], UNMATCHED, np.int64)
@@ -196,17 +186,11 @@ def hungarian_map(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def majority_map(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.int64]:
-    """Give every cluster the class that most of its pixels have.
+    """Give every cluster the class that most of its pixels have, or UNMATCHED: int64 [clusters].
 
-    Ties go to the class with the lower id. A cluster without a single labelled pixel has
-    nothing to be named by: it is UNMATCHED, and counts as wrong where it appears later.
-
-    Args:
-        counts: int64 or weighted float64 [classes, clusters], from the frames that the map is
-            fitted on.
-
-    Returns:
-        int64 [clusters]: class of each cluster, or UNMATCHED.
+    ``counts`` are [classes, clusters], from the frames that the map is fitted on. Ties go to the
+    class with the lower id. A cluster without a single labelled pixel has nothing to be named
+    by: it is UNMATCHED, and counts as wrong where it appears later.
     """
     mapping: NDArray[np.int64] = np.argmax(counts, axis=0).astype(np.int64)
     mapping[counts.sum(axis=0) == 0] = UNMATCHED
@@ -216,14 +200,9 @@ def majority_map(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.
 def fold(
     counts: NDArray[np.int64], mapping: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Turn counts by cluster into counts by class.
+    """Turn counts [classes, clusters] into counts by class: int64 [classes, classes].
 
-    Args:
-        counts: int64 [classes, clusters].
-        mapping: int64 [clusters], class of each cluster or UNMATCHED.
-
-    Returns:
-        int64 [classes, classes], and int64 [classes] with the pixels of unmatched clusters.
+    The second part, int64 [classes], has the pixels of unmatched clusters.
     """
     classes = counts.shape[0]
     matched = np.flatnonzero(mapping != UNMATCHED)
@@ -235,14 +214,9 @@ def fold(
 
 
 def label_table(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count pixels by their labels in two label maps of one shape; void in both counts nowhere.
+    """Count pairs of labels of two uint8 maps: int64 [256, 256], the first map's in rows.
 
-    Args:
-        first: uint8, any shape: class ids, 255 for void.
-        second: uint8 of the same shape.
-
-    Returns:
-        int64 [256, 256], labels of the first map in rows.
+    Void in both counts nowhere.
     """
     pairs = first.reshape(-1).astype(np.int64) * LABELS + second.reshape(-1)
     table = np.bincount(pairs, minlength=LABELS * LABELS).reshape(LABELS, LABELS)

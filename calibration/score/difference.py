@@ -16,13 +16,9 @@ from aeseg_edge.errors import EvaluationError
 
 @dataclass(frozen=True)
 class ClassOverlap:
-    """What one class of the second bundle is in the first.
+    """What one class (``name``) of the second bundle, ``share`` of all pixels, is in the first.
 
-    Attributes:
-        name: Of the second bundle's class.
-        share: Of all pixels, 0..1.
-        best: The first bundle's class that overlaps it most (by IoU); empty where none does.
-        iou: Intersection over union of the two, 0..1.
+    ``best`` is the first's class that overlaps it most by ``iou`` (0..1); empty where none does.
     """
 
     name: str
@@ -57,20 +53,11 @@ class LabelCounts:
     """Counts label pairs over frames; void pixels of either side are left out."""
 
     def __init__(self) -> None:
-        """Start at zero."""
         self.frames = 0
         self._table = np.zeros((LABELS, LABELS), np.int64)
 
     def add(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> None:
-        """Count one frame.
-
-        Args:
-            first: uint8 [H, W], the first bundle's labels.
-            second: uint8 [H, W], the second's.
-
-        Raises:
-            EvaluationError: If the shapes differ.
-        """
+        """Count one frame, uint8 [H, W] each; EvaluationError if the shapes differ."""
         if first.shape != second.shape:
             raise EvaluationError(
                 f"label maps of {first.shape} and {second.shape} cannot be compared",
@@ -87,9 +74,8 @@ class LabelCounts:
     def matching(self) -> NDArray[np.int64]:
         """Match classes one to one so that the most pixels agree (Kuhn 1955).
 
-        Returns:
-            int64 [256]: the first bundle's class for each of the second's; UNMATCHED (-1)
-            where there is none, or where the two share no pixel.
+        int64 [256]: the first bundle's class for each of the second's; UNMATCHED (-1) where
+        there is none, or where the two share no pixel.
         """
         counts = self.counts
         mapping = np.full(LABELS, UNMATCHED, np.int64)
@@ -100,15 +86,7 @@ class LabelCounts:
         return mapping
 
     def compare(self, first: Sequence[ClassInfo], second: Sequence[ClassInfo]) -> Comparison:
-        """Sum up what was counted.
-
-        Args:
-            first: Classes of the first bundle.
-            second: Classes of the second.
-
-        Raises:
-            EvaluationError: If no pixel has a label in both.
-        """
+        """Sum up what was counted; EvaluationError if no pixel has a label in both."""
         counts = self.counts
         total = int(counts.sum())
         if not total:
@@ -124,16 +102,10 @@ class LabelCounts:
 
 
 def adjusted_rand(counts: NDArray[np.int64]) -> float:
-    """Compute the adjusted Rand index from a contingency table.
+    """Compute the adjusted Rand index from int64 [A, B]: items with one label and the other.
 
-    Hubert and Arabie, "Comparing partitions", Journal of Classification 2, 1985, eq. 5.
-
-    Args:
-        counts: int64 [A, B]: how many items have one label and the other.
-
-    Returns:
-        1 for equal partitions, 0 on average for independent ones. 1 where both put
-        everything into one part.
+    Hubert and Arabie, "Comparing partitions", Journal of Classification 2, 1985, eq. 5: 1 for
+    equal partitions (and where both put everything into one part), 0 on average for independent.
     """
 
     def pairs(values: NDArray[np.int64]) -> float:

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import fit_labels
 from aeseg_edge.calibration.footage.masks import (
-    IMAGE_SUFFIXES,
     MASK_SUFFIX,
     Pair,
+    Read,
     find_pairs,
     labelled_frames,
     read_classes,
@@ -36,6 +38,7 @@ from aeseg_edge.calibration.score.counts import (
     score,
 )
 from aeseg_edge.errors import EvaluationError
+from aeseg_edge.sources.images import IMAGE_SUFFIXES
 from aeseg_edge.support.require import import_scipy
 
 __all__ = [
@@ -60,6 +63,9 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[Any]]
 Progress = Callable[[int, int], None]
 """Called after each frame with (frames done, frames in all)."""
 
+Outside = Callable[[int, int], NDArray[np.bool_]]
+"""Height and width of a frame -> bool [H, W], True where nothing is segmented."""
+
 
 @dataclass(frozen=True)
 class EvaluationReport:
@@ -75,6 +81,8 @@ class EvaluationReport:
         named: Scores with the bundle's own names, or None where none occurs in `classes`.
         hungarian_map: Class of each cluster, UNMATCHED (-1) where it has none.
         majority_map: The same for `majority`.
+        outside: Share of the labelled pixels outside the region of interest, which count
+            nowhere; None without a region.
     """
 
     frames: int
@@ -85,6 +93,7 @@ class EvaluationReport:
     named: Scores | None
     hungarian_map: tuple[int, ...]
     majority_map: tuple[int, ...] | None
+    outside: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report with figures in percent; an absent class has the IoU None."""
@@ -98,6 +107,8 @@ class EvaluationReport:
             report["majority"] = self.majority.to_json()
         if self.named is not None:
             report["named"] = self.named.to_json()
+        if self.outside is not None:
+            report["outside_region"] = round(100 * self.outside, 2)
         return report
 
 
@@ -112,7 +123,8 @@ def evaluate(
     fit_every: int = 1,
     named: Mapping[int, str] | None = None,
     progress: Progress | None = None,
-    read: Callable[[Path], NDArray[np.uint8]] | None = None,
+    read: Read | None = None,
+    outside: Outside | None = None,
 ) -> EvaluationReport:
     """Score a predictor of clusters against masks, over all frames at once.
 
@@ -127,7 +139,8 @@ def evaluate(
         named: Name of each cluster's class in the bundle. Names are compared without regard
             to case and outer blanks; clusters whose name is no class count as wrong.
         progress: Called after each frame.
-        read: Turns an image path into a frame; read_image unless given.
+        read: Turns an image path into a frame; colour pictures unless given.
+        outside: Pixels that count nowhere, see ``outside_region``; none unless given.
 
     Raises:
         EvaluationError: A file is missing, unreadable or of another size than its partner,
@@ -162,13 +175,15 @@ def evaluate(
             ignore=ignore,
             progress=None if progress is None else lambda done, _: progress(before + done, total),
             read=read,
+            outside=outside,
         )
 
     fit_matrix = count(fit, 0) if fit else None
     matrix = count(pairs, len(fit))
     if matrix.pixels == 0:
         raise EvaluationError(
-            f"every pixel of the {len(pairs)} masks has the ignored value {ignore}",
+            f"every pixel of the {len(pairs)} masks has the ignored value {ignore}"
+            + (" or lies outside the region of interest" if matrix.outside else ""),
             fix="Check --ignore and the masks.",
         )
 
@@ -188,6 +203,7 @@ def evaluate(
         named=None if names is None else scores(names),
         hungarian_map=tuple(hungarian.tolist()),
         majority_map=None if majority is None else tuple(majority.tolist()),
+        outside=None if outside is None else matrix.outside / (matrix.outside + matrix.pixels),
     )
 
 
@@ -199,29 +215,29 @@ def count_clusters(
     clusters: int,
     ignore: int | None,
     progress: Progress | None = None,
-    read: Callable[[Path], NDArray[np.uint8]] | None = None,
+    read: Read | None = None,
+    outside: Outside | None = None,
 ) -> ConfusionMatrix:
-    """Count the pixels of labelled frames by class and cluster.
-
-    Args:
-        predict: Frame uint8 [H, W, C] -> cluster ids, integers [H, W] at the frame's size.
-        pairs: The labelled frames.
-        class_names: Names of the classes 0, 1, ... of the masks.
-        clusters: Number of clusters that `predict` chooses from.
-        ignore: Mask value that leaves every count, or None.
-        progress: Called after each frame.
-        read: Turns an image path into a frame; read_image unless given.
-
-    Raises:
-        EvaluationError: As `evaluate`.
-    """
+    """Count the pixels of labelled frames by class and cluster; arguments as for ``evaluate``."""
     matrix = ConfusionMatrix(len(class_names), clusters, ignore=ignore)
     frames = labelled_frames(pairs, class_names, ignore=ignore, read=read)
     for done, (pair, frame, mask) in enumerate(frames, 1):
-        matrix.update(mask, _predicted(predict, frame, pair.image, clusters))
+        matrix.update(
+            mask,
+            _predicted(predict, frame, pair.image, clusters),
+            None if outside is None else outside(*mask.shape),
+        )
         if progress is not None:
             progress(done, len(pairs))
     return matrix
+
+
+def outside_region(bundle: Bundle) -> Outside | None:
+    """Say where frames of any size lie outside a bundle's region of interest; None without one."""
+    region = bundle.region
+    if region is None:
+        return None
+    return lambda height, width: fit_labels(region, bundle.manifest.geometry, height, width) <= 127
 
 
 def format_table(report: EvaluationReport) -> str:
@@ -246,6 +262,11 @@ def format_table(report: EvaluationReport) -> str:
             lines.append("-" * (width + 11 * len(columns)))
         cells = ("-" if value is None else f"{100 * value:.2f}" for value in values)
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
+    if report.outside is not None:
+        share = f"{100 * report.outside:.1f} %"
+        lines.append(
+            f"{share} of the labelled pixels lie outside the region of interest: not scored"
+        )
     return "\n".join(lines)
 
 

@@ -21,12 +21,12 @@ import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, WIDTHS, variant
+from aeseg_edge.bundle.precisions import INT8, ONNXRUNTIME, REFERENCE, WIDTHS, variant
 from aeseg_edge.calibration.graphs.exclude import quantised_convolutions, restored
 from aeseg_edge.calibration.graphs.layers import layers_of
 from aeseg_edge.calibration.score.agreement import Agreement, measure_agreement, open_graph
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Tick
 
 FRAMES = 12
@@ -63,14 +63,10 @@ class LayerSensitivity:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Every quantised convolution of one int8 graph.
+    """Every quantised convolution of one int8 graph, in graph order.
 
-    Attributes:
-        backend: The graph is for.
-        labels_equal: Agreement of the whole int8 graph.
-        milliseconds: Its median inference here, on ONNX Runtime.
-        frames: Looked at.
-        layers: In graph order.
+    ``labels_equal`` and ``milliseconds`` (median inference here, on ONNX Runtime) are those of
+    the whole int8 graph.
     """
 
     backend: str
@@ -112,14 +108,9 @@ class Exclusion:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
-        return {
-            **asdict(self),
-            "names": list(self.names),
-            **{
-                key: round(getattr(self, key), 6)
-                for key in ("before", "after", "target", "operations")
-            },
-        }
+        shares = ("before", "after", "target", "operations")
+        rounded = {key: round(getattr(self, key), 6) for key in shares}
+        return {**asdict(self), "names": list(self.names), **rounded}
 
 
 def measure_sensitivity(
@@ -131,15 +122,9 @@ def measure_sensitivity(
     most: int = FRAMES,
     progress: Tick | None = None,
 ) -> Sensitivity:
-    """Measure what leaving out each int8 convolution buys, one at a time.
+    """Measure what leaving out each int8 convolution buys, one at a time; the codebook decides.
 
-    Args:
-        bundle: With an int8 graph for ``backend`` and the fp32 graph; its codebook decides.
-        frames: uint8 [H, W, C] each.
-        backend: Which int8 graph; TensorRT's is emulated on ONNX Runtime.
-        threads: For ONNX Runtime.
-        most: Frames to look at.
-        progress: Called with the fraction done.
+    TensorRT's graph is emulated on ONNX Runtime; at most ``most`` frames are looked at.
 
     Raises:
         CalibrationError: If there are no frames, or nothing is quantised.
@@ -159,24 +144,12 @@ def choose_exclusion(
     limit: float = MOST_EXCLUDED,
     progress: Tick | None = None,
 ) -> Exclusion:
-    """Leave out the convolutions that buy most agreement, until a target is met.
+    """Leave out the convolutions that buy most agreement, until a target (0..1) is met.
 
     Layers are ranked once by what each buys alone, and left out in that order as long as the
     agreement rises and no more than ``limit`` of the encoder's operations are in floating point.
-    Where the target cannot be met within it, the best that was found is kept.
-
-    Args:
-        bundle: See ``measure_sensitivity``.
-        frames: uint8 [H, W, C] each: not those that the gate is measured on.
-        target: Agreement wanted, 0..1.
-        backend: Which int8 graph.
-        threads: For ONNX Runtime.
-        most: Frames to look at.
-        limit: Largest share of the encoder's operations.
-        progress: Called with the fraction done.
-
-    Raises:
-        CalibrationError: If there are no frames.
+    Where the target cannot be met within it, the best that was found is kept. The frames must
+    not be those that the gate is measured on. CalibrationError if there are none.
     """
     tell = progress or (lambda fraction: None)
     bench = _Bench(bundle, frames, backend, threads, most)
@@ -225,19 +198,9 @@ def exclude_layers(
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Leave convolutions out of both int8 graphs where their agreement misses a target.
 
-    Args:
-        bundle: Freshly calibrated, all in int8; left as it is.
-        frames: See ``choose_exclusion``.
-        target: Agreement wanted, 0..1.
-        stated: The target where it is one of its own and not the gate: kept for calibrating again.
-        threads: For ONNX Runtime.
-        progress: Called with the fraction done.
-
-    Returns:
-        All graphs by member path, and what the manifest's record says of what was left out.
-
-    Raises:
-        CalibrationError: If there are no frames.
+    ``bundle`` is freshly calibrated, all in int8; ``stated`` is the target where it is one of
+    its own and not the gate: kept for calibrating again. Returns all graphs by member path, and
+    what the manifest's record says of what was left out. CalibrationError if there are no frames.
     """
     tell = progress or (lambda fraction: None)
     graphs = bundle.graphs

@@ -12,7 +12,7 @@ from aeseg_edge.backends.cache import EngineCache, EngineKey, padded_clusters
 from aeseg_edge.backends.tensorrt import engine_key
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.bundle.variants import ENGINES, TENSORRT
+from aeseg_edge.bundle.precisions import ENGINES, TENSORRT
 from aeseg_edge.errors import EngineNotBuilt
 from aeseg_edge.export.engines.child import build_engine
 from aeseg_edge.export.engines.compile import BuildOptions
@@ -58,7 +58,7 @@ def build_bundle(
     waiting: Callable[[], None] | None = None,
     make_key: Callable[[str, str, GraphSpec, int, int], EngineKey] = engine_key,
 ) -> list[BuiltEngine]:
-    """Build the engines of a bundle that the cache does not have yet.
+    """Build the engines of a bundle that the cache does not have yet: one result a precision.
 
     Args:
         bundle: The bundle; its codebook decides K_max.
@@ -72,14 +72,9 @@ def build_bundle(
         waiting: Called if another process is building the same engine.
         make_key: Asks GPU and TensorRT what the engine depends on.
 
-    Returns:
-        One result for each precision, in order.
-
     Raises:
-        UsageError: The size does not fit the encoder.
-        BundleError: The bundle has no such graph.
-        MissingDependency: TensorRT or pycuda is not installed.
-        EngineError: The engine cannot be built or stored.
+        AesegError: The size does not fit, the bundle has no such graph, TensorRT or pycuda is
+            not installed, or the engine cannot be built or stored.
     """
     spec = (bundle if size is None else bundle.with_size(*size)).manifest.spec
     cache = EngineCache(cache_dir)

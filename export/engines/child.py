@@ -51,25 +51,10 @@ def build_engine(
     progress: Progress | None = None,
     timing_cache: bytes = b"",
 ) -> tuple[CompiledPlan, bytes]:
-    """Build an engine in a child process; what `compile_plan` does, and safely.
+    """Build an engine in a child process: as `compile_plan`, whose arguments these are, and safely.
 
-    A KeyboardInterrupt kills the child and leaves nothing.
-
-    Args:
-        graph: Serialised ONNX of the deployed graph for TensorRT.
-        spec: Sizes to fix H, W and the latents to.
-        clusters: K_max to fix the codebook to.
-        options: How to build.
-        progress: Told stage and fraction, on this thread.
-        timing_cache: What an earlier build returned, or nothing.
-
-    Returns:
-        The engine, and the timing cache for the next build.
-
-    Raises:
-        EngineError: There is too little memory, TensorRT cannot build the graph, or the
-            child was killed or crashed.
-        MissingDependency: TensorRT is not installed.
+    Progress is told on this thread. A KeyboardInterrupt kills the child and leaves nothing.
+    EngineError also where there is too little memory, or the child was killed or crashed.
     """
     options = options or BuildOptions()
     check_memory(options, available_memory())
@@ -155,9 +140,7 @@ def _error_kind(name: str) -> type[AesegError]:
 def serve(folder_name: str) -> None:
     """The child: build what the folder asks for, and say how it went. Ends the process.
 
-    Args:
-        folder_name: Folder with `request.json`, `graph.onnx` and `timing`; `plan` and
-            `timing` are written to it.
+    The folder has `request.json`, `graph.onnx` and `timing`; `plan` and `timing` are written to it.
     """
     ending = threading.Lock()
     threading.Thread(target=_end_with_parent, args=(folder_name, ending), daemon=True).start()

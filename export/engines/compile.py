@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from aeseg_edge.backends.cache import OPTIMIZATION_LEVEL
-from aeseg_edge.backends.trt import load_tensorrt, reason, shared_journal
+from aeseg_edge.backends.tensorrt_api import load_tensorrt, reason, shared_journal
 from aeseg_edge.bundle.contract import INPUTS, OUTPUTS, GraphSpec, TensorSpec
 from aeseg_edge.errors import EngineError
 from aeseg_edge.export.engines.log import Kernel, parse_kernels
@@ -59,13 +59,10 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class CompiledPlan:
-    """A built engine.
+    """A built engine and TensorRT's version.
 
-    Attributes:
-        plan: The serialised engine.
-        kernels: What it runs, in order; empty if the log did not tell.
-        convolutions: Names of the graph's convolutions, in its order.
-        version: TensorRT's version.
+    The kernels that it runs are in order (none if the log did not tell), the names of the graph's
+    convolutions in its order.
     """
 
     plan: bytes
@@ -87,14 +84,9 @@ def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 
 def check_memory(options: BuildOptions, available: int | None) -> None:
-    """Refuse a build that would most likely be killed half-way.
+    """Refuse, by EngineError, a build that would most likely be killed half-way.
 
-    Args:
-        options: The workspace counts.
-        available: From `available_memory`; None is not checked.
-
-    Raises:
-        EngineError: There is too little, or the workspace is not positive.
+    `available` is from `available_memory`; None is not checked.
     """
     if options.workspace < MEBIBYTE:
         raise EngineError(
@@ -119,22 +111,11 @@ def compile_plan(
     progress: Progress | None = None,
     timing_cache: bytes = b"",
 ) -> tuple[CompiledPlan, bytes]:
-    """Build an engine in this process.
+    """Build an engine in this process; sizes and codebook (K_max rows) are fixed to those given.
 
-    Args:
-        graph: Serialised ONNX of the deployed graph for TensorRT.
-        spec: Sizes to fix H, W and the latents to.
-        clusters: K_max to fix the codebook to.
-        options: How to build.
-        progress: Told stage and fraction; called from TensorRT's threads.
-        timing_cache: What an earlier build returned, or nothing.
-
-    Returns:
-        The engine, and the timing cache for the next build.
-
-    Raises:
-        EngineError: TensorRT refuses the graph or cannot build it; the reason is in it.
-        MissingDependency: TensorRT is not installed.
+    Progress is called from TensorRT's threads. The timing cache is what an earlier build returned
+    beside the engine, or nothing. EngineError, with the reason, where TensorRT refuses the graph or
+    cannot build it.
     """
     options = options or BuildOptions()
     trt = load_tensorrt(options.module)
@@ -192,19 +173,7 @@ def compile_plan(
 
 
 def configure(trt: ModuleType, builder: trt.Builder, options: BuildOptions) -> trt.IBuilderConfig:
-    """Everything that is asked of the builder beside the network.
-
-    Args:
-        trt: The module.
-        builder: Its builder.
-        options: Workspace and target.
-
-    Returns:
-        A configuration of that builder.
-
-    Raises:
-        EngineError: The target is not one of the module's.
-    """
+    """Everything that is asked of the builder beside the network; EngineError for a bad target."""
     config = builder.create_builder_config()
     # Set by default even in strongly typed networks; it would cut float32 scores to 10-bit
     # mantissas.

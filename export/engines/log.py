@@ -45,12 +45,8 @@ class Kernel:
 class ConvolutionReport:
     """Where one ONNX convolution went.
 
-    Attributes:
-        node: Name of the ONNX node.
-        precision: "fp32", "fp16" or "int8": what its multiplications run in; "unknown" where
-            no kernel of the log names the node.
-        kernel: Name of the kernel it went into, "" where unknown.
-        fused: The other ONNX nodes of that kernel.
+    `precision` is "fp32", "fp16" or "int8": what its multiplications run in; "unknown" where no
+    kernel of the log names the node. `fused` are the other ONNX nodes of its kernel.
     """
 
     node: str
@@ -60,14 +56,10 @@ class ConvolutionReport:
 
 
 def parse_kernels(log: Iterable[str]) -> tuple[Kernel, ...]:
-    """Read the kernels from a detailed build log.
+    """Read the kernels from a detailed build log: TensorRT's messages in order, lines in each.
 
-    Args:
-        log: Messages of TensorRT's logger, in order; one message may hold many lines.
-
-    Returns:
-        Kernels in the order of execution, without the entries that only order streams.
-        Empty where the log was not detailed.
+    Kernels are in the order of execution, without the entries that only order streams. Empty where
+    the log was not detailed.
     """
     kernels = []
     for message in log:
@@ -102,15 +94,7 @@ def parse_kernels(log: Iterable[str]) -> tuple[Kernel, ...]:
 def explain(
     convolutions: Sequence[str], kernels: Sequence[Kernel]
 ) -> tuple[ConvolutionReport, ...]:
-    """Say for each convolution of the graph in which precision it runs.
-
-    Args:
-        convolutions: Names of the ONNX nodes, in graph order.
-        kernels: From `parse_kernels`.
-
-    Returns:
-        One report for each convolution, in the same order.
-    """
+    """Say for each convolution of the graph, in its order, in which precision it runs."""
     reports = []
     for node in convolutions:
         holders = [kernel for kernel in kernels if node in kernel.nodes]

@@ -13,15 +13,9 @@ from aeseg_edge.errors import EngineError
 
 
 def aim(module: ModuleType, config: Any, target: str) -> None:
-    """Make a TensorRT-RTX builder configuration build for a GPU that need not be present.
+    """Make a `tensorrt_rtx` configuration build for a compute capability, such as "8.6".
 
-    Args:
-        module: `tensorrt_rtx`.
-        config: Its IBuilderConfig; changed in place.
-        target: Compute capability, such as "8.6".
-
-    Raises:
-        EngineError: The module is TensorRT, or does not know the target.
+    The GPU need not be present. EngineError where the module is TensorRT, or does not know it.
     """
     capabilities = getattr(module, "ComputeCapability", None)
     if capabilities is None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aeseg_edge.export.network.windows import Windows
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 
 WEIGHT = 0.5
 """Of the appearance loss beside the reconstruction loss."""
@@ -37,16 +37,11 @@ def descriptor_count(channels: int) -> int:
 
 
 def describe(images: Tensor, stride: int) -> Tensor:
-    """Describe the appearance around each latent.
+    """Describe the appearance around each latent: float32 [N, T, H/stride, W/stride].
 
-    Args:
-        images: float32 [N, C, H, W] in 0..1; H and W multiples of the stride, at least 8.
-        stride: Encoder stride, 8.
-
-    Returns:
-        float32 [N, T, H/stride, W/stride]: mean colour of the cell and of 5x5 cells;
-        gradients at full size (over 3x3 and 7x7 cells), half size (5x5) and quarter size
-        (7x7).
+    Of images, float32 [N, C, H, W] in 0..1 and at least 8 latents a side: mean colour of the cell
+    and of 5x5 cells; gradients at full size (over 3x3 and 7x7 cells), half size (5x5) and quarter
+    size (7x7).
     """
     grey = images.mean(dim=1, keepdim=True)
     cells = functional.avg_pool2d(images, stride)
@@ -88,11 +83,7 @@ class AppearanceHead(nn.Module):
 
     @torch.no_grad()
     def fit(self, frames: NDArray[np.uint8]) -> None:
-        """Learn the scale of each descriptor, once, before training.
-
-        Args:
-            frames: uint8 [N, H, W, C].
-        """
+        """Learn the scale of each descriptor from uint8 [N, H, W, C], once, before training."""
         chosen = evenly(len(frames), FIT_FRAMES, rounded=False)
         images = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float() / 255
         found = describe(images, self.stride)
@@ -100,15 +91,9 @@ class AppearanceHead(nn.Module):
         self.std.copy_(found.std((0, 2, 3), keepdim=True) + 1e-3)
 
     def loss(self, latents: Tensor, images: Tensor, windows: Windows | None) -> Tensor:
-        """Compare what latents tell with how the clean images look.
+        """Compare what latents, float32 [N, D, h, w], tell with how clean images look: float32 [].
 
-        Args:
-            latents: float32 [N, D, h, w].
-            images: float32 [N, C, H, W] in 0..1, clean.
-            windows: Which part of the frame each image shows; None for whole frames.
-
-        Returns:
-            float32 []: weighted sum of two smooth L1 losses.
+        ``windows`` say which part of the frame each image shows; None for whole frames.
         """
         told: Tensor = self.predict(latents)
         wanted = (describe(images, self.stride) - self.mean) / self.std

@@ -112,52 +112,24 @@ class Autoencoder(nn.Module):
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        """Turn images into latents.
-
-        Args:
-            images: float32 [N, C, H, W] in 0..1.
-
-        Returns:
-            float32 [N, D, H/r, W/r].
-        """
+        """Turn images into latents, float32 [N, D, H/r, W/r]."""
         with self._autocast(images):
             latents: Tensor = self.project(self.trunk((images - self.mean) / self.std))
         return latents.float()
 
     def logits(self, latents: Tensor) -> Tensor:
-        """Run the decoder without its activation.
-
-        Args:
-            latents: float32 [N, D, H/r, W/r].
-
-        Returns:
-            float32 [N, C, H, W]; what binary cross-entropy with logits takes.
-        """
+        """Run the decoder without its activation: what binary cross-entropy with logits takes."""
         with self._autocast(latents):
             drawn: Tensor = self.decoder(latents)
         return drawn.float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Draw images from latents.
-
-        Args:
-            latents: float32 [N, D, H/r, W/r].
-
-        Returns:
-            float32 [N, C, H, W], in about 0..1.
-        """
+        """Draw images, float32 [N, C, H, W] in about 0..1, from latents."""
         logits = self.logits(latents)
         return torch.sigmoid(logits) if self.decoder_activation == "sigmoid" else logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode and decode.
-
-        Args:
-            images: float32 [N, C, H, W] in 0..1.
-
-        Returns:
-            Latents [N, D, H/r, W/r] and the reconstruction [N, C, H, W].
-        """
+        """Give the latents of images, and their reconstruction."""
         latents = self.encode(images)
         return latents, self.decode(latents)
 
@@ -165,20 +137,10 @@ class Autoencoder(nn.Module):
 def build_autoencoder(
     config: AutoencoderConfig, *, seed: int | None = None, pretrained: bool = False
 ) -> Autoencoder:
-    """Build an autoencoder with fresh weights.
+    """Build an autoencoder with fresh weights, in training mode.
 
-    Args:
-        config: Architecture and sizes.
-        seed: Makes the weights repeatable; torch's global generator is left as it was.
-        pretrained: Let the trunk start from the weights of its ``origin``.
-
-    Returns:
-        The network in training mode.
-
-    Raises:
-        UsageError: If the configuration is out of range, or the architecture has no
-            pretrained weights.
-        MissingDependency: If the package with the weights is not installed.
+    ``seed`` makes them repeatable; torch's global generator is left as it was. With ``pretrained``
+    the trunk starts from the weights of its ``origin``; UsageError where it has none.
     """
     row = ARCHITECTURES[config.arch]
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -216,14 +178,9 @@ def origin_of(arch: str) -> dict[str, str]:
 def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
     """Give an autoencoder fewer latent channels; the weights between are still to be set.
 
-    Args:
-        autoencoder: Taken apart.
-        latent_dim: The new D.
-
-    Returns:
-        Its trunk, a projection to ``latent_dim``, and a decoder that starts with a 1x1
-        convolution (with bias) back to as many channels as were trained. What else latents had
-        to tell in training is left out.
+    Of the parts of the old one: trunk, a new projection, and a decoder that starts with a 1x1
+    convolution (with bias) back to as many channels as were trained. What else latents had to tell
+    in training is left out.
     """
     config = autoencoder.config
     trained = config.trained_dim or config.latent_dim
@@ -241,20 +198,12 @@ def narrow(autoencoder: Autoencoder, latent_dim: int) -> Autoencoder:
 
 
 def add_class_head(autoencoder: Autoencoder, classes: int, channels: int) -> Autoencoder:
-    """Put a supervised head behind the encoder, in the decoder's place.
+    """Put a fresh supervised head behind the encoder, in the decoder's place.
 
-    Encoder -> 3x3 convolution, batch normalisation, ReLU -> per-pixel fully connected layer
-    (a 1x1 convolution). The first part joins the encoder, so ``encode`` gives its features;
-    the last takes the decoder's place, so ``logits`` gives class scores [N, classes, h, w], and
-    its weights are a codebook.
-
-    Args:
-        autoencoder: Taken apart; a head that it has already is replaced.
-        classes: 2..255.
-        channels: Of the convolution.
-
-    Returns:
-        The network with fresh weights in the head.
+    Encoder -> 3x3 convolution to ``channels``, batch normalisation, ReLU -> per-pixel fully
+    connected layer (a 1x1 convolution). The first part joins the encoder, so ``encode`` gives its
+    features; the last takes the decoder's place, so ``logits`` gives class scores [N, classes, h,
+    w], and its weights are a codebook. A head that is there already is replaced.
     """
     config = autoencoder.config
     project = autoencoder.project[0] if config.classes else autoencoder.project

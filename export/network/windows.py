@@ -22,16 +22,10 @@ class Windows:
     mirrored: Tensor
 
     def cut(self, images: Tensor, size: tuple[int, int], *, mode: str = "bilinear") -> Tensor:
-        """Cut the windows out of frames, or out of anything laid over the same frames.
+        """Cut the windows out of frames, or anything laid over them: float32 [N, C, height, width].
 
-        Args:
-            images: float32 [N, C, H, W], one frame (or feature map) a window.
-            size: Height and width of the result in pixels.
-            mode: ``bilinear`` for pictures and features, ``nearest`` for labels.
-
-        Returns:
-            float32 [N, C, height, width]. A window of exactly the result's size on whole
-            pixels is a plain crop (up to float rounding).
+        ``mode``: ``bilinear`` for pictures and features, ``nearest`` for labels. A window of
+        exactly the result's size on whole pixels is a plain crop (up to float rounding).
         """
         top, left, height, width = self.boxes.unbind(1)
         sign = torch.where(self.mirrored, -1.0, 1.0)

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from aeseg_edge.bundle.contract import DECODED, ENCODED, LATENTS
-from aeseg_edge.calibration.graphs.assemble import finish
+from aeseg_edge.calibration.graphs.deployed import finish
 from aeseg_edge.errors import ExportError
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.onnx.encoder import trace
@@ -45,18 +45,10 @@ class _Drawing(nn.Module):
 
 
 def export_decoder(autoencoder: Autoencoder, mean: NDArray[np.floating]) -> onnx.ModelProto:
-    """Export the decoder in float32.
+    """Export the decoder in float32; ``mean``, float [D], was taken from the encoder's latents.
 
-    Args:
-        autoencoder: Trained network; not changed.
-        mean: float [D], what was subtracted from the encoder's latents.
-
-    Returns:
-        ``latents`` float32 [1, D, h, w] (centred) -> ``decoded`` uint8 [1, h r, w r, C] (BGR
-        first); h and w are symbolic.
-
-    Raises:
-        ExportError: If torch cannot export the network, or the mean has another length.
+    ``latents`` float32 [1, D, h, w] (centred) -> ``decoded`` uint8 [1, h r, w r, C] (BGR first); h
+    and w are symbolic. ExportError if torch cannot, or the mean has another length.
     """
     dim = autoencoder.config.latent_dim
     if mean.shape != (dim,):
@@ -76,18 +68,9 @@ def export_decoder(autoencoder: Autoencoder, mean: NDArray[np.floating]) -> onnx
 def folded_mean(
     encoder: onnx.ModelProto, centred: onnx.ModelProto, *, output: str = ENCODED
 ) -> NDArray[np.float32]:
-    """Find what ``calibration.graphs.assemble.centre_latents`` subtracted.
+    """Find what ``centre_latents`` subtracted: float32 [D], the difference of the last biases.
 
-    Args:
-        encoder: As it came from the autoencoder.
-        centred: The same, or a deployed graph made from it, after centring.
-        output: Name of the latents in both.
-
-    Returns:
-        float32 [D]: the difference of the two projections' biases.
-
-    Raises:
-        ExportError: If a graph does not end in a convolution with a bias.
+    ``centred`` may be a deployed graph made from the encoder; ``output`` names the latents in both.
     """
     before, after = _last_bias(encoder, output), _last_bias(centred, output)
     return np.asarray(before - after, np.float32)

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from aeseg_edge.bundle.contract import ENCODED, FRAME, NORMALISED
-from aeseg_edge.calibration.graphs.assemble import OPSET, finish
+from aeseg_edge.calibration.graphs.deployed import OPSET, finish
 from aeseg_edge.errors import ExportError
 from aeseg_edge.export.network.autoencoder import Autoencoder
 
@@ -43,21 +43,10 @@ class _Deployed(nn.Module):
 
 
 def export_encoder(autoencoder: Autoencoder, *, height: int, width: int) -> onnx.ModelProto:
-    """Export the encoder in float32.
+    """Export the encoder in float32: ``frame`` uint8 [1, H, W, C] (BGR) -> ``encoded``.
 
-    The graph holds no sizes: every operation works at any multiple of the deepest
-    stride, so H and W are symbolic afterwards.
-
-    Args:
-        autoencoder: Trained network; not changed.
-        height: Rows to trace with, a multiple of ``autoencoder.multiple``.
-        width: Columns to trace with, likewise.
-
-    Returns:
-        ``frame`` uint8 [1, H, W, C] (BGR) -> ``encoded`` float32 [1, D, H/r, W/r].
-
-    Raises:
-        ExportError: If the sizes do not divide, or torch cannot export the network.
+    The graph holds no sizes: every operation works at any multiple of the deepest stride, so H and
+    W are symbolic afterwards. ExportError if those to trace with do not divide, or torch cannot.
     """
     multiple = autoencoder.multiple
     if height % multiple or width % multiple or min(height, width) < multiple:
@@ -79,17 +68,10 @@ def trace(
     what: str,
     dynamic: dict[int, Any] | None = None,
 ) -> onnx.ModelProto:
-    """Let torch export a network with one input and one output.
+    """Let torch export a network with one input and one output; ExportError if it cannot.
 
-    Args:
-        network: In evaluation mode.
-        example: The input to trace with.
-        names: Of the input and the output.
-        what: The network, for errors.
-        dynamic: Axes of the input whose size stays open; None for those of the example.
-
-    Raises:
-        ExportError: If torch cannot export it.
+    ``dynamic``: axes of the input whose size stays open; None for those of the example. ``what``
+    names the network in errors.
     """
     with quiet_exporter(), torch.no_grad():
         try:

@@ -54,17 +54,9 @@ def draw_windows(
     generator: torch.Generator,
     augmentation: Augmentation | None,
 ) -> Windows:
-    """Draw where to crop.
+    """Draw where to crop ``count`` images; ``frame`` and ``crop`` are height and width in pixels.
 
-    Args:
-        count: Images in the batch.
-        frame: Height and width of the frames in pixels.
-        crop: Height and width of the crops, at most the frame's.
-        generator: Source of all randomness.
-        augmentation: None for random crops on whole pixels, neither scaled nor mirrored.
-
-    Returns:
-        One window an image, inside its frame.
+    Without an augmentation: random crops on whole pixels, neither scaled nor mirrored.
     """
     rows, columns = frame
     position = torch.rand((2, count), generator=generator)
@@ -92,20 +84,12 @@ def disturb(
     *,
     among: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Change colours and add noise, differently for each image.
+    """Change colours and add noise, differently for each image, float32 [N, C, H, W] in 0..1.
 
-    The first three channels are taken as blue, green, red. A fourth (thermal) gets a gain
-    of its own and noise. One channel gets gain, contrast, gamma and noise.
-
-    Args:
-        images: float32 [N, C, H, W] in 0..1.
-        augmentation: How far.
-        generator: Source of all randomness.
-        among: Where these are part of a larger batch: the index of the first in it, and its
-            size. They are changed as they would be with the others there.
-
-    Returns:
-        float32 [N, C, H, W] in 0..1, a new tensor.
+    The first three channels are taken as blue, green, red. A fourth (thermal) gets a gain of its
+    own and noise. One channel gets gain, contrast, gamma and noise. ``among``: where these are part
+    of a larger batch, the index of the first in it, and its size; they are changed as they would be
+    with the others there.
     """
     count, channels = images.shape[:2]
     colours = min(channels, 3)

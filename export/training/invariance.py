@@ -24,7 +24,7 @@ from torch.nn import functional
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.network.reduce import fold
 from aeseg_edge.export.training.augment import Augmentation, disturb, draw_windows
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 
 VIEWS = Augmentation(zoom=(1 / 3, 1 / 1.2))
 """How another view differs: 1.2 to 3 times larger, elsewhere, other colours, mirrored or not."""
@@ -50,17 +50,10 @@ def view_covariance(
     seed: int = 0,
     batch: int = 4,
 ) -> Tensor:
-    """Measure how features differ between two views of the same places.
+    """Measure how features differ between two views of the same places: float64 [F, F].
 
-    Args:
-        look: float32 [N, C, H, W] in 0..1 to features, float32 [N, F, h, w].
-        frames: uint8 [N, H, W, C]; at most ``FRAMES``, evenly chosen, are used.
-        views: How another view differs.
-        seed: Of the views.
-        batch: Frames at a time.
-
-    Returns:
-        float64 [F, F], symmetric: mean outer product of the differences.
+    The mean outer product of differences of ``look(images)``, float32 [N, F, h, w], over at most
+    ``FRAMES`` evenly chosen frames.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = frames[evenly(len(frames), FRAMES)]
@@ -83,15 +76,10 @@ def view_covariance(
 
 
 def evened(covariance: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Give the matrix that makes all directions equally steady.
+    """Give the matrix that makes all directions equally steady, float64 [F, F].
 
-    Args:
-        covariance: float64 [F, F] of ``view_covariance``.
-        ridge: As a share of the mean variance; larger changes less.
-
-    Returns:
-        float64 [F, F], symmetric and positive definite, scaled so that the mean of its
-        eigenvalues is one; the identity where nothing differs.
+    Symmetric and positive definite, the mean of its eigenvalues one; the identity where nothing
+    differs. A larger ``ridge``, a share of the mean variance, changes less.
     """
     values, vectors = torch.linalg.eigh(covariance)
     values = values.clamp(min=0)
@@ -105,17 +93,10 @@ def evened(covariance: Tensor, ridge: float = RIDGE) -> Tensor:
 
 @torch.no_grad()
 def even_latents(autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> Autoencoder:
-    """Make all directions of a trained network's latents equally steady.
+    """Make all directions of a trained network's latents equally steady; gives another network.
 
-    The matrix goes into the projection and its inverse in front of the decoder, so nothing
-    is slower and the decoder draws what it drew before.
-
-    Args:
-        autoencoder: Trained network; not changed.
-        frames: uint8 [N, H, W, C] at a multiple of the deepest stride.
-
-    Returns:
-        The network with other latents, in evaluation mode.
+    The matrix goes into the projection and its inverse in front of the decoder, so nothing is
+    slower and the decoder draws what it drew before.
     """
     autoencoder.eval()
 

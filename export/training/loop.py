@@ -12,6 +12,7 @@ loss of a reconstruction says little about a segmentation. There is no early sto
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import time
@@ -70,7 +71,8 @@ def train(
         footage: Frames at the training size.
         settings: How to train.
         folder: NAME.train, made if needed.
-        resume: Go on from a state in ``folder``; False starts over and forgets it.
+        resume: Go on from a state in ``folder``; False starts over, and the first epoch
+            replaces it.
         progress: Called after each step and each epoch. An exception from it ends the
             training.
         objective: What to minimise; None for the reconstruction loss of the settings.
@@ -90,10 +92,8 @@ def train(
         objective = Reconstruction(settings.loss)
         objective.check(autoencoder)
     run = _Run(autoencoder, footage, settings, objective, team)
-    if not resume and team.first:
-        checkpoint.clear(folder)
     team.check_same(run.identity)
-    state = _shared_state(folder, team)
+    state = _shared_state(folder, team) if resume else None
     with _threads(settings.threads), team.normalising(autoencoder), talking():
         if state is None:
             objective.prepare(autoencoder, footage.frames)
@@ -114,9 +114,11 @@ def train(
                     progress(run.progress(run.history[-1].train_loss, run.history[-1]))
         except KeyboardInterrupt:
             _log.warning(
-                "interrupted: %d epochs are saved in %s; run the same command to go on from there",
+                "interrupted: %d epochs are saved in %s; run the same command%s to go on "
+                "from there",
                 saved,
                 folder,
+                "" if resume or not saved else ", without --fresh,",
             )
             raise
     autoencoder.arithmetic = torch.float32
@@ -247,9 +249,9 @@ class _Run:
     def _order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Yield the frames of each step, int64 [batch].
 
-        The rest of a division is left out, another one each epoch; footage smaller than a
-        batch is repeated (its crops differ). Each of several processes draws the same for all
-        and takes its own part of each step.
+        The rest of a division is left out, another one each epoch; footage smaller than a batch is
+        repeated (its crops differ). Each of several processes draws the same for all and takes its
+        own part of each step.
         """
         count, batch = len(self.footage.frames), self.batch
         order = torch.randperm(count, generator=generator)
@@ -344,6 +346,12 @@ class _Run:
             **({} if self.labelled is None else self.labelled.identity()),
         }
 
+    @property
+    def stamp(self) -> str:
+        """Say in a few letters which training this is."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def state(self) -> checkpoint.State:
         """Collect everything that a resume needs; when complete, no optimizer."""
         tensors = {f"model.{k}": v for k, v in self.autoencoder.state_dict().items()}
@@ -351,16 +359,17 @@ class _Run:
             for index, values in self.optimizer.state_dict()["state"].items():
                 for name, value in values.items():
                     if value is not None:
-                        tensors[f"optimizer.{index}.{name}"] = value
-        history = [asdict(record) for record in self.history]
-        return checkpoint.State(tensors, {"identity": self.identity, "history": history})
+                        tensors[f"{checkpoint.OPTIMIZER}{index}.{name}"] = value
+        record = {
+            "identity": self.identity,
+            "stamp": self.stamp,
+            "complete": self.complete,
+            "history": [asdict(record) for record in self.history],
+        }
+        return checkpoint.State(tensors, record)
 
     def restore(self, state: checkpoint.State, folder: Path) -> None:
-        """Go back to where a state was saved.
-
-        Raises:
-            TrainingError: If it belongs to another training, or is incomplete.
-        """
+        """Go back to where a state was saved; TrainingError if it is of another training."""
         try:
             self._compare(state.record["identity"], folder)
             self.history = [EpochRecord(**record) for record in state.record["history"]]
@@ -391,7 +400,7 @@ class _Run:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         values: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
+            if name.startswith(checkpoint.OPTIMIZER):
                 _, index, key = name.split(".", 2)
                 values.setdefault(int(index), {})[key] = tensor
         for number, entries in values.items():

@@ -51,12 +51,7 @@ class Objective(Protocol):
     """What training minimises."""
 
     def prepare(self, autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> None:
-        """Look at the footage once, before the first step of a fresh training.
-
-        Args:
-            autoencoder: May be changed in place.
-            frames: uint8 [N, H, W, C], the training frames.
-        """
+        """Look at training frames, uint8 [N, H, W, C], before a fresh training's first step."""
         ...
 
     def __call__(self, autoencoder: Autoencoder, batch: Batch) -> Tensor:
@@ -101,20 +96,11 @@ def l1(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def bce_with_logits(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy, with pixel values taken as probabilities.
+    """Mean binary cross-entropy of logits, with pixel values taken as probabilities; nats a value.
 
-    Even a perfect reconstruction keeps the entropy of the target (up to ln 2), so the
-    curve flattens well above zero.
-
-    Source: Vincent et al., Extracting and Composing Robust Features with Denoising
-    Autoencoders, ICML 2008, equation 4.
-
-    Args:
-        prediction: float32 [N, C, H, W], before the sigmoid (logits).
-        target: float32 [N, C, H, W] in 0..1.
-
-    Returns:
-        float32 [], nats a value.
+    Even a perfect reconstruction keeps the entropy of the target (up to ln 2), so the curve
+    flattens well above zero. Source: Vincent et al., Extracting and Composing Robust Features with
+    Denoising Autoencoders, ICML 2008, equation 4.
     """
     return functional.binary_cross_entropy_with_logits(prediction, target)
 
@@ -124,11 +110,7 @@ LOSSES: dict[str, PixelLoss] = {"mse": mse, "l1": l1, "bce": bce_with_logits}
 
 
 def check_loss(loss: str, autoencoder: Autoencoder) -> None:
-    """Refuse a pixel loss that the decoder's output does not suit.
-
-    Raises:
-        UsageError: For ``bce`` with a decoder that does not end in a sigmoid.
-    """
+    """Refuse ``bce`` with a decoder that does not end in a sigmoid."""
     if loss == "bce" and autoencoder.decoder_activation != "sigmoid":
         raise UsageError(
             f"loss bce needs a decoder with sigmoid output, and that of "
@@ -138,17 +120,7 @@ def check_loss(loss: str, autoencoder: Autoencoder) -> None:
 
 
 def pixel_loss(loss: str, autoencoder: Autoencoder, latents: Tensor, target: Tensor) -> Tensor:
-    """Compare what the decoder draws with the clean picture.
-
-    Args:
-        loss: A key of ``LOSSES``.
-        autoencoder: The network.
-        latents: float32 [N, D, h, w].
-        target: float32 [N, C, H, W] in 0..1.
-
-    Returns:
-        float32 [].
-    """
+    """Compare what is drawn of latents with the clean picture, both float32 [N, ., H, W]."""
     drawn = autoencoder.logits(latents) if loss == "bce" else autoencoder.decode(latents)
     return LOSSES[loss](drawn, target)
 
@@ -213,11 +185,7 @@ class Taught:
         check_loss(self.loss, autoencoder)
 
     def prepare(self, autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> None:
-        """Refuse targets of other frames or another latent dimension.
-
-        Raises:
-            UsageError: If they do not fit.
-        """
+        """Refuse targets of other frames or another latent dimension."""
         count, dim = self.targets.frames.shape[:2]
         if count != len(frames) or dim != autoencoder.config.latent_dim:
             raise UsageError(

@@ -107,15 +107,7 @@ class TrainSettings:
 
     @classmethod
     def for_arch(cls, arch: str, **changes: Any) -> TrainSettings:
-        """Start from what an architecture was made for.
-
-        Args:
-            arch: A key of ``ARCHITECTURES``.
-            changes: Settings that differ; those that are None keep the default.
-
-        Returns:
-            The settings.
-        """
+        """Start from what an architecture was made for; changes that are None keep its default."""
         defaults = ARCHITECTURES[arch]
         values: dict[str, Any] = {
             "loss": defaults.loss,
@@ -126,18 +118,7 @@ class TrainSettings:
         return cls(**values | {name: v for name, v in changes.items() if v is not None})
 
     def crop_of(self, frame: tuple[int, int], multiple: int) -> tuple[int, int]:
-        """Find the size of the crops.
-
-        Args:
-            frame: Height and width of the frames in pixels.
-            multiple: What heights and widths must be multiples of.
-
-        Returns:
-            Height and width in pixels.
-
-        Raises:
-            UsageError: If frames or crops do not divide, or crops exceed the frames.
-        """
+        """Find height and width of the crops; UsageError if they do not divide or fit."""
         for side in frame:
             if side % multiple:
                 nearest = max(1, round(side / multiple)) * multiple
@@ -165,31 +146,18 @@ class TrainSettings:
         return height, width
 
     def epochs_of(self, steps: int) -> int | None:
-        """Find the number of epochs.
-
-        Args:
-            steps: Steps an epoch.
-
-        Returns:
-            Passes over the footage; None where the clock decides.
-        """
+        """Find the passes over the footage, of so many steps each; None where the clock decides."""
         if self.epochs is None and self.minutes is None:
             return math.ceil(DEFAULT_STEPS / steps)
         return self.epochs
 
 
 def one_cycle(fraction: float) -> float:
-    """Learning rate as a share of its peak.
+    """Learning rate as a share of its peak, for a fraction of the training, 0..1.
 
-    Up from 1/25 over the first 30 %, then down to 1/250000, both along half a cosine;
-    momentum stays as it is. Source: Smith and Topin, Super-Convergence, 2018
-    (arXiv:1708.07120), with the shape and the constants of torch's ``OneCycleLR``.
-
-    Args:
-        fraction: Of the training, 0..1.
-
-    Returns:
-        0..1.
+    Up from 1/25 over the first 30 %, then down to 1/250000, both along half a cosine; momentum
+    stays as it is. Source: Smith and Topin, Super-Convergence, 2018 (arXiv:1708.07120), with the
+    shape and the constants of torch's ``OneCycleLR``.
     """
     start, end, rise = 1 / 25, 1 / 250_000, 0.3
     if fraction < rise:

@@ -33,7 +33,7 @@ from aeseg_edge.export.network.efficientnet import (
     offsets,
 )
 from aeseg_edge.export.training.invariance import evened, view_covariance
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Tick
 from aeseg_edge.support.require import require
 
@@ -75,14 +75,7 @@ class Teacher(Protocol):
     origin: dict[str, Any]
 
     def look(self, images: Tensor) -> list[FeatureMap]:
-        """Run the network.
-
-        Args:
-            images: float32 [N, C, H, W] in 0..1, channels in the frame's order (BGR).
-
-        Returns:
-            One or more maps, at any strides.
-        """
+        """Give one or more maps of images, float32 [N, C, H, W] in 0..1 and BGR, at any strides."""
         ...
 
 
@@ -104,16 +97,9 @@ class Targets:
 
 
 def open_teacher(name: str, channels: int) -> Teacher:
-    """Find a teacher by its name.
+    """Find a teacher: ``efficientnet_lite0``, ``timm:NAME``, or a ``NAME.train`` folder.
 
-    Args:
-        name: ``efficientnet_lite0``, ``timm:NAME``, or a ``NAME.train`` folder.
-        channels: Channels of the frames.
-
-    Raises:
-        UsageError: If the name is none of these.
-        MissingDependency: If its weights or its package are not installed.
-        TrainingError: If the folder holds no trained network.
+    UsageError for other names; TrainingError if the folder holds no trained network.
     """
     if name == "efficientnet_lite0":
         return EfficientNetTeacher()
@@ -244,23 +230,11 @@ def make_targets(
     folder: Path | None = None,
     tick: Tick | None = None,
 ) -> Targets:
-    """Let a teacher look at every frame once.
+    """Let a teacher look at every frame once, and keep what it saw in ``folder``.
 
-    Each channel of each map is standardised, each position of a map is scaled to length
-    one, the maps are brought to one grid and joined, their first D principal components
-    are kept, and those are scaled to length one again.
-
-    Args:
-        teacher: The network.
-        frames: uint8 [N, H, W, C], training frames.
-        held_out: uint8 [M, H, W, C].
-        dim: Latent channels D.
-        folder: Where the result is kept, so that a resumed training need not look again.
-        tick: Called with the fraction done.
-
-    Raises:
-        UsageError: If D exceeds the number of the teacher's channels.
-        TrainingError: If the disk is full.
+    Each channel of each map is standardised, each position of a map is scaled to length one, the
+    maps are brought to one grid and joined, their first D principal components are kept, and those
+    are scaled to length one again. UsageError if D exceeds the teacher's channels.
     """
     key = _key(teacher, frames, held_out, dim)
     kept = None if folder is None else load_arrays(folder / CACHE, key)

@@ -48,15 +48,7 @@ class Team:
         return batch[self.rank * part : (self.rank + 1) * part]
 
     def average(self, parameters: list[nn.Parameter], loss: float) -> float:
-        """Average gradients, in place, and the loss, over all processes.
-
-        Args:
-            parameters: Those that are trained, in the same order everywhere.
-            loss: Of this process' part of the batch.
-
-        Returns:
-            Of the whole batch.
-        """
+        """Average gradients, in place, and the loss of this process' part, over all processes."""
         if self.size == 1:
             return loss
         grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
@@ -119,14 +111,7 @@ class Team:
         return {name: tensor.numpy() for name, tensor in self.share_tensors(own).items()}
 
     def check_same(self, what: Mapping[str, Any]) -> None:
-        """Refuse to train where processes were told, or have, different things.
-
-        Args:
-            what: Must be alike everywhere, as JSON has it.
-
-        Raises:
-            TrainingError: In each process that differs from the first.
-        """
+        """Refuse, in each process that differs from the first, to train on different things."""
         first = self.share_record(dict(what))
         mine = json.loads(json.dumps(dict(what)))
         for name, value in mine.items():
@@ -167,14 +152,7 @@ def started_together() -> bool:
 
 @contextmanager
 def join_team() -> Iterator[Team]:
-    """Meet the other processes, where torchrun started this one.
-
-    Yields:
-        ``ALONE`` in a process that was started by itself.
-
-    Raises:
-        TrainingError: If the others cannot be reached.
-    """
+    """Meet the others where torchrun started this process, else give ``ALONE``."""
     if not started_together():
         yield ALONE
         return
@@ -188,11 +166,7 @@ def join_team() -> Iterator[Team]:
 
 @contextmanager
 def talking() -> Iterator[None]:
-    """Say what it means where another process is gone.
-
-    Raises:
-        TrainingError: In the place of what the transport raised.
-    """
+    """Raise TrainingError, in the place of what the transport raised, where another one is gone."""
     try:
         yield
     except (RuntimeError, distributed.DistError) as error:

@@ -28,7 +28,10 @@ class SettableCamera:
     def get(self, number: int) -> float:
         return self.values.get(number, 0.0)
 
-    def read(self) -> tuple[bool, np.ndarray]:
+    def grab(self) -> bool:
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
         return True, np.zeros((8, 8, 3), np.uint8)
 
     def release(self) -> None:

@@ -6,44 +6,37 @@ import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.geometry import fit_frame
+from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS
+from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled
-from aeseg_edge.cli.options import (
-    add_cache,
-    add_json,
-    check_output,
-    needing,
-    open_bundle,
-    open_for,
-    open_segmenter,
-)
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import show
 from aeseg_edge.errors import UsageError
+from aeseg_edge.measure import against, openloop, profile
+from aeseg_edge.measure import bench as closedloop
+from aeseg_edge.measure.machine import environment
+from aeseg_edge.measure.settings import BenchSettings
+from aeseg_edge.measure.sweep import sweep
+from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.support.options import natural, seconds
-
-if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.measure.against import Candidate
-    from aeseg_edge.measure.settings import BenchSettings
-    from aeseg_edge.segment.settings import RunnerSettings
 
 EXAMPLE = "aeseg bench street.aeseg drive.mp4 --threads 1 --precision int8"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.measure.settings import BenchSettings
-    from aeseg_edge.segment.settings import RunnerSettings
-
     parser.add_argument("bundle", type=Path)
     parser.add_argument("source", nargs="?", help="synthetic frames without one")
     add_options(parser, RunnerSettings)
     add_options(parser, BenchSettings)
-    add_cache(parser)
+    shared.add_cache(parser)
     parser.add_argument(
         "--rate",
         type=_rate,
@@ -90,14 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where the time goes, by node of the graph, on ONNX Runtime",
     )
-    add_json(parser)
+    shared.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.measure.settings import BenchSettings
-    from aeseg_edge.segment.settings import RunnerSettings
-
     modes = {
         "--rate": options.rate is not None,
         "--sweep": options.sweep,
@@ -111,15 +101,17 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--out and --sweep-threads go with --sweep", fix="Add --sweep.")
     kinds = {"--sweep": _sweep, "--nodes": _nodes, "--against or --split": _side_by_side}
     kind = kinds.get(chosen[0], _loop) if chosen else _loop
-    kind(options, filled(options, BenchSettings), filled(options, RunnerSettings))
+    runner = filled(options, RunnerSettings)
+    if kind in (_side_by_side, _nodes) and runner.backend == "tensorrt":
+        runs = "--nodes runs" if options.nodes else "--against and --split run"
+        raise UsageError(f"{runs} on ONNX Runtime", fix="Leave --backend tensorrt out.")
+    kind(options, filled(options, BenchSettings), runner)
     return 0
 
 
 def _loop(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSettings) -> None:
-    from aeseg_edge.measure import bench as closedloop
-    from aeseg_edge.measure import openloop
 
-    with open_segmenter(options.bundle, options, cache_dir=options.cache_dir) as segmenter:
+    with shared.open_segmenter(options.bundle, options, cache_dir=options.cache_dir) as segmenter:
         given: Mapping[str, Any] = {
             "source_frames": _frames(segmenter.bundle, options.source),
             "source": options.source,
@@ -137,14 +129,12 @@ def _loop(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSetti
 
 
 def _sweep(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSettings) -> None:
-    from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS
-    from aeseg_edge.measure.sweep import sweep
 
     if runner.threads is not None:
         raise UsageError("--threads does not go with --sweep", fix="Use --sweep-threads 1,2.")
     for suffix in (".md", ".json", ".png") if options.out is not None else ():
         check_output(options.out.with_name(options.out.name + suffix))
-    bundle = open_bundle(options)
+    bundle = shared.open_bundle(options)
     found = sweep(
         bundle,
         threads=options.sweep_threads or _default_threads(),
@@ -166,20 +156,15 @@ def _sweep(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSett
 def _side_by_side(
     options: argparse.Namespace, bench: BenchSettings, runner: RunnerSettings
 ) -> None:
-    from aeseg_edge.measure.against import format_table, side_by_side
 
-    if runner.backend == "tensorrt":
-        raise UsageError(
-            "--against and --split run on ONNX Runtime", fix="Leave --backend tensorrt out."
-        )
-    bundle = open_bundle(options)
+    bundle = shared.open_bundle(options)
     threads = runner.threads or 1
-    more: dict[str, Candidate] = {}
+    more: dict[str, against.Candidate] = {}
     if options.split:
-        with needing("calibrate", "--split is not available here"):
-            from aeseg_edge.calibration.report.split import split_paths
+        with shared.needing("calibrate", "--split is not available here"):
+            from aeseg_edge.calibration.report.stages import split_paths
         more.update(split_paths(bundle, precision=runner.precision, threads=threads))
-    found = side_by_side(
+    found = against.side_by_side(
         bundle,
         options.against,
         more=more,
@@ -190,22 +175,16 @@ def _side_by_side(
         source_frames=_frames(bundle, options.source),
         source=options.source,
     )
-    show(options, format_table(found), found.to_json())
+    show(options, against.format_table(found), found.to_json())
 
 
 def _nodes(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSettings) -> None:
-    from aeseg_edge.bundle.geometry import fit_frame
-    from aeseg_edge.measure.bench import hold
-    from aeseg_edge.measure.machine import environment
-    from aeseg_edge.measure.profile import format_table, profile_nodes
 
-    if runner.backend == "tensorrt":
-        raise UsageError("--nodes runs on ONNX Runtime", fix="Leave --backend tensorrt out.")
-    bundle = open_bundle(options)
+    bundle = shared.open_bundle(options)
     geometry = bundle.manifest.geometry
-    held, source = hold(geometry, _frames(bundle, options.source), options.source)
+    held, source = closedloop.hold(geometry, _frames(bundle, options.source), options.source)
     machine = environment()
-    found = profile_nodes(
+    found = profile.profile_nodes(
         bundle,
         fit_frame(held[0], geometry),
         precision=runner.precision,
@@ -218,21 +197,20 @@ def _nodes(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSett
         "threads": runner.threads or 1,
         "environment": machine,
     }
-    show(options, format_table(found), data)
+    show(options, profile.format_table(found), data)
 
 
 def _frames(bundle: Bundle, source: str | None) -> list[NDArray[np.uint8]] | None:
     """Decode what a benchmark cycles; None without a source."""
-    from aeseg_edge.measure.bench import hold
-
     if source is None:
         return None
-    with open_for(bundle.manifest, source) as opened:
-        return hold(bundle.manifest.geometry, (frame.image for frame in opened), source)[0]
+    with shared.open_for(bundle.manifest, source) as opened:
+        return closedloop.hold(bundle.manifest.geometry, (frame.image for frame in opened), source)[
+            0
+        ]
 
 
 def _default_threads() -> list[int]:
-    from aeseg_edge.measure.machine import environment
 
     cpu = environment()["cpu"]
     return sorted({1, int(cpu["usable"] or cpu["cores"] or 1)})

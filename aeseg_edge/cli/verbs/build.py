@@ -9,13 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import PRECISIONS as EVERY
+from aeseg_edge.bundle.precisions import ENGINES
 from aeseg_edge.cli.options import add_cache, add_imgsz, add_json
 from aeseg_edge.cli.output import write_json
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.support.options import positive
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.export.engines.build import BuiltEngine
 
 EXAMPLE = "aeseg build street.aeseg --precision int8 --explain"
@@ -27,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("bundle", type=Path)
     parser.add_argument(
-        "--precision",
-        choices=CHOICES,
-        default=BOTH,
-        help="both: fp16 and int8 (default)",
+        "--precision", choices=CHOICES, default=BOTH, help="both: fp16 and int8 (default)"
     )
     add_imgsz(parser, "default: the bundle's own")
     parser.add_argument(
@@ -44,9 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.bundle.variants import ENGINES
-
     precisions = ENGINES if options.precision == BOTH else (options.precision,)
     built = build_engines(
         Bundle.open(options.bundle),
@@ -79,7 +75,6 @@ def build_engines(
     force: bool = False,
 ) -> list[BuiltEngine]:
     """Build with progress; shared with ``aeseg run``, which builds on first use."""
-    from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.engines.build import build_bundle
     from aeseg_edge.export.engines.compile import BuildOptions
 

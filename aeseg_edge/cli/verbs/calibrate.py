@@ -5,24 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.calibration.settings import FitSettings
+from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, given
-from aeseg_edge.cli.options import (
-    add_footage,
-    add_json,
-    add_names,
-    all_sources,
-    check_output,
-    fit_settings,
-    import_calibration,
-    open_bundle,
-)
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import report_fitted
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
-
-if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.export.settings import TrainOptions
 
 _log = logging.getLogger(__name__)
 
@@ -31,37 +23,32 @@ EXAMPLE = "aeseg calibrate street.aeseg night.mp4 --clusters 20 -o night.aeseg"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.export.settings import TrainOptions
-
     parser.add_argument("bundle", type=Path)
-    add_footage(parser, "videos, folders of images, globs, zips of images")
+    shared.add_footage(parser, "videos, folders of images, globs, zips of images")
     add_options(parser, TrainOptions, only=("max_frames",))
     add_options(parser, FitSettings, before="as in the bundle")
-    add_names(parser, "default: those of the bundle itself; none for fresh names")
-    add_json(parser)
+    shared.add_names(parser, "default: those of the bundle itself; none for fresh names")
+    shared.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.export.settings import TrainOptions
-
-    sources = all_sources(options.sources, options)
+    sources = shared.all_sources(options.sources, options)
     output = check_output(options.output, ".aeseg")
-    bundle = open_bundle(options)
+    bundle = shared.open_bundle(options)
     manifest = bundle.manifest
     _check_label_free(manifest.method, options)
-    calibration = import_calibration()
+    calibration = shared.import_calibration()
     from aeseg_edge.calibration.footage.gather import gather
+    from aeseg_edge.sources.paths import with_range
 
-    settings = fit_settings(options, calibration.settings_of(manifest))
+    settings = shared.fit_settings(options, calibration.settings_of(manifest))
     names = names_to_keep(options, bundle)
 
     geometry = manifest.geometry
     with Progress() as progress:
         footage = gather(
-            sources,
+            [with_range(uri, manifest.provenance) for uri in sources],
             size=(geometry.width, geometry.height),
             channels=geometry.channels,
             resize=geometry.resize,
@@ -91,8 +78,6 @@ def run(options: argparse.Namespace) -> int:
 
 def names_to_keep(options: argparse.Namespace, own: Bundle | None) -> Bundle | None:
     """Open the bundle whose names are to be kept; None for fresh names."""
-    from aeseg_edge.bundle.archive import Bundle
-
     if options.names_from == "none":
         return None
     if options.names_from is not None:
@@ -109,8 +94,6 @@ def names_to_keep(options: argparse.Namespace, own: Bundle | None) -> Bundle | N
 
 def _check_label_free(method: str, options: argparse.Namespace) -> None:
     """Refuse to put clusters in the place of what was learned from labels, unless told to."""
-    from aeseg_edge.calibration.settings import FitSettings
-
     if method in ("linear", "supervised") and options.clustering is None:
         raise UsageError(
             f"the codebook of {options.bundle} ({method}) was learned from labels, and new "

@@ -12,25 +12,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.manifest import Manifest, Modality
+from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options
-from aeseg_edge.cli.options import (
-    add_json,
-    add_modalities,
-    check_picture,
-    one_source,
-    open_segmenter,
-)
+from aeseg_edge.cli.files import check_picture
 from aeseg_edge.cli.output import write_json, write_picture
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
+from aeseg_edge.segment.result import Segmentation
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.sources.pairs import describe
 from aeseg_edge.support.options import positive
+from aeseg_edge.support.require import import_scipy
 from aeseg_edge.support.text import without_password
+from aeseg_edge.view.draw import as_bgr, contact_sheet, fit, mask
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle.manifest import Manifest, Modality
     from aeseg_edge.calibration.score.difference import Comparison, LabelCounts
-    from aeseg_edge.segment.result import Segmentation
-    from aeseg_edge.segment.segmenter import Segmenter
 
 Picture = NDArray[np.uint8]
 
@@ -42,8 +41,6 @@ ROWS = 6
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.segment.settings import RunnerSettings
-
     parser.add_argument("first", type=Path, metavar="A.aeseg")
     parser.add_argument("second", type=Path, metavar="B.aeseg")
     parser.add_argument(
@@ -51,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="video, folder or glob; of --modalities, a bundle for some gets these alone",
     )
-    add_modalities(parser)
+    shared.add_modalities(parser)
     parser.add_argument(
         "--blank",
         metavar="NAME",
@@ -70,23 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=positive, default=ROWS, metavar="N", help=f"of the sheet (default {ROWS})"
     )
-    add_json(parser)
+    shared.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
     from aeseg_edge.calibration.score.difference import LabelCounts
-    from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.support.require import import_scipy
 
-    uri = one_source(options)
+    uri = shared.one_source(options)
     import_scipy("optimize")  # Needed at the end, so asked for before the frames.
     if options.sheet is not None:
-        check_picture(options.sheet, options)
+        check_picture(options.sheet)
     counts = LabelCounts()
     with (
-        open_segmenter(options.first, options) as first,
-        open_segmenter(options.second, options) as second,
+        shared.open_segmenter(options.first, options) as first,
+        shared.open_segmenter(options.second, options) as second,
         Progress() as progress,
     ):
         modalities = _all_modalities(first.manifest, second.manifest)
@@ -137,11 +132,7 @@ class _Pair:
 
 
 def _channels_of(name: str, modalities: Sequence[Modality]) -> list[int]:
-    """Give the channels of one modality.
-
-    Raises:
-        UsageError: If there is none of this name.
-    """
+    """Give the channels of one modality."""
     start = 0
     for each in modalities:
         if each.name == name:
@@ -154,11 +145,7 @@ def _channels_of(name: str, modalities: Sequence[Modality]) -> list[int]:
 
 
 def _all_modalities(first: Manifest, second: Manifest) -> tuple[Modality, ...]:
-    """Give the modalities of the bundle that has more; empty where neither has any.
-
-    Raises:
-        UsageError: If the other one has some that it lacks.
-    """
+    """Give the modalities of the bundle that has more; empty where neither has any."""
     more, fewer = sorted((first.modalities, second.modalities), key=len, reverse=True)
     if not set(fewer) <= set(more):
         raise UsageError(
@@ -175,13 +162,7 @@ def _all_modalities(first: Manifest, second: Manifest) -> tuple[Modality, ...]:
 
 
 def _picked(manifest: Manifest, modalities: Sequence[Modality]) -> list[int]:
-    """Say which channels of a frame a bundle takes.
-
-    A bundle of one camera takes the first modality.
-
-    Raises:
-        UsageError: If it does not fit.
-    """
+    """Say which channels of a frame a bundle takes: the first modality's for one camera's."""
     wanted = manifest.geometry.channels
     if not modalities:
         return list(range(wanted))
@@ -202,7 +183,9 @@ def _frames(
     uri: str, modalities: Sequence[Modality], manifest: Manifest, most: int | None
 ) -> Iterator[Picture]:
     from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.paths import with_range
 
+    uri = with_range(uri, manifest.provenance)
     channels = sum(each.channels for each in modalities) or manifest.geometry.channels
     with open_source(uri, channels=channels, modalities=modalities) as source:
         if source.live or (source.total is None and most is None):
@@ -222,7 +205,6 @@ def _write_sheet(
     counts: LabelCounts,
     names: tuple[str, str],
 ) -> None:
-    from aeseg_edge.view.draw import as_bgr, contact_sheet, fit, mask
 
     matched = counts.matching()
     rows: list[list[Picture]] = []

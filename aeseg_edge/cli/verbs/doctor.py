@@ -7,14 +7,13 @@ from dataclasses import asdict
 
 from aeseg_edge.cli.options import add_cache, add_json
 from aeseg_edge.cli.output import write_json
+from aeseg_edge.measure.doctor import ASKED, diagnose, healthy
 
 EXAMPLE = "aeseg doctor --backend tensorrt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.measure.doctor import ASKED
-
     parser.add_argument("--backend", choices=ASKED, default=ASKED[0])
     add_cache(parser)
     add_json(parser)
@@ -22,8 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.measure.doctor import diagnose, healthy
-
     checks = diagnose(options.backend, cache_dir=options.cache_dir)
     if options.json != "-":
         signs = {True: "ok  ", False: "FAIL", None: "-   "}

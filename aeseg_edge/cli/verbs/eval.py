@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import BACKENDS
+from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options
-from aeseg_edge.cli.options import (
-    add_classes,
-    add_json,
-    add_modalities,
-    all_sources,
-    open_segmenter,
-)
 from aeseg_edge.cli.output import show
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
+from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.support.options import positive
 
 EXAMPLE = (
@@ -25,11 +22,9 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.segment.settings import RunnerSettings
-
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--images", type=Path, metavar="DIR", help="frames to score")
-    add_modalities(parser, stands_for="--images")
+    shared.add_modalities(parser, stands_for="--images")
     parser.add_argument(
         "--masks",
         required=True,
@@ -37,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="8-bit index PNGs, named as the images",
     )
-    add_classes(parser, required=True)
+    shared.add_classes(parser, required=True)
     parser.add_argument(
         "--fit-images",
         type=Path,
@@ -60,18 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=BACKENDS,
         help="run the graph made for this backend, on ONNX Runtime (slow for tensorrt)",
     )
-    add_json(parser)
+    shared.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.calibration.score.evaluation import (
-        evaluate,
-        find_pairs,
-        format_table,
-        read_classes,
-    )
-    from aeseg_edge.cli.progress import Progress
+    from aeseg_edge.calibration.footage.masks import find_pairs, read_classes, reader_for
+    from aeseg_edge.calibration.score.evaluation import evaluate, format_table, outside_region
 
     if (options.fit_images is None) != (options.fit_masks is None):
         raise UsageError("--fit-images and --fit-masks go together", fix="Give both or neither.")
@@ -82,7 +72,6 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError("no frames are given", fix="Give --images DIR or --modalities.")
         pairs = find_pairs(options.images, options.masks)
     else:
-        from aeseg_edge.bundle.archive import Bundle
         from aeseg_edge.calibration.footage.scenes import LabelledScenes
 
         if options.images or options.fit_images:
@@ -91,12 +80,12 @@ def run(options: argparse.Namespace) -> int:
                 fix="Name the clusters first, where they are to be named: aeseg name.",
             )
         scenes = LabelledScenes(
-            all_sources([], options)[0], options.masks, Bundle.open(options.bundle).manifest
+            shared.all_sources([], options)[0], options.masks, Bundle.open(options.bundle).manifest
         )
         pairs = scenes.pairs
     fit_pairs = find_pairs(options.fit_images, options.fit_masks) if options.fit_images else None
     with (
-        open_segmenter(options.bundle, options, graph=options.graph) as segmenter,
+        shared.open_segmenter(options.bundle, options, graph=options.graph) as segmenter,
         Progress() as progress,
     ):
         codebook = segmenter.codebook
@@ -115,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
             fit_every=options.fit_every,
             named=named,
             progress=lambda done, total: progress.update("evaluating", done / total),
-            read=None if scenes is None else scenes.read,
+            read=reader_for(segmenter.manifest) if scenes is None else scenes.read,
+            outside=outside_region(segmenter.bundle),
         )
     show(options, format_table(report), report.to_json())
     return 0

@@ -5,19 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from aeseg_edge.calibration.settings import FitSettings
+from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, given
-from aeseg_edge.cli.options import (
-    add_footage,
-    add_json,
-    add_names,
-    add_roi,
-    all_sources,
-    check_output,
-    fit_settings,
-    needing,
-    read_mask,
-)
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import report_fitted
+from aeseg_edge.cli.progress import Progress
+from aeseg_edge.cli.verbs.calibrate import names_to_keep
+from aeseg_edge.cli.verbs.train_labels import export_labelled
+from aeseg_edge.export.settings import TrainOptions
 
 EXAMPLE = "aeseg export street.train -o small.aeseg --imgsz 320x256 --clusters 16"
 _BEFORE = "as trained"
@@ -26,31 +22,24 @@ _AGAIN = ("image_size", "output_stride", "max_frames", "reduce_to", "decoder")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.export.settings import TrainOptions
-
     parser.add_argument("folder", type=Path, metavar="NAME.train")
-    add_footage(parser, "footage; default: the frames kept beside the checkpoint")
+    shared.add_footage(parser, "footage; default: the frames kept beside the checkpoint")
     add_options(parser, TrainOptions, only=_AGAIN, before=_BEFORE)
     add_options(parser, FitSettings, before=_BEFORE)
-    add_names(parser, "default: none")
-    add_roi(parser, f"; goes into the bundle (default: {_BEFORE})")
-    add_json(parser)
+    shared.add_names(parser, "default: none")
+    shared.add_roi(parser, f"; goes into the bundle (default: {_BEFORE})")
+    shared.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    with needing("host", "training needs a package that is not importable"):
+    with shared.needing("host", "training needs a package that is not importable"):
         from aeseg_edge.export.pipeline import export_bundle, has_labels, remembered_fit
-    from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.cli.verbs.calibrate import names_to_keep
-    from aeseg_edge.cli.verbs.train_labels import export_labelled
-    from aeseg_edge.export.settings import TrainOptions
 
     both = options.sources or options.modalities is not None
-    sources = all_sources(options.sources, options) if both else []
+    sources = shared.all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
-    settings = fit_settings(options, remembered_fit(options.folder))
+    settings = shared.fit_settings(options, remembered_fit(options.folder))
     if has_labels(options.folder):
         return export_labelled(options, output, settings)
     names = names_to_keep(options, None)
@@ -61,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             sources=sources,
             fit=settings,
             names_from=names,
-            region=read_mask(options.roi),
+            region=shared.read_mask(options.roi),
             progress=progress.update,
             **given(options, TrainOptions),
         )

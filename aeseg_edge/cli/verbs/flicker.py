@@ -10,6 +10,10 @@ from aeseg_edge.cli.fields import add_options
 from aeseg_edge.cli.options import add_json, open_for, open_segmenter
 from aeseg_edge.cli.output import write_json
 from aeseg_edge.errors import UsageError
+from aeseg_edge.measure.flicker import UNCHANGED, FlickerMeter
+from aeseg_edge.segment.settings import RunnerSettings
+from aeseg_edge.segment.smoothing import default_strength
+from aeseg_edge.sources.scene import TestSource
 from aeseg_edge.support.options import positive, strength
 from aeseg_edge.support.text import without_password
 
@@ -18,8 +22,6 @@ EXAMPLE = "aeseg flicker street.aeseg drive.mp4 --smooth 0.9"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.segment.settings import RunnerSettings
-
     parser.add_argument("bundle", type=Path)
     parser.add_argument("source")
     add_options(parser, RunnerSettings)
@@ -38,10 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.measure.flicker import UNCHANGED, FlickerMeter
-    from aeseg_edge.segment.smoothing import default_strength
-    from aeseg_edge.sources.scene import TestSource
-
     with open_segmenter(options.bundle, options) as segmenter:
         strengths = [0.0, *(options.smooth or [default_strength(segmenter.manifest)])]
         meters = [FlickerMeter() for _ in strengths]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aeseg_edge.cli.options import add_json, open_bundle
 from aeseg_edge.cli.output import entries_table, write_json
+from aeseg_edge.segment.smoothing import default_strength
 from aeseg_edge.sources.pairs import describe
 
 EXAMPLE = "aeseg info street.aeseg"
@@ -21,8 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.segment.smoothing import default_strength
-
     bundle = open_bundle(options)
     manifest = bundle.manifest
     if options.json != "-":
@@ -74,10 +73,7 @@ def run(options: argparse.Namespace) -> int:
                 f"  {item.id:3d}  #{item.color[0]:02x}{item.color[1]:02x}{item.color[2]:02x}"
                 f"  {item.name}"
             )
-        for title, values in (
-            ("training", manifest.training),
-            ("provenance", manifest.provenance),
-        ):
+        for title, values in (("training", manifest.training), ("provenance", manifest.provenance)):
             print(title)
             for key, value in values.items():
                 print(f"  {key:<14} {_words(value)}")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aeseg_edge.bundle import classes as naming
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.classes import clusters_of, find_class
 from aeseg_edge.bundle.codebook import VOID, Codebook
-from aeseg_edge.cli.options import add_json, check_output, check_picture, open_bundle, open_for
+from aeseg_edge.cli.files import check_output, check_picture
+from aeseg_edge.cli.options import add_json, open_bundle, open_for
 from aeseg_edge.cli.output import write_json, write_picture
 from aeseg_edge.cli.verbs.name_masks import (
     add_from_masks,
@@ -17,10 +21,9 @@ from aeseg_edge.cli.verbs.name_masks import (
     name_from,
 )
 from aeseg_edge.errors import CodebookError, UsageError
+from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.support.options import positive
-
-if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.view import sheet
 
 EXAMPLE = "aeseg name street.aeseg 3=road 5=sky --merge 7,9 --void 4"
 SHEET_FRAMES = 60
@@ -61,8 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.sources import files_of
-
     check_from_masks(options)
     bundle = open_bundle(options)
     edits = any((options.names, options.split, options.merge, options.void, options.color))
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
             fix="Name clusters (3=road), give --from-masks, or ask for --sheet.",
         )
     if options.sheet is not None:
-        check_picture(Path(options.sheet[0]), options, *files_of(options.sheet[1]))
+        check_picture(Path(options.sheet[0]))
     report: dict[str, Any] | None = None
     target: Path | None = None
     if edits or labelled or options.output is not None:
@@ -99,14 +100,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def edit(codebook: Codebook, options: argparse.Namespace) -> Codebook:
-    """Apply what the options say: splits first, then merges, void, names, colours.
-
-    Raises:
-        UsageError: If an option is not written as it should be.
-        CodebookError: If it names a cluster or class that is not there.
-    """
-    from aeseg_edge.bundle import classes as naming
-
+    """Apply what the options say: splits first, then merges, void, names, colours."""
     for text in options.split:
         codebook = naming.split(codebook, _number(text))
     for text in options.merge:
@@ -132,8 +126,6 @@ def edit(codebook: Codebook, options: argparse.Namespace) -> Codebook:
 
 def list_classes(codebook: Codebook) -> list[dict[str, object]]:
     """Give id, name, colour and clusters of each class, and of void where it has clusters."""
-    from aeseg_edge.bundle.classes import clusters_of
-
     rows = [(c.id, c.name, "#{:02x}{:02x}{:02x}".format(*c.color)) for c in codebook.classes]
     if (codebook.remap == VOID).any():
         rows.append((VOID, "void", ""))
@@ -171,8 +163,6 @@ def _class_of(codebook: Codebook, cluster: int) -> int:
 
 def _find(codebook: Codebook, which: str) -> int:
     """Give the id of the class that a cluster belongs to, or that has a name."""
-    from aeseg_edge.bundle.classes import find_class
-
     if which.isdecimal():
         class_id = _class_of(codebook, int(which))
         if class_id == VOID:
@@ -189,8 +179,6 @@ def _find(codebook: Codebook, which: str) -> int:
 
 
 def _write_sheet(bundle: Bundle, target: str, source: str, *, frames: int) -> None:
-    from aeseg_edge.segment.segmenter import Segmenter
-    from aeseg_edge.view import sheet
 
     with (
         Segmenter.load(bundle, backend="onnxruntime") as segmenter,

@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli.options import add_classes, import_calibration
 from aeseg_edge.cli.output import agreement_json, entries_table
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
 from aeseg_edge.support.options import positive, share
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
     from aeseg_edge.calibration.footage.masks import Pair
     from aeseg_edge.calibration.labels.naming import Unseen
-    from aeseg_edge.cli.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ AGREEMENT_FRAMES = 24
 def add_from_masks(parser: argparse.ArgumentParser) -> None:
     """Add ``--from-masks`` and what belongs to it."""
     from aeseg_edge.calibration.labels.naming import FITS, UNSEEN, WEIGHTS
-    from aeseg_edge.calibration.settings import FitSettings
 
     group = parser.add_argument_group("names from labelled frames")
     group.add_argument(
@@ -45,10 +45,7 @@ def add_from_masks(parser: argparse.ArgumentParser) -> None:
     )
     add_classes(group)
     group.add_argument(
-        "--frames",
-        type=positive,
-        metavar="N",
-        help="use N frames, evenly spaced (default: all)",
+        "--frames", type=positive, metavar="N", help="use N frames, evenly spaced (default: all)"
     )
     group.add_argument(
         "--fit",
@@ -79,11 +76,7 @@ def add_from_masks(parser: argparse.ArgumentParser) -> None:
 
 
 def check_from_masks(options: argparse.Namespace) -> None:
-    """Refuse what does not go together, before anything is read.
-
-    Raises:
-        UsageError: For an option that needs another one.
-    """
+    """Refuse what does not go together, before anything is read."""
     if options.from_masks is None:
         for name in _NEEDS:
             if getattr(options, name) is not None:
@@ -105,19 +98,8 @@ def check_from_masks(options: argparse.Namespace) -> None:
 
 
 def name_from(bundle: Bundle, options: argparse.Namespace) -> tuple[Bundle, dict[str, Any]]:
-    """Name a bundle's clusters from labelled frames, or fit a linear codebook to them.
-
-    Returns:
-        The named bundle, and what to report; ``bundle`` stays as it is.
-
-    Raises:
-        EvaluationError: Images, masks and classes do not fit together.
-        CodebookError: A name cannot be used, or class ids run out.
-        CalibrationError: The labelled frames cannot support a linear codebook.
-        MissingDependency: A package of the extra ``calibrate`` is not installed.
-    """
+    """Name clusters from labelled frames, or fit a linear codebook: the bundle, what to report."""
     from aeseg_edge.calibration.footage.masks import evenly_spaced, find_pairs, read_classes
-    from aeseg_edge.cli.progress import Progress
 
     names = read_classes(options.classes)
     pairs = find_pairs(*options.from_masks)
@@ -187,10 +169,9 @@ def _linear(
 ) -> tuple[Bundle, dict[str, Any]]:
     import_calibration()
     from aeseg_edge.calibration.assemble import with_agreement
-    from aeseg_edge.calibration.footage.masks import read_image
+    from aeseg_edge.calibration.footage.masks import reader_for
     from aeseg_edge.calibration.labels.linear import fit_linear, labelled_cells
     from aeseg_edge.calibration.labels.naming import mask_classes
-    from aeseg_edge.calibration.settings import FitSettings
 
     cells = labelled_cells(
         bundle,
@@ -215,9 +196,10 @@ def _linear(
     # The picture in the bundle shows the old classes.
     draft = _noted(bundle.with_codebook(fit.codebook).with_preview(None), note)
     gate: float | None = options.min_agreement
+    read = reader_for(bundle.manifest)
     made = with_agreement(
         draft,
-        [read_image(pair.image) for pair in others],
+        [read(pair.image, levels=pair.levels) for pair in others],
         minimum=FitSettings.minimum_agreement if gate is None else gate,
         threads=options.threads,
         progress=progress.update,

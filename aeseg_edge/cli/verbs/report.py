@@ -7,18 +7,12 @@ from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 
-from aeseg_edge.cli.options import (
-    add_imgsz,
-    add_json,
-    add_modalities,
-    check_output,
-    needing,
-    one_source,
-    open_bundle,
-    open_for,
-)
+from aeseg_edge.cli import options as shared
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import write_json
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import SinkError
+from aeseg_edge.measure.machine import environment
 from aeseg_edge.support.files import write_bytes
 from aeseg_edge.support.options import positive
 from aeseg_edge.support.text import as_text, without_password
@@ -31,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("bundle", type=Path)
     parser.add_argument("source", nargs="?", help="video, folder, glob, camera")
-    add_modalities(parser)
+    shared.add_modalities(parser)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.html")
     parser.add_argument(
         "--frames",
@@ -44,22 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-layers", action="store_true", help="leave the int8 layers out: faster"
     )
     parser.add_argument("--threads", type=positive, help="threads for ONNX Runtime")
-    add_imgsz(parser, "at another size (default: the bundle's own)")
-    add_json(parser)
+    shared.add_imgsz(parser, "at another size (default: the bundle's own)")
+    shared.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    with needing("calibrate", "the report is made with a package that is not importable"):
+    with shared.needing("calibrate", "the report is made with a package that is not importable"):
         from aeseg_edge.calibration.report.page import render_page
-        from aeseg_edge.calibration.score.precisions import compare_precisions
-    from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.measure.machine import environment
+        from aeseg_edge.calibration.score.by_precision import compare_precisions
 
-    uri = one_source(options)
+    uri = shared.one_source(options)
     output = check_output(options.output, ".html")
-    bundle = open_bundle(options)
-    with open_for(bundle.manifest, uri) as source, Progress() as progress:
+    bundle = shared.open_bundle(options)
+    with shared.open_for(bundle.manifest, uri) as source, Progress() as progress:
         step = 1 if source.live or not source.total else max(1, source.total // options.frames)
         chosen = islice(source, 0, options.frames * step, step)
         known = options.frames if source.live else source.total and -(-source.total // step)

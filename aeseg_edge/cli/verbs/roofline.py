@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aeseg_edge.bundle.manifest import PRECISIONS
 from aeseg_edge.cli.options import add_imgsz, add_json, needing, open_bundle
 from aeseg_edge.cli.output import write_json
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ def run(options: argparse.Namespace) -> int:
         from aeseg_edge.calibration.report import cpu as cpu_peak
         from aeseg_edge.calibration.report import roofline as bounds
     from aeseg_edge.calibration.report.devices import CPU, DEVICES
-    from aeseg_edge.cli.progress import Progress
 
     bundle = open_bundle(options)
     peaks: CpuPeaks | None = None

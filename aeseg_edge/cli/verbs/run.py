@@ -3,60 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from aeseg_edge.backends.choose import choose_entry, has_tensorrt
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.manifest import Manifest
+from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled
-from aeseg_edge.cli.options import (
-    add_cache,
-    add_modalities,
-    add_roi,
-    all_sources,
-    given_files,
-    open_bundle,
-    open_segmenter,
-    read_mask,
-)
+from aeseg_edge.cli.files import refuse_reads
 from aeseg_edge.cli.output import write_json
-from aeseg_edge.errors import BackendError
+from aeseg_edge.cli.verbs.build import build_engines
+from aeseg_edge.errors import BackendError, EngineNotBuilt
+from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.inputs import open_inputs
+from aeseg_edge.loop.settings import LoopSettings
+from aeseg_edge.loop.watchdog import Patience
+from aeseg_edge.page.classes import LiveClasses
+from aeseg_edge.page.sink import Live
+from aeseg_edge.segment.settings import RunnerSettings
+from aeseg_edge.segment.smoothing import default_strength
+from aeseg_edge.sinks import FORMS as SINK_FORMS
+from aeseg_edge.sinks import needs_decoder, open_sinks
+from aeseg_edge.sinks.base import Routed, Sink
+from aeseg_edge.sinks.counters import LoopCounters
+from aeseg_edge.sinks.names import name_each
+from aeseg_edge.sinks.overwrites import refuse_shared, target_of
+from aeseg_edge.sources import FORMS as SOURCE_FORMS
+from aeseg_edge.sources.base import Source
 from aeseg_edge.support.options import strength
+from aeseg_edge.support.signals import stop_on_signals
 from aeseg_edge.support.text import without_password
-
-if TYPE_CHECKING:
-    from aeseg_edge.bundle.archive import Bundle
-    from aeseg_edge.bundle.manifest import Manifest
-    from aeseg_edge.loop.feed import Input
-    from aeseg_edge.page.sink import Live
-    from aeseg_edge.segment.segmenter import Segmenter
-    from aeseg_edge.segment.settings import RunnerSettings
-    from aeseg_edge.sinks.base import Sink
-    from aeseg_edge.sinks.counters import LoopCounters
+from aeseg_edge.view.settings import DrawSettings
 
 EXAMPLE = "aeseg run drive.mp4 -b street.aeseg -o drive_labels.mp4 --view both"
+_LOCATION = re.compile(r"""(?:sink\s[^!]*?)\blocation\s*=\s*["']?([^\s"'!]+)""")
+"""The file of a filesink, multifilesink or splitmuxsink in a pipeline."""
 _DEFAULT_SMOOTH = -1.0
 """``--smooth`` without a value: the bundle's own default."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.loop.settings import LoopSettings
-    from aeseg_edge.loop.watchdog import Patience
-    from aeseg_edge.segment.settings import RunnerSettings
-    from aeseg_edge.sinks import FORMS as SINK_FORMS
-    from aeseg_edge.sources import FORMS as SOURCE_FORMS
-    from aeseg_edge.view.settings import DrawSettings
-
-    parser.add_argument(
-        "source",
-        nargs="*",
-        help=f"{SOURCE_FORMS}; several share one engine",
-    )
-    add_modalities(parser)
+    parser.add_argument("source", nargs="*", help=f"{SOURCE_FORMS}; several share one engine")
+    shared.add_modalities(parser)
     parser.add_argument(
         "-b",
         "--bundle",
@@ -74,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, RunnerSettings)
     add_options(parser, DrawSettings)
-    add_roi(parser)
+    shared.add_roi(parser)
     parser.add_argument(
         "--smooth",
         nargs="?",
@@ -88,34 +82,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, LoopSettings)
     parser.add_argument("--realtime", action="store_true", help="play recordings at their own rate")
     add_options(parser, Patience)
-    add_cache(parser)
+    shared.add_cache(parser)
     parser.add_argument("--token", help="what the live page asks for; made and shown if left out")
     parser.add_argument("--stats", metavar="FILE", help="write the summary as JSON, - for stdout")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.loop.camera import CameraLoop
-    from aeseg_edge.loop.settings import LoopSettings
-    from aeseg_edge.loop.watchdog import Patience
-    from aeseg_edge.segment.settings import RunnerSettings
-    from aeseg_edge.segment.smoothing import default_strength
-    from aeseg_edge.sinks import needs_decoder, open_sinks
-    from aeseg_edge.sinks.base import Routed
-    from aeseg_edge.support.signals import stop_on_signals
-    from aeseg_edge.view.settings import DrawSettings
-
-    sources = all_sources(options.source, options)
-    roi = read_mask(options.roi)
+    sources = shared.all_sources(options.source, options)
+    roi = shared.read_mask(options.roi)
     patience, wanted = filled(options, Patience), filled(options, LoopSettings)
     drawn, runner = filled(options, DrawSettings), filled(options, RunnerSettings)
-    bundle = open_bundle(options)
+    bundle = shared.open_bundle(options)
     if options.smooth == _DEFAULT_SMOOTH:
         options.smooth = default_strength(bundle.manifest)
     if runner.backend != "onnxruntime":
         _build_if_missing(bundle, runner, options.cache_dir)
     with (
-        open_segmenter(
+        shared.open_segmenter(
             bundle,
             options,
             imgsz=None,
@@ -127,10 +111,17 @@ def run(options: argparse.Namespace) -> int:
         stop_on_signals() as stop,
         ExitStack() as undo,
     ):
-        inputs = _open_inputs(sources, segmenter.manifest, undo, realtime=options.realtime)
+        opens = _opener(segmenter.manifest, realtime=options.realtime)
+        inputs = open_inputs(sources, opens, stop=stop, duration=wanted.duration)
+        for given in inputs:
+            undo.callback(given.source.close)
         rates = [(each.name, each.source.fps) for each in inputs]
         _check_sinks(options, [each.name for each in inputs])
-        live = _live(segmenter, options)
+        live = Live(
+            editor=LiveClasses(segmenter),
+            token=options.token,
+            announce=lambda address: print(f"live page: {address}", file=sys.stderr),
+        )
         sinks: list[Sink | Routed] = []
         for uri in options.output or ["null://"]:
             opened = open_sinks(uri, rates, **asdict(drawn), live=live)
@@ -171,51 +162,26 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _live(segmenter: Segmenter, options: argparse.Namespace) -> Live:
-    """What a live page among the sinks may see and change."""
-    from aeseg_edge.page.classes import LiveClasses
-    from aeseg_edge.page.sink import Live
-
-    return Live(
-        editor=LiveClasses(segmenter),
-        token=options.token,
-        announce=lambda address: print(f"live page: {address}", file=sys.stderr),
-    )
-
-
-def _open_inputs(
-    sources: Sequence[str], manifest: Manifest, undo: ExitStack, *, realtime: bool
-) -> list[Input]:
-    """Open every source, under names unlike each other."""
-    from aeseg_edge.loop.feed import Input
+def _opener(manifest: Manifest, *, realtime: bool) -> Callable[[str], Source]:
+    """Give what opens a source for a bundle."""
     from aeseg_edge.sources import open_source
+    from aeseg_edge.sources.paths import with_range
 
-    inputs: list[Input] = []
-    for uri in sources:
-        reopen = partial(
-            open_source,
-            uri,
-            channels=manifest.geometry.channels,
-            realtime=realtime,
-            modalities=manifest.modalities,
-        )
-        source = reopen()
-        undo.callback(source.close)
-        name, count = source.name, 2
-        while name in {each.name for each in inputs}:
-            name, count = f"{source.name} ({count})", count + 1
-        inputs.append(Input(source, name, reopen if source.live else None))
-    return inputs
+    return lambda uri: open_source(
+        with_range(uri, manifest.provenance),
+        channels=manifest.geometry.channels,
+        realtime=realtime,
+        modalities=manifest.modalities,
+    )
 
 
 def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse sinks that would write over an input, or two of them one file, before any is open."""
-    from aeseg_edge.sinks.names import name_each
-    from aeseg_edge.sinks.targets import refuse_inputs, refuse_shared, target_of
-
     uris = [each for uri in options.output for each in name_each(uri, names)]
     targets = [target for uri in uris if (target := target_of(uri)) is not None]
-    refuse_inputs(targets, given_files(options))
+    pipelines = " ".join(uri for uri in uris if uri.startswith("gst://"))
+    targets += [Path(place) for place in _LOCATION.findall(pipelines)]
+    refuse_reads(targets, options)
     refuse_shared(uris if options.stats in (None, "-") else [*uris, f"json:{options.stats}"])
 
 
@@ -244,20 +210,22 @@ def _print_summary(counters: LoopCounters) -> None:
 
 def _build_if_missing(bundle: Bundle, runner: RunnerSettings, cache_dir: Path | None) -> None:
     """Build the engine that a run needs, the first time; nothing where there is no TensorRT."""
-    from aeseg_edge.backends.choose import choose_entry, has_tensorrt
-    from aeseg_edge.cli.verbs.build import build_engines
-    from aeseg_edge.errors import EngineNotBuilt
+    from aeseg_edge.errors import AesegError, MissingDependency
 
     if runner.backend == "auto" and not has_tensorrt():
         return
     from aeseg_edge.backends.tensorrt import open_backend
 
     entry = choose_entry(bundle.manifest, runner.precision, "tensorrt")
+    spared: tuple[type[AesegError], ...]
+    spared = (BackendError, MissingDependency) if runner.backend == "auto" else ()
     try:
         open_backend(bundle, entry, cache_dir=cache_dir).close()
     except EngineNotBuilt as missing:
         print(f"{missing.problem}: building it now, once", file=sys.stderr)
-        build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
-    except BackendError:
-        if runner.backend == "tensorrt":
-            raise
+        try:
+            build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
+        except spared as error:
+            print(f"it was not built: {error}", file=sys.stderr)
+    except spared:
+        pass  # opening the bundle says why, and runs on ONNX Runtime

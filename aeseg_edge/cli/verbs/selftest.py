@@ -9,6 +9,9 @@ from pathlib import Path
 
 from aeseg_edge.cli.options import add_cache, add_json, open_bundle, open_for
 from aeseg_edge.cli.output import write_json
+from aeseg_edge.cli.progress import Progress
+from aeseg_edge.cli.verbs.build import build_engines
+from aeseg_edge.measure.selftest import run_selftest
 from aeseg_edge.support.options import positive, share
 
 EXAMPLE = "aeseg selftest street.aeseg --source drive.mp4"
@@ -39,10 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.cli.verbs.build import build_engines
-    from aeseg_edge.measure.selftest import run_selftest
-
     bundle = open_bundle(options)
     with open_for(bundle.manifest, options.source) as source:
         frames = [frame.image for frame in islice(source, FRAMES)]

@@ -6,20 +6,17 @@ import argparse
 import logging
 from pathlib import Path
 
+from aeseg_edge.calibration.settings import FitSettings
+from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled, given
-from aeseg_edge.cli.options import (
-    add_classes,
-    add_footage,
-    add_json,
-    add_roi,
-    all_sources,
-    check_output,
-    fit_settings,
-    needing,
-    read_mask,
-)
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import report_fitted
+from aeseg_edge.cli.progress import Progress
+from aeseg_edge.cli.verbs.train_labels import check_label_free, check_labelled, train_labelled
 from aeseg_edge.errors import UsageError
+from aeseg_edge.export.network.config import AutoencoderConfig
+from aeseg_edge.export.settings import Labels, TrainOptions
+from aeseg_edge.export.training.settings import TrainSettings
 
 _log = logging.getLogger(__name__)
 
@@ -28,18 +25,13 @@ EXAMPLE = "aeseg train drive.mp4 photos/ -o street.aeseg --imgsz 480x360 --clust
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
-    from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.export.network.config import AutoencoderConfig
-    from aeseg_edge.export.settings import Labels, TrainOptions
-    from aeseg_edge.export.training.settings import TrainSettings
-
-    add_footage(parser, "videos, folders of images, globs, zips of images")
+    shared.add_footage(parser, "videos, folders of images, globs, zips of images")
     add_options(parser, AutoencoderConfig)
     add_options(parser, TrainOptions, leave=("reduce_to",))
     add_options(parser, TrainSettings)
     parser.add_argument("--footage-licence", metavar="TEXT", help="noted in the bundle")
     add_options(parser, FitSettings)
-    add_roi(parser, "; goes into the bundle")
+    shared.add_roi(parser, "; goes into the bundle")
     group = parser.add_argument_group("training with labels")
     group.add_argument(
         "--masks",
@@ -48,24 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="8-bit index PNGs, named as the images of SOURCE (one folder): train a per-pixel "
         "classifier behind the encoder",
     )
-    add_classes(group)
+    shared.add_classes(group)
     add_options(group, Labels)
-    add_json(parser)
+    shared.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
-    with needing("host", "training needs a package that is not importable"):
+    with shared.needing("host", "training needs a package that is not importable"):
         from aeseg_edge.export import pipeline
-    from aeseg_edge.cli.progress import Progress
-    from aeseg_edge.cli.verbs.train_labels import check_label_free, check_labelled, train_labelled
     from aeseg_edge.export.network.catalogue import ARCHITECTURES, DEFAULT_ARCHITECTURE, NO_TEACHER
-    from aeseg_edge.export.network.config import AutoencoderConfig
-    from aeseg_edge.export.settings import TrainOptions
-    from aeseg_edge.export.training.settings import TrainSettings
     from aeseg_edge.export.training.team import join_team
 
-    sources = all_sources(options.sources, options)
+    sources = shared.all_sources(options.sources, options)
     if options.channels is not None and options.modalities is not None:
         raise UsageError(
             "--channels and --modalities exclude each other",
@@ -83,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             f"--teacher {teacher} does nothing with --masks",
             fix="Leave it out; lite starts from the weights of its own teacher.",
         )
-    fit = fit_settings(options)
+    fit = shared.fit_settings(options)
     said = given(options, TrainSettings) | {"teacher": teacher}
     network = given(options, AutoencoderConfig)
     automatic = options.latent_dim == "auto"
@@ -99,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         training=TrainSettings.for_arch(arch, seed=fit.seed, threads=fit.threads, **said),
         fit=fit,
         reduce_to="auto" if automatic else None,
-        region=read_mask(options.roi),
+        region=shared.read_mask(options.roi),
         provenance={"footage_licence": licence} if licence else {},
     )
     if labelled:

@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli.fields import filled
 from aeseg_edge.cli.options import read_mask
 from aeseg_edge.cli.output import agreement_json, entries_table, print_below, write_json
+from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
+from aeseg_edge.export.settings import Labels, TrainOptions
+from aeseg_edge.sources.depth import split_levels
 
 if TYPE_CHECKING:
     from aeseg_edge.calibration.assemble import Assembled
-    from aeseg_edge.calibration.settings import FitSettings
-    from aeseg_edge.export.settings import TrainOptions
 
 _ONLY_LABELLED = ("classes", "ignore", "class_weights", "start", "tune")
 _CLUSTERS = ("clusters", "clustering", "covariance", "balance")
@@ -24,11 +26,7 @@ _OPTIONS = {"start": "from", "decoder": "with-decoder", "reduce_to": "latent-dim
 
 
 def check_label_free(options: argparse.Namespace) -> None:
-    """Refuse, before anything is read, what goes with labels alone.
-
-    Raises:
-        UsageError: For an option that needs ``--masks``.
-    """
+    """Refuse, before anything is read, what goes with labels alone."""
     for name in _ONLY_LABELLED:
         if getattr(options, name) is not None:
             raise UsageError(
@@ -37,17 +35,13 @@ def check_label_free(options: argparse.Namespace) -> None:
 
 
 def check_labelled(options: argparse.Namespace) -> None:
-    """Refuse what does not go together, before anything is read.
-
-    Raises:
-        UsageError: For options that contradict one another or do nothing.
-    """
+    """Refuse what does not go together, before anything is read."""
     if options.classes is None:
         raise UsageError("--masks needs the names of the classes", fix="Give --classes FILE.")
     for name in _ONLY_LABEL_FREE:
         if getattr(options, name):
             raise UsageError(f"{_option(name)} does nothing with --masks", fix="Leave it out.")
-    if len(options.sources) != 1 or not Path(options.sources[0]).is_dir():
+    if len(options.sources) != 1 or not Path(split_levels(options.sources[0])[0]).is_dir():
         raise UsageError(
             f"--masks goes with one folder of images, not {' '.join(options.sources)}",
             fix="Give the folder whose images the masks are named as.",
@@ -76,9 +70,7 @@ def train_labelled(options: argparse.Namespace, output: Path, settings: TrainOpt
             "training with labels runs in one process",
             fix="Start it without torchrun; --threads uses all cores.",
         )
-    from aeseg_edge.cli.progress import Progress
     from aeseg_edge.export.pipeline import train_bundle
-    from aeseg_edge.export.settings import Labels
 
     names = read_classes(options.classes)
     labels = filled(options, Labels, masks=options.masks, class_names=names, ignore=options.ignore)
@@ -91,12 +83,7 @@ def train_labelled(options: argparse.Namespace, output: Path, settings: TrainOpt
 
 
 def export_labelled(options: argparse.Namespace, output: Path, fit: FitSettings) -> int:
-    """Run ``aeseg export`` on the checkpoint of a training with labels.
-
-    Raises:
-        UsageError: For options that are for label-free checkpoints.
-    """
-    from aeseg_edge.cli.progress import Progress
+    """Run ``aeseg export`` on the checkpoint of a training with labels."""
     from aeseg_edge.export.pipeline import export_bundle
 
     for name in (*_CLUSTERS, "names_from", "reduce_to", "decoder", "modalities", "sources"):

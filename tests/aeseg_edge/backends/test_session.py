@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from aeseg_edge.backends.session import TensorInfo, inputs_of, open_session, synthesise
+from aeseg_edge.backends import session as sessions
+from aeseg_edge.backends.session import (
+    TensorInfo,
+    inputs_of,
+    open_session,
+    saturates,
+    synthesise,
+)
+from aeseg_edge.bundle.archive import Bundle
+from aeseg_edge.bundle.pretrained import pretrained_path
 from aeseg_edge.errors import BackendError, UsageError
 
 FLOAT = "tensor(float)"
@@ -128,3 +139,140 @@ def test_onnx_runtime_is_told_to_tell_nobody() -> None:
             [sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == seen
+
+
+USES = """
+import sys, time
+import numpy as np
+from aeseg_edge.backends.session import load_onnxruntime
+from aeseg_edge.segment.segmenter import Segmenter
+from aeseg_edge.support.require import optional
+with Segmenter.load(sys.argv[1], backend="onnxruntime") as segmenter:
+    geometry = segmenter.manifest.geometry
+    segmenter(np.zeros((geometry.height, geometry.width, 3), np.uint8))
+load_onnxruntime()
+optional("onnxruntime.quantization")
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_onnx_runtime_opens_no_socket_and_keeps_no_identifier(
+    v1_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    strace = shutil.which("strace")
+    clean = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    clean |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    calls = tmp_path / "calls"
+    # It sends ten seconds after its first session; without strace only its files are looked at.
+    command = [sys.executable, "-c", USES, str(v1_bundle), "11" if strace else "0"]
+    if strace:
+        command = [strace, "-f", "-o", str(calls), "-e", "trace=socket,connect,sendto", *command]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
+    if strace and "ptrace" in done.stderr:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "icrosoft" in path.name]
+    if not strace:
+        pytest.skip("strace is not installed: sockets were not looked at, files were")
+    assert not re.findall(r"socket\(.*|connect\(.*|sendto\(.*", calls.read_text())
+
+
+def test_the_product_is_what_it_says() -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper, numpy_helper
+
+    model = onnx.load_from_string(sessions._PRODUCT)
+    onnx.checker.check_model(model)
+    (node,), (weights,) = model.graph.node, model.graph.initializer
+    assert (node.op_type, list(node.input), list(node.output)) == (
+        "MatMulInteger",
+        ["x", "w"],
+        ["y"],
+    )
+    np.testing.assert_array_equal(numpy_helper.to_array(weights), np.full((4, 1), 127, np.int8))
+    tensor = helper.make_tensor_value_info
+    assert list(model.graph.input) == [tensor("x", onnx.TensorProto.UINT8, [1, 4])]
+
+
+def runtime(product: int | None) -> SimpleNamespace:
+    """An ONNX Runtime whose products are this; one that opens nothing for None."""
+
+    class Session:
+        def __init__(self, *_: object, **__: object) -> None:
+            if product is None:
+                raise RuntimeError("no such operator")
+
+        def run(self, *_: object) -> list[np.ndarray]:
+            return [np.array([[product]], np.int32)]
+
+    class Options:
+        pass
+
+    # Hashable, as a module is.
+    return type("Runtime", (), {"InferenceSession": Session, "SessionOptions": Options})  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("product", "loses"), [(129540, False), (65534, True), (None, True)])
+def test_a_cpu_that_loses_large_products_is_known(product: int | None, loses: bool) -> None:
+    assert saturates(runtime(product)) is loses
+
+
+@pytest.mark.parametrize("loses", [False, True])
+def test_weights_are_widened_where_the_cpu_loses_products(
+    loses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sessions, "saturates", lambda _: loses)
+    options = open_session(sessions._PRODUCT, threads=1).get_session_options()
+    key = "session.x64quantprecision"
+    if loses:
+        assert options.get_session_config_entry(key) == "1"
+    else:
+        with pytest.raises(RuntimeError, match=key):
+            options.get_session_config_entry(key)
+
+
+EMULATED = """
+import sys
+import numpy as np
+from aeseg_edge.backends.session import load_onnxruntime, saturates
+from aeseg_edge.segment.segmenter import Segmenter
+found = {}
+for precision in ("fp32", "int8"):
+    with Segmenter.load(sys.argv[1], precision, "onnxruntime", 1, imgsz=(256, 160)) as segmenter:
+        found[precision] = segmenter(np.load(sys.argv[2])).labels
+np.savez(sys.argv[3], saturates=saturates(load_onnxruntime()), **found)
+"""
+
+
+def test_int8_on_a_cpu_without_vnni_gives_the_labels_of_one_with_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    cv2 = pytest.importorskip("cv2")
+    emulator = shutil.which("qemu-x86_64")
+    if emulator is None:
+        pytest.skip("qemu-x86_64 (Debian: qemu-user) is not installed")
+    bundle = pretrained_path()
+    agreed = Bundle.open(bundle).manifest.entry("int8", "onnxruntime").agreement
+    assert agreed is not None
+    coarse = np.random.default_rng(0).integers(0, 256, (10, 16, 3), np.uint8)
+    np.save(tmp_path / "frame.npy", cv2.resize(coarse, (256, 160), interpolation=cv2.INTER_CUBIC))
+    found = {}
+    for name, before in {"here": [], "emulated": [emulator, "-cpu", "Haswell"]}.items():
+        target = tmp_path / f"{name}.npz"
+        given = [str(bundle), str(tmp_path / "frame.npy"), str(target)]
+        done = subprocess.run(
+            [*before, sys.executable, "-c", EMULATED, *given],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if before and not target.exists():
+            pytest.skip(f"the emulator does not run this Python: {done.stderr[-200:]}")
+        assert done.returncode == 0, done.stderr
+        found[name] = np.load(target)
+    assert found["emulated"]["saturates"]
+    # Saturated sums agree on 92.4 %, exact ones on 98.6 % of this coarse noise.
+    for each in found.values():
+        assert (each["int8"] == each["fp32"]).mean() > 0.98
+    assert (found["here"]["int8"] == found["emulated"]["int8"]).mean() > 0.995

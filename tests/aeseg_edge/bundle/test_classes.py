@@ -136,6 +136,8 @@ def test_names_are_kept_in_the_form_in_which_they_compare_equal() -> None:
 def test_a_class_is_found_by_its_name_in_any_case(book: Codebook) -> None:
     assert find_class(book, " CLASS 4 ") == book.class_of(4)
     assert find_class(book, "road") is None
+    composed = rename(book, 4, "caf\u00e9")
+    assert find_class(composed, "CAFE\u0301") == composed.class_of(4)
 
 
 def test_colours_are_read_with_and_without_the_sign() -> None:

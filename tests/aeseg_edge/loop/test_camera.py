@@ -391,9 +391,10 @@ def test_what_cannot_be_run_is_refused() -> None:
         start(["a"], drop="oldest")
 
 
+@pytest.mark.parametrize("frames", [1, 90])  # the engine is done before, or waits for the sink
 @pytest.mark.parametrize("how", ["signal", "duration"])
 def test_a_sink_that_hangs_does_not_outlive_the_order_to_end(
-    monkeypatch: pytest.MonkeyPatch, how: str
+    monkeypatch: pytest.MonkeyPatch, how: str, frames: int
 ) -> None:
     for name in ("_STUCK", "_PATIENCE_AT_END"):
         monkeypatch.setattr(loop_module, name, 0.1)
@@ -414,7 +415,7 @@ def test_a_sink_that_hangs_does_not_outlive_the_order_to_end(
         stop.set()
         release.wait(60)
 
-    inputs, sink = [Input(Recording([*range(90), END]))], Hanging(hang)
+    inputs, sink = [Input(Recording([*range(frames), END]))], Hanging(hang)
     loop = CameraLoop(
         Engine(),
         inputs,

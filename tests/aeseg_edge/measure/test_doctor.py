@@ -102,6 +102,58 @@ def test_a_machine_with_no_backend_at_all_is_not_healthy(
     assert not healthy(list(rows.values()))
 
 
+LEFTOVERS = {
+    "empty": "",
+    "raises": "raise OSError('libthing.so.10: file too short')",
+    "another numpy": "raise ImportError('numpy.core.multiarray failed to import')",
+    "odd names": "__version__ = None; init = Error = Device = Runtime = imread = 1; "
+    "InferenceSession = SessionOptions = 2",
+}
+
+
+@pytest.mark.parametrize("source", LEFTOVERS.values(), ids=LEFTOVERS)
+@pytest.mark.parametrize(
+    ("module", "row"),
+    [
+        ("cv2", "OpenCV"),
+        ("onnxruntime", "ONNX Runtime"),
+        ("tensorrt", "TensorRT"),
+        ("pycuda.driver", "GPU through pycuda"),
+    ],
+)
+def test_what_is_left_of_a_package_is_a_row_and_not_a_crash(
+    root: Path, monkeypatch: pytest.MonkeyPatch, module: str, row: str, source: str
+) -> None:
+    folder = root / "left" / module.replace(".", "/")
+    folder.mkdir(parents=True)
+    (root / "left" / module.partition(".")[0] / "__init__.py").touch()
+    (folder / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(root / "left")
+    package = module.partition(".")[0]
+    # What was loaded before is put back after the test.
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    rows = look(root, "tensorrt" if module in ("tensorrt", "pycuda.driver") else "onnxruntime")
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]:
+        del sys.modules[name]
+    assert rows[row].ok is False
+    assert rows[row].fix
+    if "numpy" in source:
+        assert "pip install 'numpy<2'" in rows[row].fix
+
+
+@pytest.mark.parametrize("loses", [False, True])
+def test_how_int8_is_computed_on_this_cpu_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, loses: bool
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(doctor, "saturates", lambda _: loses)
+    row = look(root)["int8 on this CPU"]
+    assert row.ok is (None if loses else True)
+    assert "exact" in row.found
+    assert ("VNNI" in row.found) == loses
+
+
 def test_a_gpu_is_described_and_given_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = with_gpu(monkeypatch)
     without(monkeypatch, "onnxruntime")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources import mjpeg, open_source
 from aeseg_edge.sources.mjpeg import MjpegSource
+from tests.doubles.pictures import write_video
 
 cv2 = pytest.importorskip("cv2")
 
@@ -35,6 +37,9 @@ class Camera(ThreadingHTTPServer):
     status = b""
     moved = ""
     chunked = False
+    delimiter = b"--frame"
+    padding = b""
+    longer = 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -61,10 +66,11 @@ class Handler(BaseHTTPRequestHandler):
             # One chunk that announces more than ever comes.
             self.wfile.write(b"100000\r\n")
         for part in self.server.parts:
-            data = part if isinstance(part, bytes) else jpeg(part)
-            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n")
+            data = (part if isinstance(part, bytes) else jpeg(part)) + self.server.padding
+            self.wfile.write(self.server.delimiter + b"\r\nContent-Type: image/jpeg\r\n")
             if self.server.lengths:
-                self.wfile.write(b"Content-Length: %d\r\n" % len(data))
+                length = len(data) + self.server.longer
+                self.wfile.write(b"Content-Length : %d\r\n" % length)
             self.wfile.write(b"\r\n" + data + b"\r\n")
 
     def log_message(self, *_: object) -> None:
@@ -94,6 +100,61 @@ def test_pictures_of_an_http_stream_come_until_it_stops(camera: Camera, lengths:
             values.extend(int(frame.image.mean().round()) for frame in source)
     assert values == [50, 100, 150]
     assert camera.authorization == "Basic bWU6cyBlY3JldA=="
+
+
+@pytest.mark.parametrize("lengths", [True, False], ids=["with lengths", "without"])
+@pytest.mark.parametrize(
+    ("boundary", "delimiter"),
+    [
+        ("boundary=--frame", b"----frame"),
+        ("boundary=other", b"--frame"),
+        ("boundary=frame", b"frame"),
+        ('boundary = "--frame"', b"----frame"),
+        ("charset=x", b"--frame"),
+    ],
+    ids=["as the RFC has it", "another one", "without dashes", "quoted", "none"],
+)
+def test_what_a_camera_calls_its_boundary_does_not_matter(
+    camera: Camera, boundary: str, delimiter: bytes, lengths: bool
+) -> None:
+    camera.kind, camera.delimiter = f"multipart/x-mixed-replace; {boundary}", delimiter
+    camera.lengths = lengths
+    assert values_of(camera) == [50, 100, 150]
+
+
+@pytest.mark.parametrize("padding", [bytes(7), b"\r\n\r\n", b"  padding", b"\xff" * 9])
+@pytest.mark.parametrize("lengths", [True, False], ids=["with lengths", "without"])
+def test_padded_pictures_are_read(camera: Camera, padding: bytes, lengths: bool) -> None:
+    camera.padding, camera.lengths = padding, lengths
+    camera.parts = (50, 100, 150, b"")
+    assert values_of(camera) == [50, 100, 150]
+
+
+@pytest.mark.parametrize("longer", [12, 3, -1, -100])
+def test_a_length_that_is_wrong_costs_no_picture(camera: Camera, longer: int) -> None:
+    camera.longer = longer
+    camera.parts = (50, 100, 150, bytes(200))
+    assert values_of(camera) == [50, 100, 150]
+
+
+def test_a_stream_without_a_picture_is_not_read_for_ever(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mjpeg, "_TIMEOUT", 0.05)
+    monkeypatch.setattr(mjpeg, "_MAX_BAD", 1 << 40)
+    camera.parts = (b"not a picture",) * 100_000
+    with pytest.raises(SourceError, match=r"stopped: it gave no picture within 0\.05 s"):
+        open_source(f"http://127.0.0.1:{camera.server_port}/")
+
+
+def values_of(camera: Camera) -> list[int]:
+    values: list[int] = []
+    with (
+        open_source(f"http://127.0.0.1:{camera.server_port}/") as source,
+        pytest.raises(SourceError, match="the camera hung up"),
+    ):
+        values.extend(int(frame.image.mean().round()) for frame in source)
+    return values
 
 
 def test_a_damaged_picture_is_left_out_and_never_filled_with_grey(camera: Camera) -> None:
@@ -148,25 +209,67 @@ def test_a_chunk_that_is_cut_short_is_a_lost_source(camera: Camera, lengths: boo
     assert values == [50, 100]
 
 
-def test_a_video_behind_an_address_is_left_to_ffmpeg(tmp_path: Path, camera: Camera) -> None:
-    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (32, 24))
-    for value in (50, 100, 150):
-        writer.write(np.full((24, 32, 3), value, np.uint8))
-    writer.release()
-    content = (tmp_path / "a.avi").read_bytes()
+def serve(camera: Camera, content: bytes, kind: str, *, parts: bool = True, sent: int = 1 << 30):
+    """Answer with a file; `parts` of it are given where the client asks for them."""
 
-    class Video(Handler):
+    class File(Handler):
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "video/x-msvideo")
-            self.send_header("Content-Length", str(len(content)))
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if parts else None
+            first = int(asked[1]) if asked else 0
+            self.send_response(206 if asked else 200)
+            if parts:
+                self.send_header("Accept-Ranges", "bytes")
+                end = len(content) - 1
+                self.send_header("Content-Range", f"bytes {first}-{end}/{len(content)}")
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content) - first))
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(OSError):
+                self.wfile.write(content[first:sent])
 
-    camera.RequestHandlerClass = Video
+    camera.RequestHandlerClass = File
+
+
+@pytest.mark.parametrize("parts", [True, False], ids=["with parts", "without"])
+@pytest.mark.parametrize("kind", ["video/mp4", "application/octet-stream"])
+def test_a_video_behind_an_address_is_a_recording(
+    tmp_path: Path, camera: Camera, parts: bool, kind: str
+) -> None:
+    # An MP4's index is at its end.
+    serve(camera, write_video(tmp_path / "a.mp4").read_bytes(), kind, parts=parts)
+    name = f"http://127.0.0.1:{camera.server_port}/a.mp4"
+    with open_source(name) as source:
+        assert (source.live, source.fps, source.total, source.name) == (False, 10.0, 12, name)
+        frames = list(source)
+    assert [frame.timestamp for frame in frames] == pytest.approx([i / 10 for i in range(12)])
+    assert {(frame.source, frame.path) for frame in frames} == {(name, None)}
+
+
+def test_a_recording_that_breaks_off_while_it_is_fetched_is_refused(
+    tmp_path: Path, camera: Camera
+) -> None:
+    content = write_video(tmp_path / "a.avi").read_bytes()
+    serve(camera, content, "video/x-msvideo", parts=False, sent=3000)
+    with pytest.raises(SourceError, match=rf"broke off after 3000 of {len(content)} bytes"):
+        open_source(f"http://127.0.0.1:{camera.server_port}/a.avi")
+
+
+def test_a_recording_whose_connection_breaks_is_not_taken_for_whole(
+    tmp_path: Path, camera: Camera, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = write_video(tmp_path / "a.avi", 60, noise=True).read_bytes()
+    serve(camera, content, "video/x-msvideo", sent=len(content) // 3)
     with open_source(f"http://127.0.0.1:{camera.server_port}/a.avi") as source:
-        first = next(iter(source))
-    assert first.image.shape == (24, 32, 3)
+        assert 0 < len(list(source)) < 40
+    assert "of about 60 frames: the connection may have broken" in caplog.text
+
+
+def test_a_picture_behind_an_address_is_one_picture(camera: Camera) -> None:
+    serve(camera, jpeg(90), "image/jpeg")
+    with open_source(f"http://127.0.0.1:{camera.server_port}/snapshot") as source:
+        assert not source.live
+        (frame,) = source
+    assert int(frame.image.mean().round()) == 90
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])

@@ -18,7 +18,9 @@ from aeseg_edge.bundle.geometry import Geometry, fit_frame  # noqa: E402
 from aeseg_edge.bundle.manifest import Manifest, Modality  # noqa: E402
 from aeseg_edge.errors import BundleError, SourceError  # noqa: E402
 from aeseg_edge.sources import open_source  # noqa: E402
+from aeseg_edge.sources.depth import Levels  # noqa: E402
 from aeseg_edge.sources.pairs import describe, open_pairs, read_pair  # noqa: E402
+from aeseg_edge.sources.paths import with_range  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 from aeseg_edge.view.draw import as_bgr  # noqa: E402
 from tests.doubles.modalities import write_pairs  # noqa: E402
@@ -171,6 +173,56 @@ def test_read_pair_names_the_file_that_is_missing(tmp_path: Path) -> None:
     found = read_pair((visible / "s0.png", tmp_path / "gone.png"), RGBT)
     assert isinstance(found, str)
     assert "gone.png cannot be read" in found
+
+
+def write_raw(thermal: Path) -> None:
+    """Make the heat of every scene raw counts: a slope from 7200 to 8800."""
+    raw = np.linspace(7200, 8800, 64 * 96).reshape(64, 96).astype(np.uint16)
+    for path in thermal.iterdir():
+        cv2.imwrite(str(path), raw)
+
+
+def test_a_modality_has_a_range_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text, visible, thermal = write_pairs(tmp_path, 2)
+    write_raw(thermal)
+    with caplog.at_level(logging.WARNING):
+        crushed = frames(f"pairs://{text}")
+    assert len(np.unique(crushed[0][..., 3])) == 7
+    assert caplog.text.count("?range=") == 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        found = frames(f"pairs://{text}?range=7200:8800")
+    assert len(np.unique(found[0][..., 3])) == 256
+    assert (found[0][..., :3] == cv2.imread(str(visible / "s0.png"))).all()
+    assert not caplog.records
+
+
+def test_a_bundle_remembers_the_range_of_a_modality(tmp_path: Path) -> None:
+    text, visible, thermal = write_pairs(tmp_path, 1)
+    kept = {"footage": [f"visible={visible},thermal={thermal}?range=7200:8800"]}
+    for more in ("", "?unpaired=skip"):
+        uri = with_range(f"pairs://{text}{more}", kept)
+        assert uri == f"pairs://visible={visible},thermal={thermal}?range=7200:8800{more}"
+        assert with_range(uri, kept) == uri
+    assert open_pairs(uri).levels == (None, Levels(7200, 8800))
+    for other in ({}, {"footage": ["drive.mp4"]}):
+        assert with_range(f"pairs://{text}", other) == f"pairs://{text}"
+
+
+def test_a_scene_of_which_exif_turns_a_part_alone_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    text, visible, _ = write_pairs(tmp_path, 2)
+    exif = pillow.Exif()
+    exif[0x112] = 3
+    for path in visible.iterdir():
+        pillow.open(path).save(path, exif=exif)
+    with caplog.at_level(logging.WARNING):
+        frames(f"pairs://{text}")
+    assert caplog.text.count("is turned by EXIF, and others of its scene are not") == 1
 
 
 # --- a bundle's modalities ------------------------------------------------------------------------

@@ -89,6 +89,10 @@ def test_a_damaged_entry_is_skipped(tmp_path: Path) -> None:
     data[data.find(png(1)) + 60] ^= 255
     path.write_bytes(data)
     assert levels(path) == [0, 2]
+    frames = list(open_source(str(path)))
+    assert [(frame.index, frame.path) for frame in frames] == [
+        (i, path / f"{i}.png") for i in (0, 2)
+    ]
 
 
 def test_a_folder_is_searched_to_any_depth_and_other_files_are_said(
@@ -136,10 +140,21 @@ def test_a_recording_that_cannot_be_read_is_skipped_and_named(
     bad = write(tmp_path / "3.mp4", b"")
     write_clip(tmp_path / "4.avi", 2)
     with caplog.at_level(logging.WARNING), open_source(str(tmp_path)) as source:
-        assert len(list(source)) == source.total == 4
+        assert len(frames := list(source)) == source.total == 4
     assert isinstance(source, Recordings)
     assert [Path(name).name for name in source.skipped] == ["1.avi", "3.mp4"]
     assert f"{bad} is skipped: " in caplog.text
+    assert [frame.path.name for frame in frames if frame.path] == ["2.avi"] * 2 + ["4.avi"] * 2
+
+
+def test_a_broken_picture_among_pictures_and_videos_shifts_no_number(tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", plain(number))
+    write(tmp_path / "1.png", b"broken")
+    clip = write_clip(tmp_path / "a.avi", 2)
+    frames = list(open_source(str(tmp_path)))
+    assert [frame.index for frame in frames] == [0, 2, 3, 4]
+    assert [frame.path for frame in frames][2:] == [clip, clip]
 
 
 def test_nothing_but_unreadable_recordings_is_refused_on_opening(tmp_path: Path) -> None:

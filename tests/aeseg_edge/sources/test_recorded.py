@@ -29,7 +29,8 @@ def test_unreadable_images_among_good_ones_are_skipped_named_and_counted(
     with caplog.at_level(logging.WARNING), open_source(str(tmp_path)) as source:
         frames = list(source)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 5]
-    assert [frame.index for frame in frames] == [0, 1]
+    assert [frame.index for frame in frames] == [0, 4]  # the numbers of the files
+    assert [frame.path for frame in frames] == [tmp_path / "1.png", tmp_path / "5.png"]
     assert isinstance(source, ImageSource)
     assert [Path(name).name for name in source.skipped] == ["2.png", "3.jpg", "4.png"]
     assert "2.png is skipped: it is not an image" in caplog.text

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aeseg_edge.errors import MissingDependency
-from aeseg_edge.support.require import optional, require
+from aeseg_edge.support.require import optional, require, whole
 
 
 @pytest.fixture
@@ -49,3 +49,26 @@ def test_a_package_that_does_not_load_is_no_traceback(package: Path, source: str
         require("half_installed")
     assert "--force-reinstall half_installed" in caught.value.fix
     assert optional("half_installed") is None
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["numpy.core.multiarray failed to import", "_ARRAY_API not found", "numpy.dtype size changed"],
+)
+@pytest.mark.parametrize("version", ["1.26.4", "2.4.6"])
+def test_a_build_for_numpy_1_beside_numpy_2_is_named(
+    package: Path, monkeypatch: pytest.MonkeyPatch, told: str, version: str
+) -> None:
+    monkeypatch.setattr("numpy.__version__", version)
+    package.write_text(f"raise ImportError({told!r})")
+    with pytest.raises(MissingDependency) as caught:
+        require("half_installed")
+    assert ("pip install 'numpy<2'" in caught.value.fix) == version.startswith("2")
+
+
+def test_what_is_left_of_a_package_is_not_taken_for_it(package: Path) -> None:
+    package.write_text("there = 1")
+    module = require("half_installed")
+    assert whole(module, "there") is module
+    with pytest.raises(MissingDependency, match=r"not whole: .*half_installed\.py\) has no gone"):
+        whole(module, "there", "gone")

@@ -19,7 +19,8 @@ from aeseg_edge.bundle.geometry import LETTERBOX_VALUE, Geometry  # noqa: E402
 from aeseg_edge.calibration.footage import gather as module  # noqa: E402
 from aeseg_edge.calibration.footage.gather import Footage, distinct, gather, held_out_blocks, share  # noqa: E402
 from aeseg_edge.errors import FootageError, UsageError  # noqa: E402
-from aeseg_edge.support.choose import middles  # noqa: E402
+from aeseg_edge.support.evenly import middles  # noqa: E402
+from tests.doubles.clips import DATA, damage_jpegs, write_jpegs  # noqa: E402
 
 SIZE = (64, 48)
 Image = NDArray[np.uint8]
@@ -332,9 +333,27 @@ def test_a_video_cut_in_half_gives_what_is_left_with_a_warning(tmp_path: Path) -
     footage = gather([cut], size=SIZE, max_frames=20)
     source = footage.report.sources[0]
     assert 30 < source.found < 45
-    assert "says that it has 80 frames" in source.warnings[0]
+    assert "cut.avi is cut short: " in source.warnings[0]
     # The budget is spent on what is there, evenly.
     assert every_frame(footage) == middles(source.found, 20)
+
+
+def test_the_rest_of_a_video_with_a_damaged_packet_is_footage(tmp_path: Path) -> None:
+    path = damage_jpegs(write_jpegs(tmp_path / "a.mp4", 16), 4)
+    source = gather([path], size=SIZE, holdout=0).report.sources[0]
+    assert (source.found, source.kept) == (15, 15)
+    [warning] = source.warnings
+    assert warning.endswith("1 damaged packet could not be decoded, and the rest is read")
+
+
+def test_interlaced_footage_is_right_or_refused_with_the_command_that_helps() -> None:
+    said = ""
+    try:
+        footage = gather([DATA / "interlaced.mp4"], size=SIZE, holdout=0)
+        assert float(footage.train.mean()) > 60
+    except FootageError as problem:
+        said = str(problem)
+    assert not said or "no frames" in said or "ffmpeg -i" in said
 
 
 def test_a_damaged_video_beside_a_good_one_is_named(tmp_path: Path) -> None:
@@ -478,6 +497,8 @@ def small_video(tmp_path: Path) -> Path:
         (lambda path: path / "nowhere.mp4", "nowhere.mp4 does not exist"),
         (lambda path: path / "*.mp4", "matches nothing"),
         (lambda path: "rtsp://camera/stream", "is not a file"),
+        (lambda path: "0", "0 is not a file, and training needs footage that it can read again"),
+        (lambda path: "-", "is not a file"),
         (empty_folder, "holds no images or videos, but no files"),
         (text_folder, "holds no images or videos, but 1 other files"),
         (text_file, "notes.txt is neither an image nor a video"),
@@ -527,3 +548,19 @@ def test_a_shared_budget_is_spent_to_the_last_frame() -> None:
 def test_spread_takes_the_middle_of_each_equal_part() -> None:
     assert middles(10, 2) == [2, 7]
     assert middles(3, 5) == [0, 1, 2]
+
+
+def test_a_range_goes_into_the_frames_and_into_the_name_of_the_source(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(4):
+        raw = random.integers(7200, 8801, (64, 96)).astype(np.uint16)
+        assert cv2.imwrite(str(tmp_path / f"{index}.png"), raw)
+    plain = gather([tmp_path], size=(96, 64), channels=1, holdout=0)
+    (source,) = plain.report.sources
+    assert len(source.warnings) == 1
+    assert "and 8 bits keep 7" in source.warnings[0]
+    assert np.ptp(plain.frames) <= 7
+    found = gather([f"{tmp_path}?range=7200:8800"], size=(96, 64), channels=1, holdout=0)
+    (source,) = found.report.sources
+    assert (source.source, source.warnings) == (f"{tmp_path}?range=7200:8800", ())
+    assert np.ptp(found.frames) == 255

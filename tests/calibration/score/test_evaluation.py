@@ -431,3 +431,22 @@ def test_a_class_file_that_would_shift_ids_is_refused(
     path.write_bytes(content)
     with pytest.raises(EvaluationError, match=message):
         read_classes(path)
+
+
+def test_what_lies_outside_the_region_counts_nowhere(tmp_path: Path) -> None:
+    pairs = dataset(tmp_path, {"a": u8([0, 0, 1, 1, 9])}, {"a": u8([0, 0, 0, 0, 0])})
+    right = np.array([[False, False, True, True, True]])
+
+    def run(outside: np.ndarray) -> EvaluationReport:
+        return evaluate(
+            *(predict, pairs, ("x", "y")), clusters=1, ignore=9, outside=lambda *size: outside
+        )
+
+    report = run(right)
+    assert report.hungarian.iou == (1.0, None)
+    assert report.hungarian.pixel_accuracy == 1.0
+    assert report.outside == 0.5  # of the labelled ones: 9 is ignored
+    assert report.to_json()["outside_region"] == 50.0
+    assert "50.0 % of the labelled pixels lie outside the region" in format_table(report)
+    with pytest.raises(EvaluationError, match="or lies outside the region of interest"):
+        run(np.ones((1, 5), np.bool_))

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
+from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 
 Output = pytest.CaptureFixture[str]
@@ -88,3 +90,51 @@ def test_eval_wants_both_folders_of_fit_frames(
 ) -> None:
     assert evaluate(v1_bundle, street, "--fit-images", str(street / "images")) == 2
     assert "--fit-images and --fit-masks go together" in capsys.readouterr().err
+
+
+def test_eval_and_name_leave_out_what_lies_outside_the_region(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region = np.zeros((64, 96), np.uint8)
+    region[32:] = 255  # the lower half, which the masks call below
+    monkeypatch.setattr(Bundle, "region", region)
+    assert evaluate(v1_bundle, street, "--json", "-") == 0
+    report = read(capsys)
+    assert report["hungarian"]["iou"][0] is None
+    assert report["outside_region"] == 50.0
+    output = str(tmp_path / "n.aeseg")
+    where = [str(street / "images"), str(street / "masks")]
+    classes = ["--classes", str(street / "classes.txt"), "--ignore", "9"]
+    assert main(["name", str(v1_bundle), "-o", output, "--from-masks", *where, *classes]) == 0
+    assert "above" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["eval", "name"])
+def test_a_class_file_of_no_known_form_changes_nothing(
+    verb: str, v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    path = tmp_path / "b.aeseg"
+    path.write_bytes(v1_bundle.read_bytes())
+    bad = tmp_path / "classes.txt"
+    bad.write_text("class\nabove\nbelow\n")
+    where = [str(street / "images"), str(street / "masks")]
+    ways = {
+        "eval": ["eval", str(path), "--images", where[0], "--masks", where[1]],
+        "name": ["name", str(path), "--from-masks", *where],
+    }
+    assert main([*ways[verb], "--classes", str(bad), "--ignore", "9"]) == 1
+    err = capsys.readouterr().err
+    assert "line 1 of" in err
+    assert "may be a heading" in err
+    assert path.read_bytes() == v1_bundle.read_bytes()
+
+
+def test_a_table_of_classes_with_a_heading_scores_as_plain_names_do(
+    v1_bundle: Path, street: Path, tmp_path: Path, capsys: Output
+) -> None:
+    assert evaluate(v1_bundle, street, "--json", "-") == 0
+    plain = read(capsys)
+    table = tmp_path / "class_dict.csv"
+    table.write_text("name,r,g,b\nabove,1,2,3\nbelow,4,5,6\n")
+    assert evaluate(v1_bundle, street, "--classes", str(table), "--json", "-") == 0
+    assert read(capsys) == plain

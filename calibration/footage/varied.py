@@ -9,28 +9,18 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import resize_image
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import middles
+from aeseg_edge.support.evenly import middles
 from aeseg_edge.support.require import import_cv2
 
 _CELLS = 12
 
 
 def choose_varied(frames: Sequence[NDArray[np.uint8]], count: int) -> list[int]:
-    """Pick frames that differ most from one another.
+    """Pick indices of frames (uint8 [H, W, C], one size) that differ most from one another.
 
     Farthest-point sampling (Gonzalez, 1985) on 12x12 thumbnails, starting at the frame
     nearest to the mean: ranges must cover dark, bright and rare scenes, which an even
-    sample of a long recording misses.
-
-    Args:
-        frames: uint8 [H, W, C] each, of one size.
-        count: How many to pick; all of them when there are no more.
-
-    Returns:
-        Indices, in the order they were picked.
-
-    Raises:
-        CalibrationError: If there are no frames.
+    sample of a long recording misses. CalibrationError if there are no frames.
     """
     if not len(frames):
         raise CalibrationError("there are no frames to choose from", fix="Give some footage.")
@@ -56,16 +46,8 @@ def split_for_agreement(
 ) -> tuple[list[int], list[int]]:
     """Share frames between range fitting and the agreement check, with no overlap.
 
-    Args:
-        frames: uint8 [H, W, C] each.
-        calibration: Frames wanted for the ranges.
-        agreement: Frames wanted for the check; taken evenly over the footage first.
-
-    Returns:
-        Indices for the ranges, indices for the check. Each has at least one frame.
-
-    Raises:
-        CalibrationError: If there are fewer than two frames.
+    Returns indices for the ranges and for the check, at least one each. The check's lie
+    evenly over the footage. CalibrationError if there are fewer than two frames.
     """
     total = len(frames)
     if total < 2:

@@ -32,11 +32,11 @@ from aeseg_edge.calibration.footage.gather import (
 )
 from aeseg_edge.calibration.footage.masks import (
     Pair,
+    PictureReader,
     evenly_spaced,
     find_pairs,
     fit_mask,
     labelled_frames,
-    read_image,
 )
 from aeseg_edge.calibration.labels.naming import class_weights, mask_classes
 from aeseg_edge.calibration.score.counts import ConfusionMatrix, score
@@ -45,7 +45,6 @@ from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.training.augment import Augmentation
 from aeseg_edge.export.training.losses import Batch
 from aeseg_edge.export.training.settings import CLASS_WEIGHTS, TUNE
-from aeseg_edge.support.require import import_cv2
 
 HEAD_CHANNELS = 64
 
@@ -90,25 +89,10 @@ def gather_labelled(
 ) -> LabelledFootage:
     """Read a folder of images and the masks of the same names, and check every one.
 
-    Near-duplicates stay: somebody labelled them. Held-out frames come in blocks, as they do
-    for footage without labels.
-
-    Args:
-        images: Folder of images.
-        masks: Folder of 8-bit index PNGs.
-        class_names: Of the classes 0, 1, ... of the masks.
-        ignore: Mask value that does not count, or None.
-        geometry: Training size, 1 or 3 channels.
-        max_frames: Budget, evenly spaced; at least 2.
-        holdout: Share held out for validation, 0 for none, below 1.
-        seed: Decides where the held-out blocks lie.
-        progress: Called while reading.
-
-    Raises:
-        EvaluationError: A partner is missing, sizes differ, or a mask holds a value that is
-            neither a class nor ignored.
-        FootageError: There are too few frames, or no label.
-        UsageError: The channels cannot be read from images with masks.
+    Near-duplicates stay: somebody labelled them. Held-out frames come in blocks, as they do for
+    footage without labels. EvaluationError if a partner is missing, sizes differ, or a mask holds a
+    value that is neither a class nor ignored; FootageError if there are too few frames, or no
+    label; UsageError if the channels cannot be read from images with masks.
     """
     if geometry.channels not in (1, 3):
         raise UsageError(
@@ -126,10 +110,8 @@ def gather_labelled(
     frames = np.empty((len(pairs), *size, geometry.channels), np.uint8)
     labels = np.empty((len(pairs), *size), np.uint8)
     sizes = np.empty((len(pairs), 2), np.int64)
-    grey = geometry.channels == 1
-    found = labelled_frames(
-        pairs, class_names, ignore=ignore, read=_read_grey if grey else read_image
-    )
+    read = PictureReader(geometry.channels)
+    found = labelled_frames(pairs, class_names, ignore=ignore, read=read)
     for index, (pair, frame, mask) in enumerate(found):
         frames[index] = fit_frame(frame, geometry)
         sizes[index] = frame.shape[:2]
@@ -150,18 +132,10 @@ def gather_labelled(
 
 
 def loss_weights(pixels: NDArray[np.int64], kind: str) -> NDArray[np.float32]:
-    """Weigh classes for the loss.
+    """Weigh classes for the loss: float32 [C], 1 on average over pixels, 0 where there are none.
 
-    Args:
-        pixels: int64 [C], training pixels of each class.
-        kind: ``none``; ``power`` for frequency^-0.3; ``log`` for 1 / ln(1.02 + frequency)
-            (Paszke et al., ENet, arXiv:1606.02147, section 4).
-
-    Returns:
-        float32 [C], 1 on average over the pixels; 0 for classes that do not occur.
-
-    Raises:
-        UsageError: For another kind.
+    ``power`` is frequency^-0.3; ``log`` 1 / ln(1.02 + frequency) (Paszke et al., ENet,
+    arXiv:1606.02147, section 4).
     """
     if kind not in CLASS_WEIGHTS:
         raise UsageError(f"class weights {kind!r} are unknown", fix=f"Use one of {CLASS_WEIGHTS}.")
@@ -218,11 +192,7 @@ class CrossEntropy:
         }
 
     def prepare(self, autoencoder: Autoencoder, frames: NDArray[np.uint8]) -> None:
-        """Refuse frames that are not those of the masks, and a network without the head.
-
-        Raises:
-            UsageError: If they do not fit.
-        """
+        """Refuse frames that are not those of the masks, and a network without the head."""
         wanted = (self._labelled.masks.shape, len(self._labelled.class_names))
         if (frames.shape[:3], autoencoder.config.classes) != wanted:
             raise UsageError(
@@ -280,12 +250,7 @@ def freeze_encoder(autoencoder: Autoencoder) -> None:
 def head_codebook(autoencoder: Autoencoder, class_names: Sequence[str]) -> Codebook:
     """Read the codebook from a trained head: ``W = [w, 0]`` and its bias.
 
-    Args:
-        autoencoder: With a head.
-        class_names: As many as it tells apart; class ids are their positions.
-
-    Raises:
-        TrainingError: If the numbers differ.
+    Class ids are the positions of ``class_names``; TrainingError if their number differs.
     """
     config = autoencoder.config
     if not config.classes or len(class_names) != config.classes:
@@ -304,12 +269,6 @@ def head_codebook(autoencoder: Autoencoder, class_names: Sequence[str]) -> Codeb
         classes=tuple(mask_classes(class_names)),
         method="supervised",
     )
-
-
-def _read_grey(path: Path) -> NDArray[np.uint8]:
-    cv2 = import_cv2()
-    grey: NDArray[np.uint8] = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2GRAY)[..., None]
-    return grey
 
 
 def _source(images: Path, pairs: Sequence[Pair]) -> SourceReport:

@@ -27,7 +27,7 @@ from aeseg_edge.bundle.contract import (
     OUTPUTS,
     GraphSpec,
 )
-from aeseg_edge.bundle.variants import Layout
+from aeseg_edge.bundle.precisions import Layout
 from aeseg_edge.calibration.graphs.head import BRANCH, Head, Projection
 from aeseg_edge.errors import ExportError
 
@@ -47,34 +47,22 @@ def attach_head(
     gate: float | None = None,
     layout: Layout = "any",
 ) -> onnx.ModelProto:
-    """Put the head behind an encoder.
+    """Put the head behind an encoder (``frame`` uint8 [1, H, W, C] -> ``encoded`` float32).
 
-    ``latents = encoded + weight * (previous - encoded)``, with ``weight = mix`` or, gated,
-    ``mix * exp(-d^2 / gate^2)``, d the channel's own ``previous - encoded`` at that place: a
-    Gaussian range kernel in latent space, as a bilateral filter has one in colour (Tomasi and
-    Manduchi, ICCV 1998). What moves changes its latents by much more than noise does, and
-    passes: no channel is ever off by more than 0.43 gate.
+    ``latents = encoded + weight * (previous - encoded)``, with ``weight = mix`` or, gated, ``mix *
+    exp(-d^2 / gate^2)``, d the channel's own ``previous - encoded`` at that place: a Gaussian range
+    kernel in latent space, as a bilateral filter has one in colour (Tomasi and Manduchi, ICCV
+    1998). What moves changes its latents by much more than noise does, and passes: no channel is
+    ever off by more than 0.43 gate. Then scores ``W [z, z^2] + b``, or ``W z + b`` for a codebook
+    without squares, at stride r; bilinear half-pixel upsampling to stride s (ONNX Resize-19);
+    argmax.
 
-    Then scores ``W [z, z^2] + b``, or ``W z + b`` for a codebook without squares, at stride r;
-    bilinear half-pixel upsampling to stride s (ONNX Resize-19); argmax.
-
-    Args:
-        encoder: ``frame`` uint8 [1, H, W, C] -> ``encoded`` float32 [1, D, H/r, W/r].
-        spec: Sizes. H, W and K stay symbolic in the graph (``height``, ``width``,
-            ``clusters``); a backend fixes H and W when it opens it.
-        gate: Width of the gate in units of the latents; None mixes everywhere alike.
-        layout: What the graph is laid out for; every runtime runs all three. On a CPU scores of
-            one place lie side by side (channels last), which ONNX Runtime resizes and compares
-            twice as fast. ``cpu`` has one more input, ``extras`` (bool [1]): where it is false,
-            nothing is smoothed, whatever ``mix`` is, latents and margin are empty, and, without
-            squares, the encoder's last layer is multiplied with the codebook instead of run.
-
-    Returns:
-        A checked model with the inputs and outputs of the contract.
-
-    Raises:
-        ExportError: If the encoder has other inputs or outputs, or the strides do not
-            divide.
+    H, W and K stay symbolic (``height``, ``width``, ``clusters``); a backend fixes H and W. Every
+    runtime runs all three layouts. On a CPU scores of one place lie side by side (channels last),
+    which ONNX Runtime resizes and compares twice as fast. ``cpu`` has one more input, ``extras``
+    (bool [1]): where it is false, nothing is smoothed, whatever ``mix`` is, latents and margin are
+    empty, and, without squares, the encoder's last layer is multiplied with the codebook instead of
+    run. ExportError if the encoder has other inputs or outputs, or the strides do not divide.
     """
     _expect(encoder, [FRAME], [ENCODED])
     if spec.stride % spec.output_stride:
@@ -125,17 +113,7 @@ def _take_projection(model: onnx.ModelProto) -> Projection | None:
 
 
 def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give back the encoder that ``attach_head`` was given.
-
-    Args:
-        model: A deployed graph.
-
-    Returns:
-        ``frame`` -> ``encoded``, as before the head was attached.
-
-    Raises:
-        ExportError: If the model is not a deployed graph.
-    """
+    """Give back the encoder that ``attach_head`` was given; ExportError of no deployed graph."""
     asks = any(item.name == EXTRAS for item in model.graph.input)
     inputs = [*INPUTS, EXTRAS] if asks else list(INPUTS)
     _expect(model, inputs, list(OUTPUTS))
@@ -164,20 +142,10 @@ def detach_head(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def centre_latents(encoder: onnx.ModelProto, mean: NDArray[np.floating]) -> onnx.ModelProto:
-    """Subtract a fixed mean from the latents by changing the last bias.
+    """Subtract a fixed mean, float [D], from the latents by changing the last bias.
 
-    Centred latents keep fp16 scores exact: with a large common offset the differences
-    between scores drown in rounding.
-
-    Args:
-        encoder: float32 encoder whose last node is the projection.
-        mean: float [D].
-
-    Returns:
-        The same encoder with ``bias - mean``.
-
-    Raises:
-        ExportError: If the last convolution has no bias of that length.
+    Centred latents keep fp16 scores exact: with a large common offset the differences between
+    scores drown in rounding. ExportError if the last convolution has no bias of that length.
     """
     model = onnx.ModelProto()
     model.CopyFrom(encoder)
@@ -198,17 +166,9 @@ def centre_latents(encoder: onnx.ModelProto, mean: NDArray[np.floating]) -> onnx
 def to_half(encoder: onnx.ModelProto) -> onnx.ModelProto:
     """Make the fp16 encoder: float16 from the first convolution to the projection.
 
-    Normalisation stays in float32 in front, and ``encoded`` is cast back to float32, so
-    the head works on float32 (a property of the graph, not of a builder flag).
-
-    Args:
-        encoder: float32 encoder.
-
-    Returns:
-        An encoder with the same input and output and fp16 weights.
-
-    Raises:
-        ExportError: If a weight overflows float16.
+    Normalisation stays in float32 in front, and ``encoded`` is cast back to float32, so the head
+    works on float32 (a property of the graph, not of a builder flag). ExportError if a weight
+    overflows.
     """
     model = onnx.ModelProto()
     model.CopyFrom(encoder)
@@ -248,17 +208,7 @@ def to_half(encoder: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def finish(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Set versions and check a model.
-
-    Args:
-        model: Any model of this project; changed in place.
-
-    Returns:
-        The same model.
-
-    Raises:
-        ExportError: If onnx.checker refuses it.
-    """
+    """Set versions and check a model, in place; ExportError if onnx.checker refuses it."""
     model.ir_version = IR_VERSION
     model.producer_name = "aeseg_edge"
     del model.opset_import[:]
@@ -296,15 +246,7 @@ def _initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
 
 
 def upstream(model: onnx.ModelProto, tensor: str) -> set[str]:
-    """Names of the nodes that a tensor is made by, directly or not.
-
-    Args:
-        model: Any graph.
-        tensor: Name of a tensor in it.
-
-    Returns:
-        Node names; empty for an input or a weight.
-    """
+    """Name the nodes that a tensor is made by, directly or not; none for inputs and weights."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()
     todo = [tensor]

@@ -15,7 +15,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.bundle.manifest import Entry
-from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, TITLES
+from aeseg_edge.bundle.precisions import INT8, ONNXRUNTIME, REFERENCE, TITLES
 from aeseg_edge.calibration.score.agreement import Agreement, open_graph, sum_up
 from aeseg_edge.calibration.score.counts import LABELS, label_table, labels_equal
 from aeseg_edge.calibration.score.sensitivity import FRAMES as LAYER_FRAMES
@@ -35,15 +35,7 @@ WORST = 3
 
 @dataclass(frozen=True)
 class WorstFrame:
-    """A frame on which a precision agrees little with fp32.
-
-    Attributes:
-        index: Of the frame, from 0.
-        labels_equal: Share of equal labels, 0..1.
-        image: uint8 [H, W, C] at the graph's size.
-        expected: uint8 [H, W], labels of fp32.
-        found: uint8 [H, W], labels of the other precision.
-    """
+    """A frame (at the graph's size) on which a precision agrees little with fp32."""
 
     index: int
     labels_equal: float
@@ -101,15 +93,10 @@ class PrecisionFigures:
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """All graphs of a bundle on the frames of one source.
+    """All graphs of a bundle on the frames of one source; fp32 comes first.
 
-    Attributes:
-        bundle: What was measured.
-        source: As the user gave it.
-        frames: Looked at.
-        figures: fp32 first.
-        edges: float64 [BINS], lower edge of each bin of the margin.
-        layers: Sensitivity of each int8 graph; empty where it was not asked for.
+    ``edges`` is float64 [BINS], the lower edge of each bin of the margin; ``layers`` the
+    sensitivity of each int8 graph, empty where it was not asked for.
     """
 
     bundle: Bundle
@@ -142,17 +129,10 @@ def compare_precisions(
 ) -> PrecisionReport:
     """Run every graph of a bundle on the same frames, in turn.
 
-    Of the frames, only the worst and those for the layers are held.
-
-    Args:
-        bundle: With an fp32 graph for ONNX Runtime.
-        images: uint8 [h, w, C] each, any size; brought to the graph's.
-        source: What they are from.
-        total: How many there are, where that is known: for the progress, and to spread the
-            frames that sensitivity is measured on.
-        layers: Measure the sensitivity of each int8 convolution too.
-        threads: For ONNX Runtime.
-        progress: Called with a stage and its fraction.
+    Of the frames, uint8 [h, w, C] of any size, only the worst and those for the layers are
+    held. ``source`` is what they are from; ``total``, how many there are where that is known,
+    is for the progress, and to spread the frames that sensitivity is measured on; ``layers``
+    measures the sensitivity of each int8 convolution too.
 
     Raises:
         CalibrationError: If there are no frames, or nothing but void.

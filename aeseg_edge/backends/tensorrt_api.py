@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, SupportsInt
 
 from aeseg_edge.errors import EngineError
-from aeseg_edge.support.require import require
+from aeseg_edge.support.require import require, whole
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -37,17 +37,9 @@ _KEPT_MESSAGES = 20_000
 
 
 def load_tensorrt(name: str = "tensorrt") -> ModuleType:
-    """Import TensorRT and refuse a version that cannot run these graphs.
+    """Import "tensorrt", or "tensorrt_rtx" for TensorRT-RTX, whose builder needs no GPU.
 
-    Args:
-        name: "tensorrt", or "tensorrt_rtx" for TensorRT-RTX, whose builder needs no GPU.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingDependency: It is not installed, or its libraries are not found.
-        EngineError: It is older than 10.3.
+    MissingDependency where it or its libraries are not found; EngineError below 10.3.
     """
     trt: ModuleType = require(
         name,
@@ -55,20 +47,14 @@ def load_tensorrt(name: str = "tensorrt") -> ModuleType:
         fix="On a Jetson install JetPack's python3-libnvinfer and make the virtual "
         "environment with --system-site-packages; elsewhere: pip install tensorrt.",
     )
+    whole(trt, "__version__", "Runtime")
     if name == "tensorrt":
         check_version(trt.__version__)
     return trt
 
 
 def check_version(version: str) -> None:
-    """Refuse a TensorRT without what the deployed graph needs.
-
-    Args:
-        version: Such as "10.3.0" or "8.6.2.3".
-
-    Raises:
-        EngineError: It is older than 10.3, or not a version.
-    """
+    """Refuse, by EngineError, a TensorRT below 10.3, such as "8.6.2.3", and what is no version."""
     parts = re.match(r"(\d+)\.(\d+)", version)
     if parts is None:
         raise EngineError(f"{version!r} is not a version of TensorRT", fix="Install TensorRT 10.3.")
@@ -130,9 +116,6 @@ def shared_journal(trt: ModuleType) -> tuple[Journal, trt.ILogger]:
 
     TensorRT keeps the first logger it is given for the life of the process and ignores any
     later one, so there is one for each process, made on first use.
-
-    Args:
-        trt: What `load_tensorrt` returned.
     """
     journal = Journal()
 

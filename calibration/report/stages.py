@@ -12,8 +12,8 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import check_frame, fit_frame, fit_labels
-from aeseg_edge.bundle.variants import ONNXRUNTIME
-from aeseg_edge.calibration.graphs.assemble import detach_head
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
+from aeseg_edge.calibration.graphs.deployed import detach_head
 from aeseg_edge.measure.against import threads_held
 from aeseg_edge.support.require import import_cv2, require
 
@@ -35,17 +35,8 @@ class SplitPath:
     stride, and the smallest. Neither smooths over time nor gives a margin.
 
     For other codebooks the centres are the codebook's, and only the time means something: to
-    normalise the latents for spherical K-means would cost this path more.
-
-    Args:
-        bundle: At the size it is to run at.
-        precision: As for ``Segmenter.load``.
-        threads: Of the encoder and of scikit-learn.
-        upsample: Draw borders as smoothly as the fused graph does.
-
-    Raises:
-        MissingDependency: If scikit-learn or onnxruntime is not installed.
-        BundleError: If it has no such graph.
+    normalise the latents for spherical K-means would cost this path more. ``threads`` are those
+    of the encoder and of scikit-learn; BundleError if there is no such graph.
     """
 
     def __init__(
@@ -80,14 +71,7 @@ class SplitPath:
         self._means = means
 
     def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Segment one frame.
-
-        Args:
-            frame: uint8 [H, W, C], BGR, any size.
-
-        Returns:
-            uint8 [H, W], class ids.
-        """
+        """Segment one frame, uint8 [H, W, C], BGR, any size: uint8 [H, W], class ids."""
         image = check_frame(frame, self._geometry.channels)
         latents = self.latents(fit_frame(image, self._geometry))
         depth, rows, columns = latents.shape
@@ -116,14 +100,7 @@ class SplitPath:
         return nearest
 
     def latents(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run the encoder alone.
-
-        Args:
-            frame: uint8 [H, W, C] at the graph's size.
-
-        Returns:
-            float32 [D, H/r, W/r].
-        """
+        """Run the encoder alone on a frame at the graph's size: float32 [D, H/r, W/r]."""
         found: NDArray[np.float32] = self._session.run(
             [ENCODED], {FRAME: np.ascontiguousarray(frame)[None]}
         )[0][0]
@@ -133,13 +110,7 @@ class SplitPath:
 def split_paths(
     bundle: Bundle, *, precision: str = "auto", threads: int = 1
 ) -> dict[str, SplitPath]:
-    """Return the split path by name, plain and, where the bundle upsamples, upsampling too.
-
-    Args:
-        bundle: See ``SplitPath``.
-        precision: Likewise.
-        threads: Likewise.
-    """
+    """Return the split path by name, plain and, where the bundle upsamples, upsampling too."""
     paths = {SPLIT: SplitPath(bundle, precision=precision, threads=threads)}
     if bundle.manifest.stride > bundle.manifest.output_stride:
         paths[SMOOTH_SPLIT] = SplitPath(bundle, precision=precision, threads=threads, upsample=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +17,16 @@ from aeseg_edge.bundle.geometry import Geometry, fit_region, resize_picture
 from aeseg_edge.errors import TrainingError, UsageError
 from aeseg_edge.export.checkpoint import read_file
 from aeseg_edge.sources.images import read_grey
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.files import write_bytes, write_error
 from aeseg_edge.support.require import import_cv2
+
+_log = logging.getLogger(__name__)
 
 FRAMES = "frames"
 SIZES = "sizes.json"
 REGION = "region.png"
+_OURS = re.compile(r"\d{6}(\.planes\d+)?\.(jpg|png)")
 
 KEPT_FRAMES = 256
 """Frames that stay: enough for ranges, agreement and K up to 1024."""
@@ -29,19 +35,12 @@ KEPT_FRAMES = 256
 def save_frames(
     folder: Path, frames: NDArray[np.uint8], sizes: NDArray[np.int64] | None = None
 ) -> None:
-    """Keep a sample of the footage beside the checkpoint, replacing an older one.
+    """Keep a sample of the footage, uint8 [N, H, W, C], in place of an older one.
 
-    Three channels are stored as JPEG of quality 95 without colour subsampling, other numbers
-    as PNG, which loses nothing: what PNG has no form for as grey planes under one another.
-
-    Args:
-        folder: NAME.train, made if needed.
-        frames: uint8 [N, H, W, C], BGR.
-        sizes: int64 [N, 2], rows and columns of each at its source: where letterboxed frames
-            have bars. None where not known.
-
-    Raises:
-        TrainingError: If the disk is full or cannot be written; an older sample stays.
+    Three channels are stored as JPEG of quality 95 without colour subsampling, other numbers as
+    PNG, which loses nothing: what PNG has no form for as grey planes under one another. ``sizes``,
+    int64 [N, 2]: rows and columns of each at its source, None where not known. TrainingError if the
+    disk is full; an older sample stays.
     """
     cv2 = import_cv2()
     suffix, options = ".png", []
@@ -82,14 +81,7 @@ def keep_frames(
     sizes: NDArray[np.int64] | None = None,
     wanted: bool,
 ) -> None:
-    """Keep an even sample of the frames, or forget those of an earlier run.
-
-    Args:
-        folder: ``NAME.train``.
-        frames: uint8 [N, H, W, C].
-        sizes: int64 [N, 2], see ``save_frames``.
-        wanted: False for private footage.
-    """
+    """Keep an even sample (see ``save_frames``), or, not wanted, forget an earlier run's."""
     if wanted:
         chosen = evenly(len(frames), KEPT_FRAMES)
         save_frames(folder, frames[chosen], None if sizes is None else sizes[chosen])
@@ -97,28 +89,68 @@ def keep_frames(
         forget_frames(folder)
 
 
-def forget_frames(folder: Path) -> None:
-    """Remove the sample of frames, and what a crash while one was saved may have left.
+def fingerprint(folder: Path) -> str | None:
+    """Give what tells the frames kept from others; None where there are none."""
+    paths = sorted((folder / FRAMES).glob("[0-9]*.*"))
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        digest.update(hashlib.sha256(read_file(path)).digest())
+    return digest.hexdigest() if paths else None
 
-    Args:
-        folder: NAME.train.
-    """
+
+def check_foreign(folder: Path) -> None:
+    """Refuse a folder of frames with files that no training wrote: they would be lost."""
+    names = {path.name for path in (folder / FRAMES).glob("*")} - {SIZES}
+    foreign = sorted(name for name in names if not _OURS.fullmatch(name))
+    if foreign:
+        raise TrainingError(
+            f"{folder / FRAMES} holds files that no training wrote ({foreign[0]}, "
+            f"{len(foreign)} in all), and this one would replace them",
+            fix="Move them elsewhere, or give the bundle another name.",
+        )
+
+
+def forget_frames(folder: Path) -> None:
+    """Remove the sample of frames, and what a crash while one was saved may have left."""
     for name in (FRAMES, f"{FRAMES}.new", f"{FRAMES}.old"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def load_frames(folder: Path) -> NDArray[np.uint8]:
-    """Read the sample of frames kept beside a checkpoint.
+@dataclass(frozen=True)
+class Kept:
+    """Frames kept beside a checkpoint, uint8 [N, H, W, C], and sizes where there are bars."""
 
-    Args:
-        folder: NAME.train.
+    frames: NDArray[np.uint8]
+    sizes: NDArray[np.int64] | None
 
-    Returns:
-        uint8 [N, H, W, C], BGR, in the order saved.
 
-    Raises:
-        TrainingError: If none were kept, or one is damaged.
+def load_kept(folder: Path, trained: Geometry, expected: str | None) -> Kept:
+    """Read what is kept, and say so where it is not what ``expected``, a fingerprint, is of.
+
+    TrainingError if none were kept, one is damaged, or they cannot be of a network that was
+    trained at ``trained``.
     """
+    frames = load_frames(folder)
+    _, rows, columns, channels = frames.shape
+    if (columns, rows, channels) != (trained.width, trained.height, trained.channels):
+        raise TrainingError(
+            f"the frames in {folder / FRAMES} are {columns}x{rows} of {channels} channels, and the "
+            f"network was trained on {trained.width}x{trained.height} of {trained.channels}: they "
+            "are of another training",
+            fix=f"Give the footage: aeseg export {folder} SOURCE, or train again.",
+        )
+    if expected is not None and fingerprint(folder) != expected:
+        _log.warning(
+            "the frames in %s are not those that the training left there: what they show now "
+            "decides about clusters and ranges",
+            folder / FRAMES,
+        )
+    return Kept(frames, load_sizes(folder) if trained.resize == "letterbox" else None)
+
+
+def load_frames(folder: Path) -> NDArray[np.uint8]:
+    """Read the frames kept, uint8 [N, H, W, C]; TrainingError if none, or one is damaged."""
     cv2 = import_cv2()
     paths = sorted((folder / FRAMES).glob("[0-9]*.*"))
     if not paths:
@@ -143,18 +175,7 @@ def load_frames(folder: Path) -> NDArray[np.uint8]:
 
 
 def load_sizes(folder: Path) -> NDArray[np.int64] | None:
-    """Read what size the frames kept beside a checkpoint had at their source.
-
-    Args:
-        folder: NAME.train.
-
-    Returns:
-        int64 [N, 2], rows and columns in the order of ``load_frames``; None where they were not
-        kept, as in older folders.
-
-    Raises:
-        TrainingError: If the file is damaged.
-    """
+    """Read the sizes of kept frames at their source, int64 [N, 2]; None in older folders."""
     path = folder / FRAMES / SIZES
     if not path.exists():
         return None
@@ -172,15 +193,7 @@ def load_sizes(folder: Path) -> NDArray[np.int64] | None:
 
 
 def save_region(folder: Path, region: NDArray[np.uint8] | None) -> None:
-    """Keep a region of interest for later exports; forget an older one.
-
-    Args:
-        folder: ``NAME.train``.
-        region: uint8 [h, w], or None.
-
-    Raises:
-        TrainingError: If it cannot be written.
-    """
+    """Keep a region of interest, uint8 [h, w], for later exports; forget an older one with None."""
     path = folder / REGION
     if region is None:
         path.unlink(missing_ok=True)
@@ -190,17 +203,7 @@ def save_region(folder: Path, region: NDArray[np.uint8] | None) -> None:
 
 
 def load_region(folder: Path) -> NDArray[np.uint8] | None:
-    """Read the region of interest that a training was given.
-
-    Args:
-        folder: ``NAME.train``.
-
-    Returns:
-        uint8 [h, w], or None where there was none.
-
-    Raises:
-        TrainingError: If the file is damaged.
-    """
+    """Read the region of interest, uint8 [h, w] or None; TrainingError if the file is damaged."""
     path = folder / REGION
     if not path.exists():
         return None
@@ -211,18 +214,10 @@ def load_region(folder: Path) -> NDArray[np.uint8] | None:
 
 
 def resize_frames(frames: NDArray[np.uint8], geometry: Geometry, *, fix: str) -> NDArray[np.uint8]:
-    """Bring kept frames, which have the trained size, to another one.
+    """Bring kept frames, uint8 [N, H, W, C], to the size of an export.
 
-    Args:
-        frames: uint8 [N, H, W, C].
-        geometry: Of the export; bars of letterboxed frames stay in place at their aspect only.
-        fix: What to do where that is not possible.
-
-    Returns:
-        uint8 [N, height, width, C].
-
-    Raises:
-        UsageError: If letterboxed frames would be stretched.
+    Bars of letterboxed frames stay in place at their own aspect only: UsageError with ``fix`` at
+    another.
     """
     rows, columns = frames.shape[1:3]
     size = geometry.width, geometry.height
@@ -238,15 +233,7 @@ def resize_frames(frames: NDArray[np.uint8], geometry: Geometry, *, fix: str) ->
 
 
 def frame_region(region: NDArray[np.uint8], geometry: Geometry) -> NDArray[np.uint8]:
-    """Lay a region of interest over the graph's input, as a frame is laid.
-
-    Args:
-        region: uint8 [h, w] with the shape of the footage; above 127 is inside.
-        geometry: The graph's sizes. Bars of ``letterbox`` are outside.
-
-    Returns:
-        uint8 [height, width]: 255 inside, 0 outside.
-    """
+    """Lay a region, uint8 [h, w], over the graph's input: uint8 [H, W], 255 inside, 0 in bars."""
     top, left, rows, columns = geometry.box(*region.shape[:2])
     inside = np.zeros((geometry.height, geometry.width), np.uint8)
     picture = np.where(fit_region(region, rows, columns), 0, 255)

@@ -7,15 +7,9 @@ from numpy.typing import NDArray
 
 
 def evenly(count: int, wanted: int, *, rounded: bool = True) -> NDArray[np.int64]:
-    """Choose places that lie evenly over a row, its first and last among them.
+    """Choose places evenly over a row, first and last among them: int64 [min(count, wanted)].
 
-    Args:
-        count: Length of the row.
-        wanted: How many places; all of them when there are no more.
-        rounded: To the nearest place; to the one before it otherwise.
-
-    Returns:
-        int64 [min(count, wanted)], ascending.
+    They are rounded to the nearest place, or else to the one before it.
     """
     places = np.linspace(0, count - 1, min(count, wanted))
     return (places.round() if rounded else places).astype(np.int64)
