@@ -84,8 +84,7 @@ class WebSink(Sink):
             shown = f"[{host}]" if ":" in host else host
             self.name = f"http://{shown}:{self.port}"
             self.address = f"{self.name}/" + (f"#token={token}" if token else "")
-            current = None if live.editor is None else live.editor.current
-            self._hubs = Hubs(**options, codebook=current)
+            self._hubs = Hubs(**options)
             self._failure: BaseException | None = None
             self._counters: Callable[[], LoopCounters] | None = None
             self._started = threading.Event()
