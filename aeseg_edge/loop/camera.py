@@ -122,6 +122,8 @@ class CameraLoop:
         self._drifts = [RunningDrift() for _ in inputs]
         self._reported_drops = 0
         self._stopping = False
+        self._given_up = False
+        self._moved: tuple[list[int], float] | None = None
         self._error: BaseException | None = None
         self._engine = Worker(self._segment_all, "segment")
         self._started = clock()
@@ -154,7 +156,7 @@ class CameraLoop:
             while not self._engine.ended:
                 self._watch(stop, on_line)
             self._raise_failures(cameras_too=False)
-            stuck = self._drain()
+            stuck = self._drain(stop)
             self._report_line(on_line)
             with self._lock:
                 totals = self._reporter.totals()
@@ -249,16 +251,32 @@ class CameraLoop:
         if all(feed.done for feed in self._feeds):
             # What is in the mailbox is still segmented.
             self._box.close()
-        out_of_time = self._duration is not None and self._clock() - self._started >= self._duration
+        told = self._told_to_end(stop)
         failed = any(feed.error is not None and not feed.live for feed in self._feeds)
         if (
-            out_of_time
+            told
             or failed
-            or (stop is not None and stop.is_set())
             or any(each.error is not None or each.sink.closed_by_user for each in self._deliveries)
         ):
             self._end_capture()
+        if told:
+            self._leave_stuck()
         self._report_line(on_line)
+
+    def _told_to_end(self, stop: threading.Event | None) -> bool:
+        """Whether a signal came, or time is up."""
+        out_of_time = self._duration is not None and self._clock() - self._started >= self._duration
+        return out_of_time or (stop is not None and stop.is_set())
+
+    def _leave_stuck(self) -> None:
+        """Once told to end, wait no longer for sinks that take nothing, though none may be lost."""
+        counts, now = [each.delivered for each in self._deliveries], self._clock()
+        if self._moved is None or self._moved[0] != counts:
+            self._moved = counts, now
+        elif now - self._moved[1] >= _STUCK and not self._given_up:
+            self._given_up = True
+            for delivery in self._deliveries:
+                delivery.give_up()
 
     def _close_ended(self) -> None:
         """Close what one recording alone goes into at its end: many encoders take much memory."""
@@ -268,10 +286,10 @@ class CameraLoop:
                     if delivery.source == feed.name:
                         delivery.close_early()
 
-    def _drain(self) -> list[Delivery]:
+    def _drain(self, stop: threading.Event | None = None) -> list[Delivery]:
         """Wait until every sink has its results; give those that are stuck, and are left.
 
-        None is left where nothing may be lost.
+        None is left where nothing may be lost, until the run is told to end.
         """
         started = self._clock()
         for delivery in self._deliveries:
@@ -286,7 +304,7 @@ class CameraLoop:
                 if delivery.delivered != count:
                     # Slow, but it moves.
                     count, since = delivery.delivered, now
-                elif now - since >= _STUCK and not self._lossless:
+                elif now - since >= _STUCK and (not self._lossless or self._told_to_end(stop)):
                     stuck.append(delivery)
                     break
         return stuck

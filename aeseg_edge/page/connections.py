@@ -8,9 +8,8 @@ from typing import Any
 def bounded_protocol(most: int) -> Any:
     """Make uvicorn's HTTP protocol for at most so many connections.
 
-    uvicorn answers 503 to everybody from a number of open connections on, also where they have
-    never sent a byte. Here a new one takes the place of the one that has been idle longest;
-    those with a request under way stay.
+    uvicorn answers 503 to everybody from a number of open connections on, silent ones too. Here
+    a new one takes the place of the one that has been idle longest.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 

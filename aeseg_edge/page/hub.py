@@ -22,7 +22,6 @@ from aeseg_edge.page.encoding import Scale, Shot, encode_labels, encode_packet, 
 from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
-    from aeseg_edge.bundle.codebook import Codebook
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.sources.base import Frame
 
@@ -41,7 +40,7 @@ class Hub:
     """Between the loop's thread, which puts, and the server's, which waits.
 
     ``width``: most columns of pictures; ``quality``: of JPEGs; ``fps``: most packets a second, a
-    faster source is thinned out; ``codebook`` gives the one in use.
+    faster source is thinned out.
     """
 
     def __init__(
@@ -50,12 +49,10 @@ class Hub:
         width: int = 960,
         quality: int = 82,
         fps: float = 30.0,
-        codebook: Callable[[], Codebook] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoded = 0
         self._width, self._quality, self._period = width, quality, 1.0 / fps
-        self._codebook = codebook
         self._clock = clock
         self._lock = threading.Lock()
         self._newest: Shot | None = None
@@ -170,10 +167,7 @@ class Hub:
         """
 
         def encode(taken: Shot) -> bytes:
-            book = None if self._codebook is None else self._codebook()
-            packet = encode_packet(
-                taken, self._scale, width=self._width, quality=self._quality, codebook=book
-            )
+            packet = encode_packet(taken, self._scale, width=self._width, quality=self._quality)
             self._sent.append(taken)
             return packet
 

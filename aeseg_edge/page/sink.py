@@ -84,8 +84,7 @@ class WebSink(Sink):
             shown = f"[{host}]" if ":" in host else host
             self.name = f"http://{shown}:{self.port}"
             self.address = f"{self.name}/" + (f"#token={token}" if token else "")
-            current = None if live.editor is None else live.editor.current
-            self._hubs = Hubs(**options, codebook=current)
+            self._hubs = Hubs(**options)
             self._failure: BaseException | None = None
             self._counters: Callable[[], LoopCounters] | None = None
             self._started = threading.Event()
@@ -201,23 +200,24 @@ def open_page(asked: Asked) -> Sink:
 
 def _parse(uri: str) -> tuple[str, int, dict[str, Any]]:
     """Read host, port and options of an address."""
+    shown = without_password(uri)
     try:
         parts = urlsplit(uri)
         port = DEFAULT_PORT if parts.port is None else parts.port
     except ValueError as error:
-        raise SinkError(f"{uri} is not an address ({error})", fix=_WANTED) from error
+        raise SinkError(f"{shown} is not an address ({error})", fix=_WANTED) from error
     if (
         parts.scheme != "http"
         or not parts.hostname
         or parts.path not in ("", "/")
         or parts.username
     ):
-        raise SinkError(f"{uri} is not the address of a page", fix=_WANTED)
+        raise SinkError(f"{shown} is not the address of a page", fix=_WANTED)
     options: dict[str, Any] = {}
     for key, text in parse_qsl(parts.query, keep_blank_values=True):
         limits = {"fps": (1, 120), "width": (64, 4096), "quality": (1, 100)}.get(key)
         if limits is None:
-            raise SinkError(f"{uri} has the unknown option {key}", fix="Use ?fps=15&width=640.")
+            raise SinkError(f"{shown} has the unknown option {key}", fix="Use ?fps=15&width=640.")
         if not text.isdecimal() or not limits[0] <= int(text) <= limits[1]:
             raise SinkError(f"{key}={text} is out of range", fix=f"Use {limits[0]} to {limits[1]}.")
         options[key] = int(text)

@@ -21,6 +21,7 @@ from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Routed, Sink
 from aeseg_edge.sinks.names import NAME, file_parts
 from aeseg_edge.support.lazy import load
+from aeseg_edge.support.text import without_password
 from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
 
 
@@ -115,7 +116,7 @@ def open_sink(
     Raises:
         SinkError: If it cannot be opened.
     """
-    kind = kind_of(uri)
+    kind, shown = kind_of(uri), without_password(uri)
     if kind is None:
         path = Path(uri.partition("?")[0].removeprefix("file://"))
         problem = (
@@ -123,14 +124,14 @@ def open_sink(
             if "://" in uri.removeprefix("file://").partition("?")[0]
             else f"is no sink: {path.suffix.lower() or 'no suffix'} is not known"
         )
-        raise SinkError(f"{uri} {problem}", fix=f"Give {FORMS}.")
+        raise SinkError(f"{shown} {problem}", fix=f"Give {FORMS}.")
     target, options = kind.split(uri)
     if unknown := sorted(set(options) - set(kind.options or ())):
         known = " and ".join(f"?{name}=" for name in kind.options or ()) or "none"
-        raise SinkError(f"{uri} has unknown options {unknown}", fix=f"It has {known}.")
+        raise SinkError(f"{shown} has unknown options {unknown}", fix=f"It has {known}.")
     if NAME in target and kind.file and not kind.numbered:
         raise SinkError(
-            f"{uri} is no pattern of pictures, and {NAME} stands for a picture's file",
+            f"{shown} is no pattern of pictures, and {NAME} stands for a picture's file",
             fix="Write {source}: one for each source.",
         )
     view = options.get("view", view)
@@ -167,7 +168,7 @@ def open_sinks(
     if several and "{source}" not in uri and (kind is None or kind.sources != "each"):
         if kind is not None and kind.sources == "one":
             raise SinkError(
-                f"{uri} would mix the pictures of {len(sources)} sources",
+                f"{without_password(uri)} would mix the pictures of {len(sources)} sources",
                 fix="Put {source} into its name, such as out-{source}.mp4: one for each.",
             )
         return [open_sink(uri, **asked)]

@@ -153,11 +153,7 @@ class CalledSink(Sink):
 
 
 def as_sinks(given: object) -> list[Sink | Routed]:
-    """Give what a loop was given as sinks: functions and objects with ``write`` become such.
-
-    Raises:
-        UsageError: If something is none of these.
-    """
+    """Give what a loop was given as sinks: functions and objects with ``write`` become such."""
     if not isinstance(given, Iterable) or isinstance(given, str):
         raise UsageError(f"sinks={given!r} is no list of sinks", fix="Write sinks=[...].")
     found: list[Sink | Routed] = []

@@ -59,21 +59,13 @@ class JsonSink(Sink):
 
     Each line has ``time`` (seconds since 1970 at capture), ``source``, ``index``, ``age_ms``
     and ``shares`` (0..1 by class name), ``captured`` (the same moment as ISO 8601) of cameras,
-    ``position`` in seconds of recordings, ``path`` of pictures, ``recording`` where the source
-    has several, and ``drift`` where the loop measures it.
+    ``position`` in seconds of recordings, ``path`` of files, ``recording`` where the source
+    has several, and ``drift`` where the loop measures it. With ``error`` and a decoder it has
+    ``reconstruction_error``, the frame's mean in grey levels; null where all of it is void.
 
-    Args:
-        path: The file, begun anew unless ``append``; ``-`` is standard output. A pipe is waited
-            for with the first line.
-        append: Keep the lines that are there.
-        error: Add ``reconstruction_error``, the frame's mean in grey levels, where results
-            come from a segmenter with a decoder; null where all of a frame is void.
-        wall: Seconds since 1970.
-        clock: What ``Frame.captured`` is measured with.
-        patience: Seconds in which a pipe must have a reader.
-
-    Raises:
-        SinkError: If it cannot be written.
+    The path ``-`` is standard output; a pipe is waited for with the first line, for ``patience``
+    seconds. ``clock`` is what ``Frame.captured`` is measured with. Raises SinkError if the file
+    cannot be written.
     """
 
     backlog = 64

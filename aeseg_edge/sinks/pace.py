@@ -18,15 +18,11 @@ _EARLY = 0.2
 
 
 class Pace:
-    """Gives frames their slots in a stream of a constant rate.
+    """Gives frames their slots in a stream of a constant rate, ``fps`` where one is stated.
 
     A gap is filled by repeating the picture before it, and what comes faster than the rate is
     left out. Recordings have their own time (``timestamp``), cameras the time of capture;
     pictures take one slot each.
-
-    Args:
-        name: What messages call the sink.
-        fps: Frames a second; None where the source states none.
     """
 
     def __init__(self, name: str, fps: float | None) -> None:

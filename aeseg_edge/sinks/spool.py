@@ -48,7 +48,7 @@ def open_writer(
 
 
 def can_spool(codec: str) -> bool:
-    """Say whether this OpenCV takes packets (4.5.5 and later with FFmpeg) that are a stream."""
+    """Say whether OpenCV takes packets (4.5.5 and later, with FFmpeg), and these are a stream."""
     cv2 = import_cv2()
     known = cv2.videoio_registry.getWriterBackends()
     takes = hasattr(cv2, "VIDEOWRITER_PROP_KEY_FLAG") and cv2.CAP_FFMPEG in known
@@ -56,14 +56,9 @@ def can_spool(codec: str) -> bool:
 
 
 class Spool:
-    """A raw stream on the disk, from which a video is made.
+    """A raw stream beside the hidden file that a video is made in, of ``mp4v`` or ``MJPG``.
 
-    Args:
-        temporary: The hidden file that the video is made in; the stream lies beside it.
-        name: What messages call the video.
-        codec: ``mp4v`` or ``MJPG``.
-        fps: Frames a second.
-        size: Columns and rows.
+    ``write`` and ``finish`` raise SinkError if something cannot be encoded, or the disk is full.
     """
 
     def __init__(
@@ -85,11 +80,7 @@ class Spool:
         _lock(self._file.fileno())
 
     def write(self, picture: NDArray[np.uint8]) -> bool:
-        """Add a picture, uint8 [H, W, 3]; True where everything is on the disk now.
-
-        Raises:
-            SinkError: If it cannot be encoded, or the disk is full.
-        """
+        """Add a picture, uint8 [H, W, 3]; True where everything is on the disk now."""
         if self._writer is None:
             codec = "XVID" if self._codec == "mp4v" else self._codec
             self._writer = open_writer(self._part, codec, self._fps, self._size)
@@ -103,11 +94,7 @@ class Spool:
         return True
 
     def finish(self, target: Path) -> None:
-        """Make the video.
-
-        Raises:
-            SinkError: If the disk is full.
-        """
+        """Make the video."""
         self._flush()
         writer = open_writer(target, self._codec, self._fps, self._size, raw=True)
         if not writer.isOpened():
@@ -182,11 +169,7 @@ def cannot_encode(name: str, codec: str, fps: float, size: tuple[int, int]) -> S
 
 
 def tell_of_leftovers(target: Path) -> None:
-    """Say where the streams of earlier runs are that were killed; empty ones are removed.
-
-    Args:
-        target: The video, links resolved.
-    """
+    """Say where the streams of killed runs into a video are; what holds nothing is removed."""
     stem = target.stem[:40]
     for end in _ENDS.values():
         for path in sorted(target.parent.glob(f".{glob.escape(stem)}-????????.raw-*{end}")):
@@ -200,12 +183,11 @@ def tell_of_leftovers(target: Path) -> None:
                 if path.stat().st_size == 0:
                     path.unlink()
                     continue
+                saved = target.with_name(f"{stem}-saved{target.suffix}")
                 _log.warning(
-                    "a run into %s was cut off; what it wrote is in %s. To keep it: %s; then "
-                    "remove it",
-                    target,
+                    "a run was cut off; what it wrote is in %s. To keep it: %s; then remove it",
                     path,
-                    _rescue(path, target.with_name(f"{stem}-saved{target.suffix}")),
+                    _rescue(path, saved),
                 )
 
 
@@ -260,12 +242,15 @@ def _add_header(path: Path, packet: bytes) -> None:
                 return
             size, kind = int.from_bytes(head[:4], "big"), head[4:8]
             size = int.from_bytes(head[8:], "big") if size == 1 else size
+            if size < 8:
+                return
         file.seek(at)
         moov = bytearray(file.read(size))
         config = re.search(rb"esds.{4}\x03\x80{3}.{4}\x04\x80{3}\x0d", moov, re.DOTALL)
-        if config is None or not begins or at + size != path.stat().st_size:
+        header = packet[: min(begins, default=0)]
+        # Lengths have seven bits here.
+        if config is None or not 0 < len(header) < 90 or at + size != path.stat().st_size:
             return
-        header = packet[: min(begins)]
         added = b"\x05\x80\x80\x80" + bytes([len(header)]) + header
         grown = len(added)
         moov[config.end() + 13 : config.end() + 13] = added

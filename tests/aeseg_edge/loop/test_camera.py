@@ -391,6 +391,44 @@ def test_what_cannot_be_run_is_refused() -> None:
         start(["a"], drop="oldest")
 
 
+@pytest.mark.parametrize("frames", [1, 90])  # the engine is done before, or waits for the sink
+@pytest.mark.parametrize("how", ["signal", "duration"])
+def test_a_sink_that_hangs_does_not_outlive_the_order_to_end(
+    monkeypatch: pytest.MonkeyPatch, how: str, frames: int
+) -> None:
+    for name in ("_STUCK", "_PATIENCE_AT_END"):
+        monkeypatch.setattr(loop_module, name, 0.1)
+
+    class Recording(Camera):
+        live = False
+
+    class Hanging(Collecting):
+        name, backlog = "hanging", 1
+
+        def interrupt(self) -> bool:
+            release.set()
+            return True
+
+    stop, release = threading.Event(), threading.Event()
+
+    def hang(_: Frame) -> None:
+        stop.set()
+        release.wait(60)
+
+    inputs, sink = [Input(Recording([*range(frames), END]))], Hanging(hang)
+    loop = CameraLoop(
+        Engine(),
+        inputs,
+        [sink],
+        duration=100.0 if how == "duration" else None,
+        # Time is up once the sink hangs, however slow this machine is.
+        clock=lambda: time.monotonic() + 100 * stop.is_set(),
+    )
+    with pytest.raises(SinkError, match="hanging took no result for"):
+        loop.run(stop=stop if how == "signal" else None)
+    assert release.is_set()
+
+
 def test_what_is_left_of_recordings_at_a_limit_is_not_lost() -> None:
     class Recording(Camera):
         live = False

@@ -24,10 +24,9 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from aeseg_edge.bundle.codebook import Codebook  # noqa: E402
 from aeseg_edge.errors import MissingDependency, SinkError  # noqa: E402
 from aeseg_edge.page import app  # noqa: E402
-from aeseg_edge.page.encoding import Scale, class_margin  # noqa: E402
+from aeseg_edge.page.encoding import Scale  # noqa: E402
 from aeseg_edge.page.guard import FILES, SCRIPTS  # noqa: E402
 from aeseg_edge.page.sink import WATCHED, Live, WebSink  # noqa: E402
 from aeseg_edge.sinks import open_sink  # noqa: E402
@@ -160,34 +159,6 @@ def test_margins_are_sent_as_uncertainty_where_the_run_has_them(sink: WebSink) -
     found = np.frombuffer(zlib.decompress(parts["uncertainty"]), np.uint8).reshape(12, 16)
     assert found[0, 0] == 255
     assert found[5, 5] == 0
-
-
-def test_uncertainty_is_between_classes_and_not_between_clusters_of_one() -> None:
-    # The latent lies between clusters 0 and 1, far from 2.
-    centres = np.array([[0.0, 0.0], [0.0, 2.0], [9.0, 1.0]], np.float32)
-    latents = np.array([0.0, 1.0], np.float32).reshape(2, 1, 1)
-    book = Codebook.from_centres(centres)
-    assert class_margin(book, latents) == pytest.approx(0.0)
-    merged = replace(book, remap=np.array([0, 0, 2], book.remap.dtype))
-    assert class_margin(merged, latents) == pytest.approx(
-        np.ptp(np.unique(merged.scores(latents[:, 0, 0])))
-    )
-    alone = replace(book, remap=np.zeros(3, book.remap.dtype))
-    assert (Scale().uncertainty(class_margin(alone, latents)) == 0).all()
-
-
-def test_the_page_gets_the_uncertainty_of_the_classes_as_they_are_now(
-    sink: WebSink, editor: Editor
-) -> None:
-    taken = frame(0)
-    latents = np.zeros((2, 3, 4), np.float32)
-    latents[:, 0, 0] = 0.5, 0.5  # between both centres
-    latents[0, 1:] = 1.0
-    margin = np.full((3, 4), 7.0, np.float32)
-    sink.write(taken, result(taken, margin=margin, latents=latents))
-    _, parts = packet(ask(sink, "/api/frame").body)
-    found = np.frombuffer(zlib.decompress(parts["uncertainty"]), np.uint8).reshape(3, 4)
-    assert (found[0, 0], found[2, 2]) == (255, 0)
 
 
 def test_connections_that_ask_nothing_keep_nobody_out(sink: WebSink) -> None:

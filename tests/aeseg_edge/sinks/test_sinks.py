@@ -148,3 +148,21 @@ def test_a_name_with_a_colon_is_a_name(
         write(sink, 2)
     assert names(tmp_path) == [name]
     assert len(read_video(tmp_path / name)) == 2
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "rtmp://me:secret@host/live",
+        "http://me:secret@127.0.0.1:80",
+        "http://me:secret@127.0.0.1:x",
+        "gst://filesink location=rtsp://me:secret@host",
+    ],
+)
+def test_a_refused_sink_does_not_tell_its_password(uri: str) -> None:
+    with pytest.raises(SinkError) as refused:
+        open_sink(uri)
+    assert "secret" not in str(refused.value)
+    with pytest.raises(SinkError) as refused:
+        open_sinks(uri, TWO)
+    assert "secret" not in str(refused.value)
