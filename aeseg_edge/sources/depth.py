@@ -114,7 +114,8 @@ def _lost(image: NDArray[Any], levels: Levels, *, stated: bool) -> str:
     """Say what 8 bits leave of a picture, where that is little."""
     if stated:
         outside = float(((image < levels.low) | (image > levels.high)).mean())
-        return f"has {100 * outside:.0f} % of its values outside {levels}" if outside > 0.5 else ""
+        told = f"has {100 * outside:.0f} % of its values outside the range {levels}"
+        return f"{told}: they are black or white" if outside > 0.5 else ""
     counts = np.bincount(image.ravel())
     # Dead pixels aside.
     low, high = (int(v) for v in np.searchsorted(counts.cumsum() / image.size, (0.005, 0.995)))

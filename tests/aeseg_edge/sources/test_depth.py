@@ -112,7 +112,7 @@ def test_a_range_that_misses_the_values_and_one_for_8_bits_are_told(tmp_path: Pa
     image = decode_image(eight, 1, levels=Levels(20, 30), tell=told.append)
     assert isinstance(image, np.ndarray)
     assert image.max() == 9
-    assert told[0].startswith("has 100 % of its values outside 20:30")
+    assert told[0].startswith("has 100 % of its values outside the range 20:30")
     assert "left as it is" in told[1]
 
 
