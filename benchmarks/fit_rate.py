@@ -28,7 +28,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.calibration.clusters.latents import EncoderSession, draw_samples
 from aeseg_edge.calibration.clusters.methods import cluster
-from aeseg_edge.calibration.graphs.assemble import detach_head
+from aeseg_edge.calibration.graphs.deployed import detach_head
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.measure.machine import environment
 from aeseg_edge.sources import open_source

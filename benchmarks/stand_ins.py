@@ -9,7 +9,7 @@ import onnx
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook, default_classes
-from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head
+from aeseg_edge.calibration.graphs.deployed import attach_head, detach_head
 from aeseg_edge.errors import UsageError
 
 

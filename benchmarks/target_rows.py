@@ -24,7 +24,7 @@ from stand_ins import random_codebook, with_output_stride
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.calibration.report.cpu import cpu_share
-from aeseg_edge.calibration.report.split import SMOOTH_SPLIT, SPLIT, split_paths
+from aeseg_edge.calibration.report.stages import SMOOTH_SPLIT, SPLIT, split_paths
 from aeseg_edge.errors import UsageError
 from aeseg_edge.measure.against import INFERENCE, WHOLE, inference_of, side_by_side, threads_held
 from aeseg_edge.measure.bench import Comparison, Ratio, alternate, bench

@@ -21,7 +21,7 @@ from aeseg_edge.bundle.contract import DecoderParts, GraphSpec
 from aeseg_edge.bundle.drift import Spread
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.bundle.manifest import Entry, Manifest, Modality
-from aeseg_edge.bundle.variants import BACKENDS, INT8, REFERENCE, VARIANTS, variant
+from aeseg_edge.bundle.precisions import BACKENDS, INT8, REFERENCE, VARIANTS, variant
 from aeseg_edge.calibration.clusters.latents import (
     Boxes,
     EncoderSession,
@@ -30,8 +30,8 @@ from aeseg_edge.calibration.clusters.latents import (
     sample_latents,
 )
 from aeseg_edge.calibration.clusters.methods import measure_of
-from aeseg_edge.calibration.footage.frames import split_for_agreement
-from aeseg_edge.calibration.graphs.assemble import attach_head
+from aeseg_edge.calibration.footage.varied import split_for_agreement
+from aeseg_edge.calibration.graphs.deployed import attach_head
 from aeseg_edge.calibration.graphs.exclude import RECORD, check_names, excluded_of
 from aeseg_edge.calibration.score.agreement import (
     Agreement,
@@ -43,7 +43,7 @@ from aeseg_edge.calibration.score.sensitivity import exclude_layers
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import AesegError
 from aeseg_edge.segment.decoder import Decoder, Decoding
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Progress
 from aeseg_edge.support.require import import_cv2
 

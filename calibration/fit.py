@@ -43,7 +43,7 @@ from aeseg_edge.calibration.clusters.methods import (
 )
 from aeseg_edge.calibration.clusters.regions import collect_regions, fine_clusters
 from aeseg_edge.calibration.clusters.stability import ENOUGH, LOW, Stability, between_halves
-from aeseg_edge.calibration.graphs.assemble import centre_latents
+from aeseg_edge.calibration.graphs.deployed import centre_latents
 from aeseg_edge.calibration.settings import FitSettings as FitSettings
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.progress import Progress

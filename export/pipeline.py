@@ -23,7 +23,7 @@ from aeseg_edge.calibration.graphs.exclude import check_names
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.errors import FootageError, UsageError
 from aeseg_edge.export.checkpoint import load_model, read_model, save_model
-from aeseg_edge.export.frames import (
+from aeseg_edge.export.kept_frames import (
     Kept,
     check_foreign,
     fingerprint,
@@ -45,8 +45,8 @@ from aeseg_edge.export.settings import TrainOptions
 from aeseg_edge.export.sizes import check_output_stride, round_size
 from aeseg_edge.export.tasks import LabelFree, Labelled, Progress, Task, reduced, told
 from aeseg_edge.export.training.history import EpochRecord, TrainProgress, TrainResult
-from aeseg_edge.export.training.labels import head_codebook
 from aeseg_edge.export.training.loop import train
+from aeseg_edge.export.training.supervised import head_codebook
 from aeseg_edge.export.training.team import ALONE, Team
 from aeseg_edge.sources import files_of
 from aeseg_edge.sources.paths import with_range

@@ -32,14 +32,14 @@ from aeseg_edge.export.network.catalogue import NO_TEACHER, starts_pretrained
 from aeseg_edge.export.network.reduce import DimensionChoice, Wanted, reduce_latents
 from aeseg_edge.export.settings import Labels, TrainOptions
 from aeseg_edge.export.training.invariance import even_latents
-from aeseg_edge.export.training.labels import (
+from aeseg_edge.export.training.losses import Objective, Taught
+from aeseg_edge.export.training.supervised import (
     HEAD_CHANNELS,
     CrossEntropy,
     LabelledFootage,
     freeze_encoder,
     gather_labelled,
 )
-from aeseg_edge.export.training.losses import Objective, Taught
 from aeseg_edge.export.training.teacher import Targets, Teacher, make_targets, open_teacher
 from aeseg_edge.export.training.team import Team
 from aeseg_edge.sources.pairs import describe

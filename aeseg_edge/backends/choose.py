@@ -9,7 +9,7 @@ from pathlib import Path
 from aeseg_edge.backends.base import Backend
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Entry, Manifest
-from aeseg_edge.bundle.variants import ENGINES, FLOAT, TENSORRT, by_width
+from aeseg_edge.bundle.precisions import ENGINES, FLOAT, TENSORRT, by_width
 from aeseg_edge.errors import AesegError, BackendError, EngineNotBuilt, MissingDependency
 
 _log = logging.getLogger(__name__)

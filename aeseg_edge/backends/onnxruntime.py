@@ -30,7 +30,7 @@ from aeseg_edge.bundle.contract import (
     codebook_inputs,
     feed,
 )
-from aeseg_edge.bundle.variants import ONNXRUNTIME
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
 from aeseg_edge.errors import BackendError
 from aeseg_edge.support.require import optional
 

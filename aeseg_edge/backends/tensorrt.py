@@ -36,7 +36,7 @@ from aeseg_edge.backends.base import (
 )
 from aeseg_edge.backends.cache import EngineCache, EngineKey, padded_clusters
 from aeseg_edge.backends.cuda import Buffer, Device
-from aeseg_edge.backends.trt import load_tensorrt, reason, shared_journal
+from aeseg_edge.backends.tensorrt_api import load_tensorrt, reason, shared_journal
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import (
     BIAS,
@@ -54,7 +54,7 @@ from aeseg_edge.bundle.contract import (
     TensorSpec,
     codebook_inputs,
 )
-from aeseg_edge.bundle.variants import TENSORRT
+from aeseg_edge.bundle.precisions import TENSORRT
 from aeseg_edge.errors import AesegError, BackendError, EngineError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from aeseg_edge.bundle.codebook import ClassInfo
 from aeseg_edge.bundle.contract import GraphSpec
 from aeseg_edge.bundle.drift import Spread
 from aeseg_edge.bundle.geometry import Geometry
-from aeseg_edge.bundle.variants import BACKENDS as BACKENDS
-from aeseg_edge.bundle.variants import PRECISIONS as PRECISIONS
+from aeseg_edge.bundle.precisions import BACKENDS as BACKENDS
+from aeseg_edge.bundle.precisions import PRECISIONS as PRECISIONS
 from aeseg_edge.errors import AesegError, BundleError
 from aeseg_edge.support.text import to_json
 

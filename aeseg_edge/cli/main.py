@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on stderr: names of files that are not UTF-8 are shown, and end no run.
         sys.stdout.reconfigure(errors="backslashreplace")
-    from aeseg_edge.cli.options import check_reports
+    from aeseg_edge.cli.files import check_files
 
     try:
         with _terminable():
-            check_reports(options)
+            check_files(options)
             result: int | None = options.run(options)
             sys.stdout.flush()
         return result or OK

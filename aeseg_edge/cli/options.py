@@ -18,15 +18,12 @@ from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.bundle.pretrained import NOTICE, pretrained_path
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli.fields import filled, given
-from aeseg_edge.errors import AesegError, MissingDependency, UsageError
+from aeseg_edge.errors import MissingDependency, UsageError
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.segment.settings import RunnerSettings
-from aeseg_edge.sinks.targets import refuse_inputs
-from aeseg_edge.sources import files_of
 from aeseg_edge.sources.base import Source
 from aeseg_edge.sources.images import read_grey
 from aeseg_edge.sources.pairs import SCHEME, SKIP, UNPAIRED
-from aeseg_edge.support.files import is_stream, temporary_beside
 from aeseg_edge.support.options import size
 
 _log = logging.getLogger(__name__)
@@ -190,48 +187,3 @@ def read_mask(path: str | None) -> NDArray[np.uint8] | None:
     if mask is None:
         raise UsageError(f"{path} is not a readable image", fix="Give a PNG: white is inside.")
     return mask
-
-
-def check_output(path: Path, suffix: str | None = None) -> Path:
-    """Refuse an output that cannot be written, before hours of work.
-
-    A device or a pipe (/dev/stdout, the shell's ``>(command)``) is taken on trust.
-    """
-    if suffix is not None and path.suffix != suffix:
-        raise UsageError(f"{path} does not end in {suffix}", fix=f"Name it {path}{suffix}.")
-    if not is_stream(path):
-        # Only trying tells: permissions say nothing of a read-only disk or a used-up quota.
-        temporary_beside(path, error=AesegError).unlink()
-    return path
-
-
-def check_picture(path: Path, options: argparse.Namespace, *inputs: Path) -> None:
-    """Refuse a picture that cannot be written, or would write over what is read."""
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UsageError(f"{path} is no picture", fix="Name it sheet.png.")
-    refuse_inputs([path], [*given_files(options), *inputs])
-    check_output(path)
-
-
-def check_reports(options: argparse.Namespace) -> None:
-    """Refuse a ``--json`` or ``--stats`` file that cannot be written or is an input."""
-    for name in ("json", "stats"):
-        target = getattr(options, name, None)
-        if target not in (None, "-"):
-            refuse_inputs([Path(target)], given_files(options))
-            check_output(Path(target))
-
-
-def given_files(options: argparse.Namespace) -> Iterator[Path]:
-    """List the files that a verb was given to read: bundles, sources, class names, a region."""
-    sources: list[str] = []
-    for name in ("bundle", "first", "second", "classes", "roi", "source", "sources"):
-        value = getattr(options, name, None)
-        if isinstance(value, Path):
-            yield value
-        elif value is not None:
-            sources += [value] if isinstance(value, str) else value
-    if (pairs := getattr(options, "modalities", None)) is not None:
-        sources.append(f"{SCHEME}{pairs}")
-    for uri in sources:
-        yield from files_of(uri)

@@ -116,6 +116,7 @@ class CameraLoop:
         self._reporter = RateReporter(clock=clock)
         self._lock = threading.Lock()
         self._segmented = [0] * len(inputs)
+        self._handed = [0] * len(inputs)
         self._ages = [LatencySketch() for _ in inputs]
         self._drift_every = drift_every
         self._drifts = [RunningDrift() for _ in inputs]
@@ -158,7 +159,8 @@ class CameraLoop:
             with self._lock:
                 totals = self._reporter.totals()
             self._raise_failures(cameras_too=False)
-            _close([each.sink for each in self._deliveries if each not in stuck])
+            left = [each for each in self._deliveries if each not in stuck and not each.closed]
+            _close([each.sink for each in left])
             self._raise_failures(cameras_too=True)
             if stuck:
                 raise SinkError(
@@ -239,6 +241,7 @@ class CameraLoop:
             feed.check()
         if not self._stopping:
             self._start_feeds()
+            self._close_ended()
         if all(feed.done for feed in self._feeds):
             # What is in the mailbox is still segmented.
             self._box.close()
@@ -252,6 +255,14 @@ class CameraLoop:
         ):
             self._end_capture()
         self._report_line(on_line)
+
+    def _close_ended(self) -> None:
+        """Close what one recording alone goes into at its end: many encoders take much memory."""
+        for handed, feed in zip(self._handed, self._feeds, strict=True):
+            if self._lossless and feed.done and handed == feed.figures[1]:
+                for delivery in self._deliveries:
+                    if delivery.source == feed.name:
+                        delivery.close_early()
 
     def _drain(self) -> list[Delivery]:
         """Wait until every sink has its results; give those that are stuck, and are left.
@@ -383,6 +394,7 @@ class CameraLoop:
         delivered = replace(result, frame=frame, drift=drift)
         for delivery in self._deliveries:
             delivery.put(frame, delivered)
+        self._handed[lane] += 1
 
 
 def _close(sinks: Sequence[Sink]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.counters import SinkCounters
 from aeseg_edge.sources.base import Frame
 from aeseg_edge.support.stats import LatencySketch
@@ -38,7 +39,8 @@ class Delivery:
     ) -> None:
         self.sink = sink
         self.error: BaseException | None = None
-        self._source = source
+        self.closed = False
+        self.source = source
         self._clock = clock
         room = max(_LOSSLESS_ROOM if lossless else 1, sink.backlog)
         self._box: Mailbox[tuple[Frame, Segmentation]] = Mailbox(
@@ -59,7 +61,7 @@ class Delivery:
 
     def put(self, frame: Frame, result: Segmentation) -> None:
         """Pass one result on; waits only in a lossless run."""
-        if self._source is None or frame.source == self._source:
+        if self.source is None or frame.source == self.source:
             self._box.put((frame, result), cancelled=lambda: self._given_up)
 
     def step(self, timeout: float) -> bool:
@@ -82,6 +84,17 @@ class Delivery:
     def finish(self) -> None:
         """Take no more results; those that wait are still delivered."""
         self._box.close()
+
+    def close_early(self) -> None:
+        """Close the sink once it has all results, where no more will come."""
+        self.finish()
+        if not self.closed and self._worker is not None and self._worker.wait(0):
+            self.closed = True
+            if self.error is None:
+                try:
+                    self.sink.close()
+                except SinkError as problem:
+                    self.error = problem
 
     def give_up(self) -> None:
         """Take no more results, and drop those that wait."""

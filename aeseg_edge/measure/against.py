@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aeseg_edge.backends.session import inputs_of, open_session, synthesise
 from aeseg_edge.bundle.archive import SUFFIX, Bundle
 from aeseg_edge.bundle.geometry import fit_frame
-from aeseg_edge.bundle.variants import ONNXRUNTIME
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
 from aeseg_edge.errors import BackendError, UsageError
 from aeseg_edge.measure.bench import Comparison, alternate, hold, sizes_of
 from aeseg_edge.measure.machine import environment

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aeseg_edge.backends.cache import EngineCache
 from aeseg_edge.backends.session import load_onnxruntime, saturates
-from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, TENSORRT
+from aeseg_edge.bundle.precisions import BACKENDS, ONNXRUNTIME, TENSORRT
 from aeseg_edge.errors import AesegError, EngineError, MissingDependency, UsageError
 from aeseg_edge.measure.machine import Command, environment, run_command
 from aeseg_edge.support.require import import_cv2
@@ -185,7 +185,7 @@ def _onnxruntime() -> list[Check]:
 
 
 def _tensorrt() -> list[Check]:
-    from aeseg_edge.backends.trt import load_tensorrt
+    from aeseg_edge.backends.tensorrt_api import load_tensorrt
 
     return [Check("TensorRT", True, load_tensorrt().__version__)]
 

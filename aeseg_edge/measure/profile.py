@@ -17,7 +17,7 @@ from aeseg_edge.backends.session import label_feed, open_session
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import ENCODED, HEAD, OUTPUTS, GraphSpec
-from aeseg_edge.bundle.variants import ONNXRUNTIME
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
 from aeseg_edge.errors import BackendError
 from aeseg_edge.support.require import require
 

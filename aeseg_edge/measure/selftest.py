@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.geometry import check_frame, fit_frame
-from aeseg_edge.bundle.variants import ENGINES, REFERENCE, TENSORRT
+from aeseg_edge.bundle.precisions import ENGINES, REFERENCE, TENSORRT
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.measure.machine import environment
 from aeseg_edge.support.progress import Progress

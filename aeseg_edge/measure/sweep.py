@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import BACKENDS, FLOAT, ONNXRUNTIME, PRECISIONS
+from aeseg_edge.bundle.precisions import BACKENDS, FLOAT, ONNXRUNTIME, PRECISIONS
 from aeseg_edge.errors import AesegError
 from aeseg_edge.measure.bench import BenchReport, bench, check_counts, hold
 from aeseg_edge.measure.machine import environment

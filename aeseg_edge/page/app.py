@@ -84,6 +84,7 @@ class Pages:
         self._guard = guard
         self._editor = editor
         self._status = status
+        self._tasks: set[asyncio.Task[None]] = set()
         folder = resources.files("aeseg_edge.page") / "static"
         self._files = {
             path: Answer((folder / name).read_bytes(), f"{kind}; charset=utf-8")
@@ -148,12 +149,14 @@ class Pages:
         """Change a class."""
         edit = parse_edit(await _read_json(request))
         self._need_editor().apply(edit)
+        self._keep_edits()
         return await self.state(request)
 
     async def undo(self, request: Request) -> Answer:
         """Take the last change back."""
         await _read_json(request)
         self._need_editor().undo()
+        self._keep_edits()
         return await self.state(request)
 
     async def save(self, request: Request) -> Answer:
@@ -267,6 +270,12 @@ class Pages:
             }
             for item in classes
         ]
+
+    def _keep_edits(self) -> None:
+        """Put the edits on the disk while pictures go on: a kill does not lose them."""
+        keeping = asyncio.create_task(asyncio.to_thread(self._need_editor().keep_edits))
+        self._tasks.add(keeping)
+        keeping.add_done_callback(self._tasks.discard)
 
     def _need_editor(self) -> LiveClasses:
         if self._editor is None:
@@ -416,14 +425,22 @@ class _Gate:
 
 
 async def _read_json(request: Request) -> Any:
-    """Read a body of limited size; UsageError if it is too long, or not JSON."""
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY:
-            raise UsageError(f"the body has more than {MAX_BODY} bytes", fix="Send one edit.")
+    """Read a body of limited size; UsageError if it is too long or too slow, or not JSON."""
+
+    async def read() -> bytes:
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY:
+                raise UsageError(f"the body has more than {MAX_BODY} bytes", fix="Send one edit.")
+        return body
+
     try:
-        return json.loads(body)
+        return json.loads(await asyncio.wait_for(read(), PATIENCE))
+    except asyncio.TimeoutError as error:
+        raise UsageError(
+            f"the body did not come within {PATIENCE:g} s", fix="Send it at once."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError("the body is not JSON", fix='Send {"action": "rename", ...}.') from error
 

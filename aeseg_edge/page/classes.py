@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from itertools import chain, count
@@ -45,6 +46,8 @@ class LiveClasses:
         self._before: list[Codebook] = []
         self._saved = segmenter.codebook
         self._on_disk = segmenter.bundle.codebook
+        self._draft: Path | None = None
+        self._drafted: Codebook | None = None
 
     @property
     def unsaved(self) -> bool:
@@ -112,20 +115,55 @@ class LiveClasses:
                 self._check_unchanged(whole)
             whole.with_codebook(codebook).write(self._path)
             self._saved = codebook
+            self._drop_draft()
             if bundle.path is not None and bundle.path.resolve() == self._path.resolve():
                 self._on_disk = codebook
+
+    def keep_edits(self) -> None:
+        """Write unsaved edits as ``keep_draft`` does, for the case that this run is killed.
+
+        Each time over the last; ``save`` and edits that were taken back remove it.
+        """
+        with self._writing:
+            if _same_names(self._segmenter.codebook, self._saved):
+                self._drop_draft()
+            elif self._path is not None and self._segmenter.codebook is not self._drafted:
+                try:
+                    self._write_draft()
+                except AesegError as error:
+                    _log.debug("no draft: %s", error)
 
     def keep_draft(self) -> Path | None:
         """Write edits that were never saved as a bundle beside the bundle, and log where they are.
 
-        For the end of a run. An earlier draft is left alone; the pretrained bundle's goes into
-        the working folder. None where there is nothing to keep, or it cannot be written, which is
-        logged too.
+        For the end of a run. An earlier run's draft is left alone; the pretrained bundle's goes
+        into the working folder. None where there is nothing to keep, or it cannot be written,
+        which is logged too.
         """
-        book, saved = self._segmenter.codebook, self._saved
-        if self._path is None or _same_names(book, saved):
-            return None
-        path, whole, kept = self._path, self._segmenter.bundle, True
+        with self._writing:
+            if self._path is None or _same_names(self._segmenter.codebook, self._saved):
+                self._drop_draft()
+                return None
+            try:
+                draft, replaces = self._write_draft()
+            except AesegError as error:
+                _log.warning("the classes changed on the live page are lost: %s", error)
+                return None
+            self._saved, self._draft = self._segmenter.codebook, None
+        how = f"mv {quote(str(draft))} {quote(str(self._path))}"
+        if not replaces:
+            how = f"aeseg run ... -b {quote(str(draft))}"
+        _log.warning(
+            "the classes changed on the live page were not saved; they are in %s. To use them: %s",
+            draft,
+            how,
+        )
+        return draft
+
+    def _write_draft(self) -> tuple[Path, bool]:
+        """Write the draft; False where it is none to put in the bundle's place."""
+        assert self._path is not None
+        book, path, whole, kept = self._segmenter.codebook, self._path, self._segmenter.bundle, True
         try:
             whole = Bundle.open(whole.path or path)
             self._check_unchanged(whole)
@@ -136,22 +174,16 @@ class LiveClasses:
         folder = Path() if given else path.parent
         ends = chain([""], map("-{}".format, count(2)))
         names = (folder / f"{path.stem}.draft{end}.aeseg" for end in ends)
-        draft = next(each for each in names if not each.exists())
-        try:
-            whole.with_codebook(book).write(draft)
-        except AesegError as error:
-            _log.warning("the classes changed on the live page are lost: %s", error)
-            return None
-        self._saved = book
-        how = f"mv {quote(str(draft))} {quote(str(path))}"
-        if given or not kept:
-            how = f"aeseg run ... -b {quote(str(draft))}"
-        _log.warning(
-            "the classes changed on the live page were not saved; they are in %s. To use them: %s",
-            draft,
-            how,
-        )
-        return draft
+        draft = self._draft or next(each for each in names if not each.exists())
+        whole.with_codebook(book).write(draft)
+        self._draft, self._drafted = draft, book
+        return draft, kept and not given
+
+    def _drop_draft(self) -> None:
+        if self._draft is not None:
+            with contextlib.suppress(OSError):
+                self._draft.unlink()
+        self._draft = self._drafted = None
 
     def _check_unchanged(self, found: Bundle) -> None:
         """Refuse a file that another program has written since it was read or saved here.

@@ -27,6 +27,7 @@ from aeseg_edge.support.text import without_password
 from aeseg_edge.view.draw import as_bgr, encode, render
 
 if TYPE_CHECKING:
+    from aeseg_edge.bundle.codebook import Codebook
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.sources.base import Frame
 
@@ -53,7 +54,7 @@ class Scale:
     def uncertainty(self, margin: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Turn margins, float32 [h, w], into uncertainty, uint8 [h, w].
 
-        255 where the two best clusters score alike, 0 from the level on.
+        255 where the two best score alike, 0 from the level on.
         """
         here = float(np.median(margin))
         before = here if self._level is None else self._level
@@ -61,11 +62,28 @@ class Scale:
         return np.asarray(255 * (1 - np.clip(margin / self._level, 0, 1)), np.uint8)
 
 
-def encode_packet(shot: Shot, scale: Scale, *, width: int, quality: int) -> bytes:
+def class_margin(codebook: Codebook, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Say by how much the best class leads, float32 [h, w]; latents are float32 [D, h, w].
+
+    A class scores as its best cluster does: between two clusters of one class nothing is
+    uncertain, though their own margin is small.
+    """
+    scores = codebook.scores(np.moveaxis(latents, 0, -1))
+    ids = np.unique(codebook.remap)
+    if len(ids) < 2:
+        return np.ones(latents.shape[1:], np.float32)
+    best = np.stack([scores[..., codebook.remap == each].max(axis=-1) for each in ids], axis=-1)
+    first = np.partition(best, -2, axis=-1)[..., -2:]
+    return np.asarray(first[..., 1] - first[..., 0], np.float32)
+
+
+def encode_packet(
+    shot: Shot, scale: Scale, *, width: int, quality: int, codebook: Codebook | None = None
+) -> bytes:
     """Encode what the page needs of one result: a packet, see the module's text.
 
     Frames wider than ``width`` are shrunk; ``quality`` of the JPEG is 1..100; the scale is kept
-    from one frame to the next.
+    from one frame to the next. With a codebook, uncertainty is between classes.
     """
     frame, result = shot.frame, shot.result
     image, labels = shrink(as_bgr(frame.image), result.labels, width)
@@ -86,10 +104,13 @@ def encode_packet(shot: Shot, scale: Scale, *, width: int, quality: int) -> byte
         "milliseconds": {key: round(value, 3) for key, value in result.milliseconds.items()},
         "shares": {str(key): round(value, 5) for key, value in result.shares.items()},
     }
-    if result.margin is not None:
-        rows, columns = result.margin.shape
+    margin = result.margin
+    if margin is not None and codebook is not None and result.latents is not None:
+        margin = class_margin(codebook, result.latents)
+    if margin is not None:
+        rows, columns = margin.shape
         head |= {"rows": rows, "columns": columns}
-        parts["uncertainty"] = zlib.compress(scale.uncertainty(result.margin).tobytes(), 1)
+        parts["uncertainty"] = zlib.compress(scale.uncertainty(margin).tobytes(), 1)
     if result.distance is not None:
         rows, columns = result.distance.shape
         head |= {"rows": rows, "columns": columns}

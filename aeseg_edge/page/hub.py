@@ -22,6 +22,7 @@ from aeseg_edge.page.encoding import Scale, Shot, encode_labels, encode_packet, 
 from aeseg_edge.support.text import without_password
 
 if TYPE_CHECKING:
+    from aeseg_edge.bundle.codebook import Codebook
     from aeseg_edge.segment.result import Segmentation
     from aeseg_edge.sources.base import Frame
 
@@ -40,7 +41,7 @@ class Hub:
     """Between the loop's thread, which puts, and the server's, which waits.
 
     ``width``: most columns of pictures; ``quality``: of JPEGs; ``fps``: most packets a second, a
-    faster source is thinned out.
+    faster source is thinned out; ``codebook`` gives the one in use.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Hub:
         width: int = 960,
         quality: int = 82,
         fps: float = 30.0,
+        codebook: Callable[[], Codebook] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.encoded = 0
         self._width, self._quality, self._period = width, quality, 1.0 / fps
+        self._codebook = codebook
         self._clock = clock
         self._lock = threading.Lock()
         self._newest: Shot | None = None
@@ -167,7 +170,10 @@ class Hub:
         """
 
         def encode(taken: Shot) -> bytes:
-            packet = encode_packet(taken, self._scale, width=self._width, quality=self._quality)
+            book = None if self._codebook is None else self._codebook()
+            packet = encode_packet(
+                taken, self._scale, width=self._width, quality=self._quality, codebook=book
+            )
             self._sent.append(taken)
             return packet
 

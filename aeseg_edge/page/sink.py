@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from aeseg_edge.errors import SinkError
+from aeseg_edge.page.connections import bounded_protocol
 from aeseg_edge.page.guard import Guard, is_loopback, new_token
 from aeseg_edge.page.hub import Hubs
 from aeseg_edge.sinks.base import Asked, Sink
@@ -83,7 +84,8 @@ class WebSink(Sink):
             shown = f"[{host}]" if ":" in host else host
             self.name = f"http://{shown}:{self.port}"
             self.address = f"{self.name}/" + (f"#token={token}" if token else "")
-            self._hubs = Hubs(**options)
+            current = None if live.editor is None else live.editor.current
+            self._hubs = Hubs(**options, codebook=current)
             self._failure: BaseException | None = None
             self._counters: Callable[[], LoopCounters] | None = None
             self._started = threading.Event()
@@ -159,7 +161,7 @@ class WebSink(Sink):
         config = uvicorn.Config(
             build_app(self._hubs, self._guard, live.editor, self.figures),
             loop="asyncio",
-            http="h11",
+            http=bounded_protocol(_MOST_CONNECTIONS),
             ws="none",
             lifespan="off",
             interface="asgi3",

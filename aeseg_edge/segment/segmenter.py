@@ -20,7 +20,7 @@ from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, pal
 from aeseg_edge.bundle.drift import distances
 from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
 from aeseg_edge.bundle.manifest import Entry, Manifest
-from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
+from aeseg_edge.bundle.precisions import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
 from aeseg_edge.errors import BackendError, SourceError, UsageError
 from aeseg_edge.segment.decoder import Decoder, Decoding
 from aeseg_edge.segment.newest import every_frame, newest_frames

@@ -1,8 +1,9 @@
 """Where results go, written as URIs or as people type them.
 
-``out.mp4`` (or .avi, .mkv), ``out/%06d.png``, ``out/%06d.png?view=labels`` (raw class ids),
-``window``, ``null://``, ``json:FILE``, ``unix:PATH``, ``gst://appsrc ! PIPELINE``,
-``http://127.0.0.1:8080`` (the live page). docs/sinks.md has the options of each.
+``out.mp4`` (or .avi, .mkv, .mov, .webm), ``out/%06d.png``, ``out/{name}.png?view=labels`` (raw
+class ids), ``window``, ``null://``, ``json:FILE`` (``json:-``), ``unix:PATH``,
+``gst://appsrc ! PIPELINE``, ``http://127.0.0.1:8080`` (the live page). docs/sinks.md has the
+options of each.
 
 A sink of another kind is a module with a ``Sink`` and a function that opens it, and one row of
 ``SINKS``.
@@ -18,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Routed, Sink
-from aeseg_edge.sinks.names import file_parts
+from aeseg_edge.sinks.names import NAME, file_parts
 from aeseg_edge.support.lazy import load
 from aeseg_edge.view.draw import DECODED_VIEWS, VIEWS
 
@@ -57,11 +58,12 @@ class Kind:
             return rest, {}
         target, _, query = rest.partition("?")
         # json:///data/x is how a URI would have it.
-        return target.removeprefix("//") if self.begins else target, dict(parse_qsl(query))
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        return target.removeprefix("//") if self.begins else target, options
 
 
 _HERE, _VIEW = "aeseg_edge.sinks", ("view",)
-_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _PATTERN, _PAGE = "an image pattern (out/%06d.png)", "http://127.0.0.1:8080 (live page)"
 SINKS = (
@@ -126,6 +128,11 @@ def open_sink(
     if unknown := sorted(set(options) - set(kind.options or ())):
         known = " and ".join(f"?{name}=" for name in kind.options or ()) or "none"
         raise SinkError(f"{uri} has unknown options {unknown}", fix=f"It has {known}.")
+    if NAME in target and kind.file and not kind.numbered:
+        raise SinkError(
+            f"{uri} is no pattern of pictures, and {NAME} stands for a picture's file",
+            fix="Write {source}: one for each source.",
+        )
     view = options.get("view", view)
     views = VIEWS + DECODED_VIEWS
     fits = view in views or (view == "labels" and kind.numbered)

@@ -10,7 +10,7 @@ from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks.base import Asked, Sink
 from aeseg_edge.sinks.names import NAME, NUMBER
 from aeseg_edge.sources.base import Frame
-from aeseg_edge.support.files import write_bytes, write_error
+from aeseg_edge.support.files import is_stream, write_bytes, write_error
 from aeseg_edge.view.draw import encode
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class ImageSink(Sink):
                 f"{path} cannot be encoded at {picture.shape[1]}x{picture.shape[0]}",
                 fix="Write .png.",
             )
+        if is_stream(path):
+            raise SinkError(f"{path} is a device or a pipe", fix="Choose the name of a file.")
         write_bytes(path, data, error=SinkError)
 
     def _place(self, frame: Frame) -> Path:
@@ -71,7 +73,7 @@ class ImageSink(Sink):
             return path
         # Disks that do not tell A from a have one file for both.
         key, count = str(path).casefold(), 2
-        if key in self._written and (not self._named or frame.path is None):
+        if key in self._written and (not self._named or self._written[key] == frame.path):
             number = f"{Path(self.name).stem}-%06d" if self._named else "out/%06d"
             raise SinkError(
                 f"{self.name} is one image, and the source has more frames",

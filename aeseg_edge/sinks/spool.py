@@ -8,6 +8,7 @@ stream beside the target, from which the target is made at the end, without enco
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
 import re
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 _SECONDS = 2.0
 _MOST_FRAMES = 64
-_ENDS = {"mp4v": ".raw.m4v", "MJPG": ".raw.mjpeg"}
+_ENDS = {"mp4v": ".m4v", "MJPG": ".mjpeg"}
 _GROUP, _PICTURE = b"\0\0\1\xb3", b"\0\0\1\xb6"
 _ISO_MEDIA = (".mp4", ".m4v", ".mov")
 
@@ -46,11 +47,12 @@ def open_writer(
     return cv2.VideoWriter(str(path), code, fps, size)
 
 
-def can_spool() -> bool:
-    """Say whether this OpenCV takes packets: 4.5.5 and later with FFmpeg."""
+def can_spool(codec: str) -> bool:
+    """Say whether this OpenCV takes packets (4.5.5 and later with FFmpeg) that are a stream."""
     cv2 = import_cv2()
     known = cv2.videoio_registry.getWriterBackends()
-    return hasattr(cv2, "VIDEOWRITER_PROP_KEY_FLAG") and cv2.CAP_FFMPEG in known
+    takes = hasattr(cv2, "VIDEOWRITER_PROP_KEY_FLAG") and cv2.CAP_FFMPEG in known
+    return takes and codec in _ENDS
 
 
 class Spool:
@@ -67,12 +69,14 @@ class Spool:
     def __init__(
         self, temporary: Path, name: str, codec: str, fps: float, size: tuple[int, int]
     ) -> None:
-        self.path = temporary.with_name(temporary.stem + _ENDS[codec])
+        # The rate is in the name: JPEGs one after another do not say it.
+        self.path = temporary.with_name(f"{temporary.stem}.raw-{fps:.6g}{_ENDS[codec]}")
         self._part = temporary.with_name(f"{temporary.stem}.part.avi")
         self._name, self._codec, self._fps, self._size = name, codec, fps, size
         self._writer: Any = None
         self._lengths, self._keys = array("L"), bytearray()
         self._frames = 0
+        self._kept = False
         self._span = max(1, min(_MOST_FRAMES, round(_SECONDS * fps)))
         try:
             self._file = self.path.open("xb+")
@@ -119,14 +123,23 @@ class Spool:
             self._file.seek(0)
             _add_header(target, self._file.read(self._lengths[0]))
 
+    def keep(self, target: Path) -> SinkError:
+        """Leave the stream where the video could not be made of it, and say so."""
+        self._kept = True
+        return SinkError(
+            f"{self._name} cannot be finished, the disk is probably full; all of it is in "
+            f"{self.path}",
+            fix=f"Free some space, then: {_rescue(self.path, target)}",
+        )
+
     def remove(self) -> None:
-        """Remove the stream and what belongs to it."""
+        """Remove the stream, unless it is kept, and what belongs to it."""
         if self._writer is not None:
             self._writer.release()
             self._writer = None
         with contextlib.suppress(OSError):  # what a full disk did not take
             self._file.close()
-        for path in (self.path, self._part):
+        for path in (self._part,) if self._kept else (self._part, self.path):
             path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
@@ -176,30 +189,30 @@ def tell_of_leftovers(target: Path) -> None:
     """
     stem = target.stem[:40]
     for end in _ENDS.values():
-        for path in sorted(target.parent.glob(f".{_escaped(stem)}-????????{end}")):
+        for path in sorted(target.parent.glob(f".{glob.escape(stem)}-????????.raw-*{end}")):
             with contextlib.suppress(OSError):
                 with path.open("rb+") as file:
                     if not _lock(file.fileno()):
                         continue
-                begun = path.name.removesuffix(end)
+                begun = path.name.rpartition(".raw-")[0]
                 for other in (f"{begun}{target.suffix}", f"{begun}.part.avi"):
                     path.with_name(other).unlink(missing_ok=True)
                 if path.stat().st_size == 0:
                     path.unlink()
                     continue
-                saved = path.with_name(f"{stem}-saved{target.suffix}")
                 _log.warning(
-                    "a run into %s was cut off; what it wrote is in %s. To keep it: "
-                    "ffmpeg -i %s -c copy %s; then remove it",
+                    "a run into %s was cut off; what it wrote is in %s. To keep it: %s; then "
+                    "remove it",
                     target,
                     path,
-                    quote(str(path)),
-                    quote(str(saved)),
+                    _rescue(path, target.with_name(f"{stem}-saved{target.suffix}")),
                 )
 
 
-def _escaped(stem: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in stem)
+def _rescue(path: Path, target: Path) -> str:
+    """The command that makes a video of a stream."""
+    rate = path.stem.rpartition(".raw-")[2]
+    return f"ffmpeg -framerate {rate} -i {quote(str(path))} -c copy {quote(str(target))}"
 
 
 def _lock(number: int) -> bool:

@@ -36,13 +36,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_CODECS = {".avi": "MJPG", ".webm": "VP80"}
+_SMALLEST_VP8 = 6
+"""Below, FFmpeg writes packets that it does not read."""
+
 
 class VideoSink(Sink):
     """A video file, written beside its target and renamed when it is whole.
 
-    The target is .mp4, .mkv, .mov (MPEG-4) or .avi (MJPEG); what was written before a kill is
-    in a hidden file beside it. Raises SinkError if the folder does not exist or cannot be
-    written.
+    The target is .mp4, .mkv, .mov (MPEG-4), .avi (MJPEG) or .webm (VP8); what was written before
+    a kill is in a hidden file beside it, of a .webm not all. Raises SinkError if the folder does
+    not exist or cannot be written.
     """
 
     backlog = 16
@@ -50,7 +54,7 @@ class VideoSink(Sink):
     def __init__(self, asked: Asked) -> None:
         self._path = path = Path(asked.target)
         self.name = str(path)
-        self._codec = "MJPG" if path.suffix.lower() == ".avi" else "mp4v"
+        self._codec = _CODECS.get(path.suffix.lower(), "mp4v")
         self._draw = asked.draw
         self._pace = Pace(self.name, asked.fps)
         self._spool: Spool | None = None
@@ -114,6 +118,8 @@ class VideoSink(Sink):
             else:
                 self._writer.release()
             found = _count_frames(self._temporary)
+            if found < self._frames and self._spool is not None:
+                raise self._spool.keep(self._path)
             if found < self._frames:
                 raise not_whole(self.name, found, self._frames)
             move_into_place(self._temporary, self._path)
@@ -137,7 +143,9 @@ class VideoSink(Sink):
     def _open(self, width: int, height: int) -> None:
         assert self._temporary is not None
         fps = _mpeg4_rate(self._pace.fps) if self._codec == "mp4v" else self._pace.fps
-        if can_spool():
+        if self._codec == "VP80" and min(width, height) < _SMALLEST_VP8:
+            raise cannot_encode(self.name, self._codec, fps, (width, height))
+        if can_spool(self._codec):
             self._spool = Spool(self._temporary, self.name, self._codec, fps, (width, height))
             return
         self._writer = open_writer(self._temporary, self._codec, fps, (width, height))

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0
 _MAX_PART = 64 << 20
 _MAX_BAD = 30
+_MUCH = 8 << 20
 _END = b"\xff\xd9"
 _FILES = ("application/octet-stream", "application/mp4", "binary/octet-stream")
 _FIX = "Open the address in a browser; check the network, the password and the camera's manual."
@@ -200,8 +201,9 @@ def _connect(uri: str) -> Any:
         return opener.open(request, timeout=_TIMEOUT)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        # A wrong address or password stays wrong.
-        wrong = isinstance(error, ValueError) or getattr(error, "code", 0) in (401, 403)
+        # A wrong address or password stays wrong, and a file is no camera that comes back.
+        wrong = isinstance(error, ValueError) or 400 <= getattr(error, "code", 0) < 500
+        wrong = wrong or _suffix(uri) in VIDEO_SUFFIXES | IMAGE_SUFFIXES
         kind = SourceError if wrong else Absent
         raise kind(f"{name} cannot be opened: {reason}", fix=_FIX) from error
 
@@ -226,7 +228,7 @@ def open_http(uri: str, channels: int) -> Source:
     if kind.startswith("multipart/"):
         return MjpegSource(name, response, channels)
     with response:
-        suffix = PurePosixPath(urlsplit(uri).path).suffix.lower()
+        suffix = _suffix(uri)
         known = suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES
         by_type = kind.startswith(("video/", "image/")) or kind in _FILES
         length = response.headers.get("Content-Length", "")
@@ -245,6 +247,10 @@ def open_http(uri: str, channels: int) -> Source:
         raise Absent(f"{name} gives {kind}, not a stream of JPEGs or a video", fix=_FIX) from None
 
 
+def _suffix(uri: str) -> str:
+    return PurePosixPath(uri.partition("?")[0]).suffix.lower()
+
+
 def _fetch(name: str, response: Any, length: int, suffix: str, channels: int) -> Source:
     """Fetch a file, then open it."""
     from aeseg_edge.sources.recorded import open_recording
@@ -255,9 +261,8 @@ def _fetch(name: str, response: Any, length: int, suffix: str, channels: int) ->
     try:
         if shutil.disk_usage(folder.name).free < length:
             raise SourceError(f"{name} has {length} bytes, too many for {folder.name}", fix=advice)
-        _log.warning(
-            "%s: its server gives no parts of it, so all %d bytes come first", name, length
-        )
+        if length > _MUCH:
+            _log.warning("%s: its server gives no parts, so %d MB come first", name, length >> 20)
         with path.open("wb") as file:
             shutil.copyfileobj(response, file)
         if (have := path.stat().st_size) < length:

@@ -27,6 +27,8 @@ from aeseg_edge.sources.pairs import is_pairs, with_ranges
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import is_utf8
 
+_KEPT = ("model.json", "history.json", "frames/sizes.json")
+"""What tells a NAME.train from a folder of footage."""
 _FIX = "Give a video, an image, a folder, a zip of images or a glob of any of these."
 
 
@@ -168,8 +170,18 @@ def list_files(uri: str) -> list[Path]:
 def _in_folder(folder: Path) -> tuple[list[Found], int]:
     """What a folder holds, and how many files that is, hidden ones and others included."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    names = [str(path) for path in files if not is_hidden(str(path.relative_to(folder)))]
-    return _sort_out(str(folder), "folder", sorted(names, key=natural)), len(files)
+    # What a training has kept of its footage is no footage again: `aeseg train . -o cam.aeseg`.
+    kept = [path for path in folder.rglob("*.train") if any((path / m).exists() for m in _KEPT)]
+    names = [
+        str(path)
+        for path in files
+        if not is_hidden(str(path.relative_to(folder))) and not set(kept) & set(path.parents)
+    ]
+    found = _sort_out(str(folder), "folder", sorted(names, key=natural))
+    if found and kept:
+        note = f"{kept[0]} holds frames that a training has kept: they are left out"
+        found[0] = replace(found[0], notes=(*found[0].notes, note))
+    return found, len(files)
 
 
 def _sort_out(source: str, kind: str, names: list[str]) -> list[Found]:

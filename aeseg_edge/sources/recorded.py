@@ -95,6 +95,7 @@ class Recordings(Source):
         self._left = list(found)
         self._channels = channels
         self._closed = False
+        self._fix = "Play one to see whether it is whole; convert it to MP4 (H.264) if it is."
         self._current = self._next()
         self._count = len(found)
         if self._current is None:
@@ -140,11 +141,12 @@ class Recordings(Source):
     def _nothing(self) -> SourceError:
         return SourceError(
             f"none of the {self._count} recordings of {self.name} can be read",
-            fix="Play one to see whether it is whole; convert it to MP4 (H.264) if it is.",
+            fix=self._fix,
         )
 
     def _skip(self, name: str, problem: SourceError) -> None:
         self.skipped.append(name)
+        self._fix = problem.fix
         _log.warning("%s is skipped: %s", as_text(name), as_text(str(problem)))
 
 

@@ -75,6 +75,13 @@ class VideoSource(Source):
         if self._decoder is not None:
             for sentence in what_is_missing(self._decoder, self._path):
                 _log.warning("%s", sentence)
+            if self._path is None and self.total is not None and index < 0.9 * self.total:
+                _log.warning(
+                    "%s gave %d of about %d frames: the connection may have broken",
+                    self.name,
+                    index,
+                    self.total,
+                )
 
     def close(self) -> None:
         """Release the capture."""

@@ -108,6 +108,27 @@ def write_bytes(path: Path, data: bytes, *, error: type[AesegError] = SinkError)
         temporary.write_bytes(data)
 
 
+def identity(path: Path) -> str:
+    """Give what all names of one file have in common, whether it is there yet or not.
+
+    That is its real path, with small letters where the folder takes A and a for one name.
+    """
+    real = os.path.realpath(path)
+    folder, name = os.path.split(real)
+    return os.path.join(folder, name.casefold()) if _folds_case(folder) else real
+
+
+def _folds_case(folder: str) -> bool:
+    # Only trying tells: file systems of one system differ, and one folder from another (ext4).
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+        other = next((name for name in names if name != name.swapcase()), None)
+        paths = [os.path.join(folder, each) for each in (other, other.swapcase())] if other else []
+        return bool(paths) and os.path.samefile(*paths)
+    except OSError:
+        return False
+
+
 def is_stream(path: Path) -> bool:
     """Say whether a path is written to and not replaced: a device, a pipe, a socket."""
     if os.path.abspath(path).startswith(_STREAMS):

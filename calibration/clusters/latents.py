@@ -14,7 +14,7 @@ from aeseg_edge.backends.session import open_session
 from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import Geometry
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Tick
 
 Boxes = Sequence[tuple[int, int, int, int]]

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
-from aeseg_edge.bundle.variants import REFERENCE
+from aeseg_edge.bundle.precisions import REFERENCE
 from aeseg_edge.calibration.clusters.latents import EncoderSession
 from aeseg_edge.calibration.clusters.methods import listed, measure_of, unit
-from aeseg_edge.calibration.graphs.assemble import detach_head
+from aeseg_edge.calibration.graphs.deployed import detach_head
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.require import import_scipy
 
 FARTHEST = 0.5

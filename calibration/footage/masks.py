@@ -25,7 +25,7 @@ from aeseg_edge.calibration.footage.turned import Turned
 from aeseg_edge.errors import EvaluationError
 from aeseg_edge.sources.depth import Levels, levels_of, split_levels
 from aeseg_edge.sources.images import IMAGE_SUFFIXES, decode_image, is_hidden, orientation_of
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.require import import_cv2, require
 
 MASK_SUFFIX = ".png"

@@ -15,7 +15,7 @@ from aeseg_edge.errors import UsageError
 from aeseg_edge.sources import check_modalities
 from aeseg_edge.sources.depth import once
 from aeseg_edge.sources.pairs import Pairs, is_pairs, open_pairs, read_pair
-from aeseg_edge.support.choose import middles
+from aeseg_edge.support.evenly import middles
 
 
 class PairReader(Reader):

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.errors import FootageError, SourceError
+from aeseg_edge.sources import is_live
 from aeseg_edge.sources.decoding import Decoder, to_channels
 from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.paths import Found, file_path, find, is_pipe
 from aeseg_edge.sources.video import no_frame, open_decoder, what_is_missing
-from aeseg_edge.support.choose import middles
+from aeseg_edge.support.evenly import middles
 from aeseg_edge.support.text import as_text
 
 _log = logging.getLogger(__name__)
@@ -247,7 +248,8 @@ def open_sources(sources: Sequence[str | Path]) -> list[Reader]:
     for source in map(str, sources):
         stream = "://" in source and not source.startswith("file://")
         path = Path(file_path(source))
-        if stream or source == "-" or is_pipe(path) or (source.isdecimal() and not path.exists()):
+        camera = not stream and not path.is_file() and not path.is_dir() and is_live(source)
+        if stream or camera or source == "-" or is_pipe(path):
             raise FootageError(
                 f"{source} is not a file, and training needs footage that it can read again",
                 fix="Record it first: aeseg run SOURCE --view frame -o clip.mp4, or any recorder.",

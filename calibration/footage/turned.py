@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.sources.images import orientation_of, turn
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 
 _log = logging.getLogger(__name__)
 

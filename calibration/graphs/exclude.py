@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from aeseg_edge.bundle.contract import ENCODED
-from aeseg_edge.calibration.graphs.assemble import finish
+from aeseg_edge.calibration.graphs.deployed import finish
 from aeseg_edge.errors import CalibrationError, UsageError
 
 RECORD = "int8_excluded"

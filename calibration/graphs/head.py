@@ -29,7 +29,7 @@ from aeseg_edge.bundle.contract import (
     WEIGHTS,
     GraphSpec,
 )
-from aeseg_edge.bundle.variants import TENSORRT, Layout
+from aeseg_edge.bundle.precisions import TENSORRT, Layout
 
 BRANCH = f"{HEAD}if_extras"
 

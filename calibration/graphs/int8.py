@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 
 from aeseg_edge.backends.session import load_onnxruntime
 from aeseg_edge.bundle.contract import ENCODED, FRAME, NORMALISED
-from aeseg_edge.calibration.graphs.assemble import finish, to_half, upstream
+from aeseg_edge.calibration.graphs.deployed import finish, to_half, upstream
 from aeseg_edge.calibration.graphs.exclude import float_convolutions as float_convolutions
 from aeseg_edge.calibration.graphs.exclude import restored
 from aeseg_edge.calibration.graphs.ranges import CUT, cut_ranges

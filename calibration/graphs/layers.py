@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from aeseg_edge.bundle.contract import FRAME, HEAD, WEIGHTS, GraphSpec
-from aeseg_edge.bundle.variants import WIDTHS
+from aeseg_edge.bundle.precisions import WIDTHS
 from aeseg_edge.errors import ExportError
 
 

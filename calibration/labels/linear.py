@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import VOID, ClassInfo, Codebook
-from aeseg_edge.bundle.variants import REFERENCE
+from aeseg_edge.bundle.precisions import REFERENCE
 from aeseg_edge.calibration.footage.masks import Pair, fit_mask, labelled_frames, reader_for
 from aeseg_edge.calibration.labels.naming import class_weights
 from aeseg_edge.calibration.score.counts import class_iou

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.classes import check_class_name, find_class
 from aeseg_edge.bundle.codebook import MAX_CLASSES, VOID, ClassInfo, Codebook, default_classes
-from aeseg_edge.bundle.variants import REFERENCE
+from aeseg_edge.bundle.precisions import REFERENCE
 from aeseg_edge.calibration.footage.masks import Pair, reader_for
 from aeseg_edge.calibration.score.counts import UNMATCHED, majority_map
 from aeseg_edge.calibration.score.evaluation import Progress, count_clusters, outside_region

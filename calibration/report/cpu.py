@@ -21,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aeseg_edge.backends.session import load_onnxruntime, open_session
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import FLOAT, INT8, ONNXRUNTIME
-from aeseg_edge.calibration.graphs.assemble import OPSET
+from aeseg_edge.bundle.precisions import FLOAT, INT8, ONNXRUNTIME
+from aeseg_edge.calibration.graphs.deployed import OPSET
 from aeseg_edge.calibration.report.devices import Device
 from aeseg_edge.calibration.report.roofline import Roofline, roofline
 from aeseg_edge.measure.profile import node_times, run_profiled

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import palette
-from aeseg_edge.bundle.variants import INT8, TENSORRT, variant
+from aeseg_edge.bundle.precisions import INT8, TENSORRT, variant
 from aeseg_edge.calibration.report.devices import DEVICES
 from aeseg_edge.calibration.report.roofline import roofline
-from aeseg_edge.calibration.score.precisions import PrecisionFigures, PrecisionReport, WorstFrame
+from aeseg_edge.calibration.score.by_precision import PrecisionFigures, PrecisionReport, WorstFrame
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.version import __version__

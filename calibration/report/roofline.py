@@ -20,7 +20,7 @@ from typing import Any
 import onnx
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import (
+from aeseg_edge.bundle.precisions import (
     FLOAT,
     ONNXRUNTIME,
     PRECISIONS,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import ONNXRUNTIME, REFERENCE
+from aeseg_edge.bundle.precisions import ONNXRUNTIME, REFERENCE
 from aeseg_edge.calibration.score.counts import LABELS, label_table, labels_equal
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.segment.segmenter import Segmenter

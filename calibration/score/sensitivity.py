@@ -21,12 +21,12 @@ import onnx
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.archive import Bundle
-from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, WIDTHS, variant
+from aeseg_edge.bundle.precisions import INT8, ONNXRUNTIME, REFERENCE, WIDTHS, variant
 from aeseg_edge.calibration.graphs.exclude import quantised_convolutions, restored
 from aeseg_edge.calibration.graphs.layers import layers_of
 from aeseg_edge.calibration.score.agreement import Agreement, measure_agreement, open_graph
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Tick
 
 FRAMES = 12

@@ -12,7 +12,7 @@ from aeseg_edge.backends.cache import EngineCache, EngineKey, padded_clusters
 from aeseg_edge.backends.tensorrt import engine_key
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.bundle.variants import ENGINES, TENSORRT
+from aeseg_edge.bundle.precisions import ENGINES, TENSORRT
 from aeseg_edge.errors import EngineNotBuilt
 from aeseg_edge.export.engines.child import build_engine
 from aeseg_edge.export.engines.compile import BuildOptions

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from aeseg_edge.backends.cache import OPTIMIZATION_LEVEL
-from aeseg_edge.backends.trt import load_tensorrt, reason, shared_journal
+from aeseg_edge.backends.tensorrt_api import load_tensorrt, reason, shared_journal
 from aeseg_edge.bundle.contract import INPUTS, OUTPUTS, GraphSpec, TensorSpec
 from aeseg_edge.errors import EngineError
 from aeseg_edge.export.engines.log import Kernel, parse_kernels

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aeseg_edge.export.network.windows import Windows
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 
 WEIGHT = 0.5
 """Of the appearance loss beside the reconstruction loss."""

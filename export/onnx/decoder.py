@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from aeseg_edge.bundle.contract import DECODED, ENCODED, LATENTS
-from aeseg_edge.calibration.graphs.assemble import finish
+from aeseg_edge.calibration.graphs.deployed import finish
 from aeseg_edge.errors import ExportError
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.onnx.encoder import trace

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from aeseg_edge.bundle.contract import ENCODED, FRAME, NORMALISED
-from aeseg_edge.calibration.graphs.assemble import OPSET, finish
+from aeseg_edge.calibration.graphs.deployed import OPSET, finish
 from aeseg_edge.errors import ExportError
 from aeseg_edge.export.network.autoencoder import Autoencoder
 

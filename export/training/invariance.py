@@ -24,7 +24,7 @@ from torch.nn import functional
 from aeseg_edge.export.network.autoencoder import Autoencoder
 from aeseg_edge.export.network.reduce import fold
 from aeseg_edge.export.training.augment import Augmentation, disturb, draw_windows
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 
 VIEWS = Augmentation(zoom=(1 / 3, 1 / 1.2))
 """How another view differs: 1.2 to 3 times larger, elsewhere, other colours, mirrored or not."""

@@ -33,7 +33,7 @@ from aeseg_edge.export.network.efficientnet import (
     offsets,
 )
 from aeseg_edge.export.training.invariance import evened, view_covariance
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.progress import Tick
 from aeseg_edge.support.require import require
 

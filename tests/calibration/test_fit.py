@@ -21,7 +21,7 @@ pytest.importorskip("sklearn")
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.bundle.geometry import fit_frame  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings, Fitted  # noqa: E402
-from aeseg_edge.calibration.footage.frames import split_for_agreement  # noqa: E402
+from aeseg_edge.calibration.footage.varied import split_for_agreement  # noqa: E402
 from aeseg_edge.calibration.recalibrate import recalibrate, settings_of  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import CalibrationError, UsageError  # noqa: E402

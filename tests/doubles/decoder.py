@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from aeseg_edge.bundle.contract import DECODED, LATENTS
-from aeseg_edge.calibration.graphs.assemble import OPSET, finish
+from aeseg_edge.calibration.graphs.deployed import OPSET, finish
 
 
 def affine(latent_dim: int, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

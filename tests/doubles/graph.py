@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import ENCODED, FRAME, NORMALISED, GraphSpec
-from aeseg_edge.calibration.graphs.assemble import OPSET, attach_head, finish
+from aeseg_edge.calibration.graphs.deployed import OPSET, attach_head, finish
 
 SPEC = GraphSpec(height=32, width=48, channels=3, latent_dim=4, stride=4, output_stride=2)
 

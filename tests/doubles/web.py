@@ -49,6 +49,7 @@ class Editor:
     )
     saves: int = 0
     drafts: int = 0
+    kept: int = 0
     before: list[Codebook] = field(default_factory=list)
     geometry: Geometry = field(default_factory=lambda: Geometry(64, 48))
     title: str = "street"
@@ -76,6 +77,9 @@ class Editor:
 
     def save(self) -> None:
         self.saves += 1
+
+    def keep_edits(self) -> None:
+        self.kept += 1
 
     def keep_draft(self) -> None:
         self.drafts += 1

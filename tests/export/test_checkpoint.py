@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from aeseg_edge.errors import TrainingError  # noqa: E402
 from aeseg_edge.export import checkpoint  # noqa: E402
 from aeseg_edge.export.checkpoint import State  # noqa: E402
-from aeseg_edge.export.frames import keep_frames, load_frames, load_sizes, save_frames  # noqa: E402
+from aeseg_edge.export.kept_frames import keep_frames, load_frames, load_sizes, save_frames  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 

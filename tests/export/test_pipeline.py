@@ -22,7 +22,7 @@ from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import pipeline  # noqa: E402
 from aeseg_edge.export.checkpoint import save_model  # noqa: E402
-from aeseg_edge.export.frames import (  # noqa: E402
+from aeseg_edge.export.kept_frames import (  # noqa: E402
     frame_region,
     load_frames,
     resize_frames,

@@ -19,7 +19,7 @@ from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.calibration.settings import FitSettings  # noqa: E402
 from aeseg_edge.errors import TrainingError, UsageError  # noqa: E402
 from aeseg_edge.export import checkpoint, pipeline  # noqa: E402
-from aeseg_edge.export.frames import load_frames, save_frames  # noqa: E402
+from aeseg_edge.export.kept_frames import load_frames, save_frames  # noqa: E402
 from aeseg_edge.export.lock import training_in  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.pipeline import export_bundle, train_bundle  # noqa: E402

@@ -16,6 +16,7 @@ from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import show
 from aeseg_edge.errors import UsageError
 from aeseg_edge.measure import against, openloop, profile
@@ -132,7 +133,7 @@ def _sweep(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSett
     if runner.threads is not None:
         raise UsageError("--threads does not go with --sweep", fix="Use --sweep-threads 1,2.")
     for suffix in (".md", ".json", ".png") if options.out is not None else ():
-        shared.check_output(options.out.with_name(options.out.name + suffix))
+        check_output(options.out.with_name(options.out.name + suffix))
     bundle = shared.open_bundle(options)
     found = sweep(
         bundle,
@@ -161,7 +162,7 @@ def _side_by_side(
     more: dict[str, against.Candidate] = {}
     if options.split:
         with shared.needing("calibrate", "--split is not available here"):
-            from aeseg_edge.calibration.report.split import split_paths
+            from aeseg_edge.calibration.report.stages import split_paths
         more.update(split_paths(bundle, precision=runner.precision, threads=threads))
     found = against.side_by_side(
         bundle,

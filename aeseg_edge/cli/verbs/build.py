@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import PRECISIONS as EVERY
-from aeseg_edge.bundle.variants import ENGINES
+from aeseg_edge.bundle.precisions import ENGINES
 from aeseg_edge.cli.options import add_cache, add_imgsz, add_json
 from aeseg_edge.cli.output import write_json
 from aeseg_edge.cli.progress import Progress

@@ -10,6 +10,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, given
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import report_fitted
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run this verb."""
     sources = shared.all_sources(options.sources, options)
-    output = shared.check_output(options.output, ".aeseg")
+    output = check_output(options.output, ".aeseg")
     bundle = shared.open_bundle(options)
     manifest = bundle.manifest
     _check_label_free(manifest.method, options)

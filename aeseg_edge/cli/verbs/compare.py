@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.manifest import Manifest, Modality
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options
+from aeseg_edge.cli.files import check_picture
 from aeseg_edge.cli.output import write_json, write_picture
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import UsageError
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     uri = shared.one_source(options)
     import_scipy("optimize")  # Needed at the end, so asked for before the frames.
     if options.sheet is not None:
-        shared.check_picture(options.sheet, options)
+        check_picture(options.sheet)
     counts = LabelCounts()
     with (
         shared.open_segmenter(options.first, options) as first,

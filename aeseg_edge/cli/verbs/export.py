@@ -8,6 +8,7 @@ from pathlib import Path
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, given
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import report_fitted
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.cli.verbs.calibrate import names_to_keep
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
     both = options.sources or options.modalities is not None
     sources = shared.all_sources(options.sources, options) if both else []
-    output = shared.check_output(options.output, ".aeseg")
+    output = check_output(options.output, ".aeseg")
     settings = shared.fit_settings(options, remembered_fit(options.folder))
     if has_labels(options.folder):
         return export_labelled(options, output, settings)

@@ -11,7 +11,8 @@ from aeseg_edge.bundle import classes as naming
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.classes import clusters_of, find_class
 from aeseg_edge.bundle.codebook import VOID, Codebook
-from aeseg_edge.cli.options import add_json, check_output, check_picture, open_bundle, open_for
+from aeseg_edge.cli.files import check_output, check_picture
+from aeseg_edge.cli.options import add_json, open_bundle, open_for
 from aeseg_edge.cli.output import write_json, write_picture
 from aeseg_edge.cli.verbs.name_masks import (
     add_from_masks,
@@ -21,7 +22,6 @@ from aeseg_edge.cli.verbs.name_masks import (
 )
 from aeseg_edge.errors import CodebookError, UsageError
 from aeseg_edge.segment.segmenter import Segmenter
-from aeseg_edge.sources import files_of
 from aeseg_edge.support.options import positive
 from aeseg_edge.view import sheet
 
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
             fix="Name clusters (3=road), give --from-masks, or ask for --sheet.",
         )
     if options.sheet is not None:
-        check_picture(Path(options.sheet[0]), options, *files_of(options.sheet[1]))
+        check_picture(Path(options.sheet[0]))
     report: dict[str, Any] | None = None
     target: Path | None = None
     if edits or labelled or options.output is not None:

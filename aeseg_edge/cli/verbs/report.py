@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from aeseg_edge.cli import options as shared
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import write_json
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.errors import SinkError
@@ -45,10 +46,10 @@ def run(options: argparse.Namespace) -> int:
     """Run this verb."""
     with shared.needing("calibrate", "the report is made with a package that is not importable"):
         from aeseg_edge.calibration.report.page import render_page
-        from aeseg_edge.calibration.score.precisions import compare_precisions
+        from aeseg_edge.calibration.score.by_precision import compare_precisions
 
     uri = shared.one_source(options)
-    output = shared.check_output(options.output, ".html")
+    output = check_output(options.output, ".html")
     bundle = shared.open_bundle(options)
     with shared.open_for(bundle.manifest, uri) as source, Progress() as progress:
         step = 1 if source.live or not source.total else max(1, source.total // options.frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled
+from aeseg_edge.cli.files import refuse_reads
 from aeseg_edge.cli.output import write_json
 from aeseg_edge.cli.verbs.build import build_engines
 from aeseg_edge.errors import BackendError, EngineNotBuilt
@@ -30,7 +32,7 @@ from aeseg_edge.sinks import needs_decoder, open_sinks
 from aeseg_edge.sinks.base import Routed, Sink
 from aeseg_edge.sinks.counters import LoopCounters
 from aeseg_edge.sinks.names import name_each
-from aeseg_edge.sinks.targets import refuse_inputs, refuse_shared, target_of
+from aeseg_edge.sinks.overwrites import refuse_shared, target_of
 from aeseg_edge.sources import FORMS as SOURCE_FORMS
 from aeseg_edge.sources.base import Source
 from aeseg_edge.support.options import strength
@@ -39,6 +41,8 @@ from aeseg_edge.support.text import without_password
 from aeseg_edge.view.settings import DrawSettings
 
 EXAMPLE = "aeseg run drive.mp4 -b street.aeseg -o drive_labels.mp4 --view both"
+_LOCATION = re.compile(r"""(?:sink\s[^!]*?)\blocation\s*=\s*["']?([^\s"'!]+)""")
+"""The file of a filesink, multifilesink or splitmuxsink in a pipeline."""
 _DEFAULT_SMOOTH = -1.0
 """``--smooth`` without a value: the bundle's own default."""
 
@@ -59,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SINK",
-        help=SINK_FORMS.replace("%", "%%") + " (repeatable; {source} makes one for each source)",
+        help=SINK_FORMS.replace("%", "%%")
+        + " (repeatable; {source} makes one for each source, {name} one for each file)",
     )
     add_options(parser, RunnerSettings)
     add_options(parser, DrawSettings)
@@ -174,7 +179,9 @@ def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse sinks that would write over an input, or two of them one file, before any is open."""
     uris = [each for uri in options.output for each in name_each(uri, names)]
     targets = [target for uri in uris if (target := target_of(uri)) is not None]
-    refuse_inputs(targets, shared.given_files(options))
+    pipelines = " ".join(uri for uri in uris if uri.startswith("gst://"))
+    targets += [Path(place) for place in _LOCATION.findall(pipelines)]
+    refuse_reads(targets, options)
     refuse_shared(uris if options.stats in (None, "-") else [*uris, f"json:{options.stats}"])
 
 

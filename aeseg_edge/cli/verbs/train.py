@@ -9,6 +9,7 @@ from pathlib import Path
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled, given
+from aeseg_edge.cli.files import check_output
 from aeseg_edge.cli.output import report_fitted
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.cli.verbs.train_labels import check_label_free, check_labelled, train_labelled
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             "--channels and --modalities exclude each other",
             fix="Leave --channels out; state a modality's as thermal:1=DIR.",
         )
-    output = shared.check_output(options.output, ".aeseg")
+    output = check_output(options.output, ".aeseg")
     labelled = options.masks is not None
     (check_labelled if labelled else check_label_free)(options)
     arch = DEFAULT_ARCHITECTURE if options.start is None else pipeline.arch_of(options.start)

@@ -28,7 +28,7 @@ from aeseg_edge.backends.cache import EngineCache, padded_clusters
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.calibration.graphs.assemble import attach_head
+from aeseg_edge.calibration.graphs.deployed import attach_head
 from aeseg_edge.errors import (
     AesegError,
     BackendError,

@@ -15,6 +15,7 @@ from aeseg_edge.loop.camera import CameraLoop
 from aeseg_edge.loop.feed import OPEN_AT_ONCE
 from aeseg_edge.loop.inputs import Later, Pending, open_inputs
 from aeseg_edge.loop.watchdog import Patience
+from aeseg_edge.sinks.base import Routed
 from aeseg_edge.sources import open_source
 from aeseg_edge.sources.base import Absent, Source
 from tests.doubles.loop import END, Camera, Collecting, Engine, wait_for
@@ -159,6 +160,17 @@ def test_many_recordings_are_open_a_few_at_a_time(tmp_path: Path) -> None:
     assert sorted({frame.source for frame in sink.frames}) == uris
     assert open_now == [0]
     assert most[0] <= OPEN_AT_ONCE
+
+
+def test_what_a_recording_alone_goes_into_is_closed_at_its_end(tmp_path: Path) -> None:
+    uris = [str(write_video(tmp_path / f"{number}.avi", 3)) for number in range(8)]
+    sinks = [Collecting() for _ in uris]
+    # The last one takes its first frame only when the first is closed.
+    sinks[-1].before = lambda _: wait_for(lambda: sinks[0].ended == ["closed"])
+    routed = [Routed(sink, uri) for sink, uri in zip(sinks, uris, strict=True)]
+    CameraLoop(Engine(), open_inputs(uris, open_source), routed).run()
+    assert [len(each.frames) for each in sinks] == [3] * 8
+    assert {tuple(each.ended) for each in sinks} == {("closed", "aborted")}
 
 
 def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:

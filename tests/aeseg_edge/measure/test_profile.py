@@ -112,7 +112,7 @@ def test_what_runs_inside_a_branch_is_counted_with_the_branch_alone(
 ) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from aeseg_edge.calibration.graphs.assemble import attach_head
+    from aeseg_edge.calibration.graphs.deployed import attach_head
     from tests.doubles import graph as double
 
     made = attach_head(double.encoder(), double.SPEC, gate=0.5, layout="cpu")

@@ -24,12 +24,15 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from aeseg_edge.bundle.codebook import Codebook  # noqa: E402
 from aeseg_edge.errors import MissingDependency, SinkError  # noqa: E402
-from aeseg_edge.page.encoding import Scale  # noqa: E402
+from aeseg_edge.page import app  # noqa: E402
+from aeseg_edge.page.encoding import Scale, class_margin  # noqa: E402
 from aeseg_edge.page.guard import FILES, SCRIPTS  # noqa: E402
 from aeseg_edge.page.sink import WATCHED, Live, WebSink  # noqa: E402
 from aeseg_edge.sinks import open_sink  # noqa: E402
 from aeseg_edge.support.text import without_password  # noqa: E402
+from tests.doubles.loop import wait_for  # noqa: E402
 from tests.doubles.web import Editor, ask, frame, put, result, send  # noqa: E402
 
 
@@ -157,6 +160,67 @@ def test_margins_are_sent_as_uncertainty_where_the_run_has_them(sink: WebSink) -
     found = np.frombuffer(zlib.decompress(parts["uncertainty"]), np.uint8).reshape(12, 16)
     assert found[0, 0] == 255
     assert found[5, 5] == 0
+
+
+def test_uncertainty_is_between_classes_and_not_between_clusters_of_one() -> None:
+    # The latent lies between clusters 0 and 1, far from 2.
+    centres = np.array([[0.0, 0.0], [0.0, 2.0], [9.0, 1.0]], np.float32)
+    latents = np.array([0.0, 1.0], np.float32).reshape(2, 1, 1)
+    book = Codebook.from_centres(centres)
+    assert class_margin(book, latents) == pytest.approx(0.0)
+    merged = replace(book, remap=np.array([0, 0, 2], book.remap.dtype))
+    assert class_margin(merged, latents) == pytest.approx(
+        np.ptp(np.unique(merged.scores(latents[:, 0, 0])))
+    )
+    alone = replace(book, remap=np.zeros(3, book.remap.dtype))
+    assert (Scale().uncertainty(class_margin(alone, latents)) == 0).all()
+
+
+def test_the_page_gets_the_uncertainty_of_the_classes_as_they_are_now(
+    sink: WebSink, editor: Editor
+) -> None:
+    taken = frame(0)
+    latents = np.zeros((2, 3, 4), np.float32)
+    latents[:, 0, 0] = 0.5, 0.5  # between both centres
+    latents[0, 1:] = 1.0
+    margin = np.full((3, 4), 7.0, np.float32)
+    sink.write(taken, result(taken, margin=margin, latents=latents))
+    _, parts = packet(ask(sink, "/api/frame").body)
+    found = np.frombuffer(zlib.decompress(parts["uncertainty"]), np.uint8).reshape(3, 4)
+    assert (found[0, 0], found[2, 2]) == (255, 0)
+
+
+def test_connections_that_ask_nothing_keep_nobody_out(sink: WebSink) -> None:
+    put(sink)
+    silent = [socket.create_connection(("127.0.0.1", sink.port)) for _ in range(200)]
+    assert [ask(sink, "/healthz").status for _ in range(3)] == [200] * 3
+    # A request that was begun and never ended asks nothing either.
+    for link in silent[-30:]:
+        link.sendall(b"GET /healthz HTTP/1.1\r\nHost: localh")
+    more = [socket.create_connection(("127.0.0.1", sink.port)) for _ in range(70)]
+    assert ask(sink, "/healthz").status == 200
+    for link in (*silent, *more):
+        link.close()
+
+
+def test_a_body_that_does_not_come_ends(sink: WebSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PATIENCE", 0.01)
+    link = socket.create_connection(("127.0.0.1", sink.port), timeout=20)
+    host = f"127.0.0.1:{sink.port}"
+    link.sendall(
+        f"POST /api/login HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{".encode()
+    )
+    assert b"the body did not come within" in link.makefile("rb").read1(4096)
+    link.close()
+
+
+def test_an_edit_is_put_on_the_disk(sink: WebSink, editor: Editor) -> None:
+    body = {"action": "rename", "id": 1, "name": "meadow"}
+    assert send(sink, "/api/edit", body).status == 200
+    wait_for(lambda: editor.kept == 1)
+    assert send(sink, "/api/undo", {}).status == 200
+    wait_for(lambda: editor.kept == 2)
 
 
 def test_uncertainty_follows_the_unit_of_the_scores() -> None:

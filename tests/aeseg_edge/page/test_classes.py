@@ -184,6 +184,30 @@ def test_what_was_never_saved_is_kept_beside_the_bundle_and_said(
     assert later.keep_draft() is None
 
 
+def test_every_edit_is_on_the_disk_before_the_run_ends(segmenter: Segmenter, bundle: Path) -> None:
+    classes, draft = LiveClasses(segmenter), bundle.with_name("street.draft.aeseg")
+    classes.keep_edits()
+    assert not draft.exists()
+    for name in ("road", "path"):
+        classes.apply(partial(rename, class_id=2, name=name))
+        classes.keep_edits()
+        assert Bundle.open(draft).codebook.classes[2].name == name
+    # This run's own draft is written over, and is the one that the end of the run names.
+    assert classes.keep_draft() == draft
+    assert [path.name for path in bundle.parent.glob("*draft*")] == [draft.name]
+
+
+@pytest.mark.parametrize("how", ["save", "undo"])
+def test_the_draft_goes_with_the_edits(segmenter: Segmenter, bundle: Path, how: str) -> None:
+    classes = LiveClasses(segmenter)
+    classes.apply(partial(rename, class_id=2, name="road"))
+    classes.keep_edits()
+    assert list(bundle.parent.glob("*draft*"))
+    getattr(classes, how)()
+    classes.keep_edits()
+    assert list(bundle.parent.glob("*draft*")) == []
+
+
 def test_nothing_is_kept_of_what_was_saved(segmenter: Segmenter, bundle: Path) -> None:
     classes = LiveClasses(segmenter)
     classes.apply(partial(rename, class_id=2, name="road"))

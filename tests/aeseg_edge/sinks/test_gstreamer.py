@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,17 @@ def test_a_pipeline_gets_every_picture(tmp_path: Path, size: tuple[int, int]) ->
     pictures = data[:, :, : 3 * width].reshape(3, height, width, 3)[..., ::-1]
     for picture, colour in zip(pictures, drawn, strict=True):
         assert (picture == colour).all()
+
+
+@launch
+def test_a_camera_of_ten_frames_a_second_fills_a_stream_of_thirty(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    path = tmp_path / "raw"
+    with open_sink(f"gst://appsrc ! filesink location={path}", fps=30, legend=False) as sink:
+        for index in range(21):
+            frame, segmentation = result(np.zeros((8, 8), np.uint8))
+            sink.write(replace(frame, captured=7 + index / 10), segmentation)
+    assert path.stat().st_size == (1 + 3 * 20) * 8 * 8 * 3
 
 
 @launch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,9 +134,13 @@ def test_names_and_numbers_go_together(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a-000.png", "b-001.png"]
 
 
-def test_frames_of_a_video_are_called_after_it_and_numbered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [None, "drive 1.mp4"])
+def test_frames_of_a_video_are_called_after_it_and_numbered(
+    tmp_path: Path, path: str | None
+) -> None:
     (tmp_path / "drive 1.mp4").write_bytes(b"")
-    taken = replace(frame(4), source=str(tmp_path / "drive 1.mp4"), timestamp=0.2)
+    file = None if path is None else tmp_path / path
+    taken = replace(frame(4), source=str(tmp_path / "drive 1.mp4"), timestamp=0.2, path=file)
     with open_sink(str(tmp_path / "out" / "{name}-%d.png")) as sink:
         sink.write(taken, result(taken))
     assert names(tmp_path / "out") == ["drive 1-4.png"]
@@ -159,3 +164,12 @@ def test_a_number_beyond_its_digits_overwrites_nothing(tmp_path: Path) -> None:
             taken = frame(index)
             sink.write(taken, result(taken))
     assert names(tmp_path) == ["10.png", "100.png", "1000.png"]
+
+
+def test_a_pipe_is_no_picture_and_nobody_waits_for_its_reader(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.png")
+    with (
+        open_sink(str(tmp_path / "p.png")) as sink,
+        pytest.raises(SinkError, match=r"p\.png is a device or a pipe"),
+    ):
+        write(sink, 1)

@@ -93,6 +93,12 @@ def test_pictures_take_one_slot_each_however_long_they_took() -> None:
     assert pace.fps == 25
 
 
+def test_a_video_of_a_known_path_keeps_its_times() -> None:
+    times = (0.0, 0.1, 0.4)
+    frames = [Frame(IMAGE, i, 9.0, "a", at, path=Path("a.mp4")) for i, at in enumerate(times)]
+    assert slots(Pace("a", 10.0), frames) == [1, 1, 3]
+
+
 def test_a_recording_without_times_is_not_taken_for_a_camera() -> None:
     pace = Pace("a", None)
     sources = [SimpleNamespace(name="camera 0", live=False)]

@@ -30,6 +30,11 @@ def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
         ("gopher://out.mp4", "unknown scheme"),
         ("null://?view=depth", "view 'depth' is unknown"),
         ("null://?size=3", r"unknown options \['size'\]"),
+        ("out.mp4?view", "view '' is unknown"),
+        ("{name}.mp4", r"\{name\} stands for a picture's file\. Write \{source\}"),
+        ("json:{name}.jsonl", "stands for a picture's file"),
+        ("out.mp4?legend", r"unknown options \['legend'\]"),
+        ("json:a?append", "asks for append=."),
     ],
 )
 def test_what_is_no_sink_is_refused(uri: str, message: str) -> None:
@@ -132,3 +137,14 @@ def test_every_sink_names_code_that_is_there(kind: Kind) -> None:
 )
 def test_a_decoder_is_needed_by_what_draws_with_it(uri: str, view: str, needed: bool) -> None:
     assert needs_decoder(uri, view) == needed
+
+
+@pytest.mark.parametrize("name", ["2026-01-01T12:00:00.mp4", "json.mp4", "a:b.mkv", "C:d.avi"])
+def test_a_name_with_a_colon_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_sink(name) as sink:
+        write(sink, 2)
+    assert names(tmp_path) == [name]
+    assert len(read_video(tmp_path / name)) == 2

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from aeseg_edge.sinks import open_sink, spool
+from aeseg_edge.errors import SinkError
+from aeseg_edge.sinks import open_sink, spool, video
 from tests.doubles.drawn import names, posix, read_video, write
 
 cv2 = pytest.importorskip("cv2")
@@ -49,7 +50,7 @@ def test_all_but_the_last_two_seconds_survive_a_kill(
     tmp_path: Path, repository: Path, suffix: str, count: int, least: int
 ) -> None:
     killed(repository, tmp_path / f"out{suffix}", count)
-    (left,) = tmp_path.glob(".out-*.raw.*")
+    (left,) = tmp_path.glob(".out-*.raw-10.*")
     assert len(read_video(left)) == least if least else left.stat().st_size == 0
     if least:
         capture = cv2.VideoCapture(str(left), cv2.CAP_FFMPEG)
@@ -57,19 +58,62 @@ def test_all_but_the_last_two_seconds_survive_a_kill(
 
 
 @posix
+@pytest.mark.parametrize("name", ["out.mp4", "[o*t?].mp4"])
 def test_the_next_run_says_how_to_keep_what_a_killed_one_wrote(
-    tmp_path: Path, repository: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, repository: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    killed(repository, tmp_path / "out.mp4", 21)
+    # As another would be found, were the name a pattern.
+    other = tmp_path / ".o-12345678.raw-10.m4v"
+    other.write_bytes(b"another's")
+    killed(repository, tmp_path / name.replace("?", "!"), 21)
     with caplog.at_level(logging.WARNING):
-        sink = open_sink(str(tmp_path / "out.mp4"))
-    (left,) = tmp_path.glob(".out-*.raw.m4v")
+        sink = open_sink(str(tmp_path / name.replace("?", "!")))
+    other.unlink()
+    (left,) = tmp_path.glob(".*.raw-10.m4v")
     assert f"was cut off; what it wrote is in {left}" in caplog.text
     command = caplog.text.partition("To keep it: ")[2].partition(";")[0]
-    assert shlex.split(command)[:3] == ["ffmpeg", "-i", str(left)]
+    assert shlex.split(command)[:5] == ["ffmpeg", "-framerate", "10", "-i", str(left)]
     sink.abort()
     # The stream stays until somebody has taken it; what holds nothing goes.
     assert names(tmp_path) == [left.name]
+
+
+KILLED_AT_THE_END = """
+import os, signal, sys
+from aeseg_edge.sinks import open_sink, video
+from tests.doubles.drawn import write
+
+video.{function} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with open_sink(sys.argv[1], fps=10, legend=False) as sink:
+    write(sink, 33)
+"""
+
+
+@posix
+@pytest.mark.parametrize("function", ["_count_frames", "move_into_place"])
+def test_a_kill_while_the_video_is_made_loses_nothing(
+    tmp_path: Path, repository: Path, function: str
+) -> None:
+    script = KILLED_AT_THE_END.format(function=function)
+    command = [sys.executable, "-c", script, str(tmp_path / "out.mp4")]
+    assert subprocess.run(command, cwd=repository, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".out-*.raw-10.m4v")
+    assert len(read_video(left)) == 33
+
+
+def test_a_disk_too_full_for_the_finished_video_keeps_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"), fps=10, legend=False)
+    write(sink, 33)
+    monkeypatch.setattr(video, "_count_frames", lambda _: 7)
+    with pytest.raises(
+        SinkError, match=r"out\.mp4 cannot be finished.* all of it is in "
+    ) as raised:
+        sink.close()
+    (left,) = tmp_path.iterdir()
+    assert len(read_video(left)) == 33
+    assert f"ffmpeg -framerate 10 -i {left} -c copy {tmp_path / 'out.mp4'}" in str(raised.value)
 
 
 @posix
@@ -106,10 +150,10 @@ def test_an_opencv_that_takes_no_packets_writes_the_file_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     monkeypatch.delattr(cv2, "VIDEOWRITER_PROP_KEY_FLAG")
-    assert not spool.can_spool()
+    assert not spool.can_spool("mp4v")
     with open_sink(str(tmp_path / f"out{suffix}"), fps=10) as sink:
         write(sink, 25)
-        assert not list(tmp_path.glob(".out-*.raw.*"))
+        assert not list(tmp_path.glob(".out-*.raw-10.*"))
     assert len(read_video(tmp_path / f"out{suffix}")) == 25
     assert names(tmp_path) == [f"out{suffix}"]
 

@@ -29,7 +29,7 @@ from tests.doubles.drawn import (
 cv2 = pytest.importorskip("cv2")
 
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm")
 
 
 @pytest.mark.parametrize("suffix", VIDEOS)
@@ -55,7 +55,7 @@ def test_a_video_is_read_back_frame_by_frame(tmp_path: Path, suffix: str) -> Non
     "fps",
     [0.5, 14.985014985, 29.97003, 59.94006, 65.999, 70.123, 119.987, 120, 239.673, 480.511, 999],
 )
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".webm"])
 @pytest.mark.parametrize("count", [1, 30])
 def test_rates_of_all_kinds_are_written_whole(
     tmp_path: Path, fps: float, suffix: str, count: int
@@ -187,7 +187,7 @@ def test_a_disk_that_fills_up_is_noticed_during_the_run(
 
 
 @posix
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".webm"])
 @pytest.mark.parametrize("limit", [50, 20_000, 90_000])
 def test_a_video_on_a_full_disk_ends_in_an_error_and_leaves_nothing(
     tmp_path: Path, repository: Path, suffix: str, limit: int
@@ -249,3 +249,11 @@ def test_a_recording_of_two_rates_plays_as_long_as_it_lasts(tmp_path: Path, suff
     times = [i / 30 for i in range(60)] + [2 + i / 5 for i in range(20)]
     frames = [replace(frame(i), timestamp=at) for i, at in enumerate(times)]
     assert moments(suffix, 30, frames, tmp_path) == (175, pytest.approx(5.83, abs=0.04))
+
+
+def test_a_picture_too_small_for_a_format_is_named(tmp_path: Path) -> None:
+    with (
+        open_sink(str(tmp_path / "out.webm"), legend=False) as sink,
+        pytest.raises(SinkError, match=r"cannot write .*out\.webm with the codec VP80 at 4x4"),
+    ):
+        write(sink, 1, 4, 4)

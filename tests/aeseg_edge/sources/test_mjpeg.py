@@ -254,6 +254,16 @@ def test_a_recording_that_breaks_off_while_it_is_fetched_is_refused(
         open_source(f"http://127.0.0.1:{camera.server_port}/a.avi")
 
 
+def test_a_recording_whose_connection_breaks_is_not_taken_for_whole(
+    tmp_path: Path, camera: Camera, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = write_video(tmp_path / "a.avi", 60, noise=True).read_bytes()
+    serve(camera, content, "video/x-msvideo", sent=len(content) // 3)
+    with open_source(f"http://127.0.0.1:{camera.server_port}/a.avi") as source:
+        assert 0 < len(list(source)) < 40
+    assert "of about 60 frames: the connection may have broken" in caplog.text
+
+
 def test_a_picture_behind_an_address_is_one_picture(camera: Camera) -> None:
     serve(camera, jpeg(90), "image/jpeg")
     with open_source(f"http://127.0.0.1:{camera.server_port}/snapshot") as source:

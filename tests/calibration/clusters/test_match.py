@@ -25,7 +25,7 @@ from aeseg_edge.calibration.clusters.match import (
     match_codebooks,
 )
 from aeseg_edge.calibration.fit import FitSettings
-from aeseg_edge.calibration.graphs.assemble import centre_latents
+from aeseg_edge.calibration.graphs.deployed import centre_latents
 from aeseg_edge.calibration.recalibrate import recalibrate
 from aeseg_edge.errors import CalibrationError
 from aeseg_edge.sources.scene import draw_scene

@@ -19,7 +19,7 @@ from aeseg_edge.bundle.geometry import LETTERBOX_VALUE, Geometry  # noqa: E402
 from aeseg_edge.calibration.footage import gather as module  # noqa: E402
 from aeseg_edge.calibration.footage.gather import Footage, distinct, gather, held_out_blocks, share  # noqa: E402
 from aeseg_edge.errors import FootageError, UsageError  # noqa: E402
-from aeseg_edge.support.choose import middles  # noqa: E402
+from aeseg_edge.support.evenly import middles  # noqa: E402
 from tests.doubles.clips import DATA, damage_jpegs, write_jpegs  # noqa: E402
 
 SIZE = (64, 48)

@@ -19,7 +19,7 @@ from aeseg_edge.calibration.footage.gather import gather  # noqa: E402
 from aeseg_edge.calibration.footage.pairs import find_modalities  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import SourceError, UsageError  # noqa: E402
-from aeseg_edge.export.frames import load_frames, save_frames  # noqa: E402
+from aeseg_edge.export.kept_frames import load_frames, save_frames  # noqa: E402
 from tests.doubles.modalities import write_pairs  # noqa: E402
 
 RGBT = (Modality("visible", 3), Modality("thermal", 1))

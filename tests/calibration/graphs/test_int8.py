@@ -14,7 +14,7 @@ from onnx import numpy_helper  # noqa: E402
 
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.calibration.clusters.latents import EncoderSession, sample_latents  # noqa: E402
-from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head  # noqa: E402
+from aeseg_edge.calibration.graphs.deployed import attach_head, detach_head  # noqa: E402
 from aeseg_edge.calibration.graphs.int8 import (  # noqa: E402
     float_convolutions,
     quantize_for_cpu,

@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 from onnx import numpy_helper  # noqa: E402
 
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
-from aeseg_edge.calibration.graphs.assemble import detach_head  # noqa: E402
+from aeseg_edge.calibration.graphs.deployed import detach_head  # noqa: E402
 from aeseg_edge.calibration.graphs.int8 import quantize_for_cpu, quantize_for_tensorrt  # noqa: E402
 from aeseg_edge.calibration.graphs.ranges import observe  # noqa: E402
 from aeseg_edge.errors import CalibrationError  # noqa: E402

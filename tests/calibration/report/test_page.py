@@ -21,7 +21,7 @@ pytest.importorskip("onnxruntime")
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.bundle.codebook import ClassInfo  # noqa: E402
 from aeseg_edge.calibration.report.page import render_page  # noqa: E402
-from aeseg_edge.calibration.score.precisions import BINS, PrecisionReport, compare_precisions  # noqa: E402
+from aeseg_edge.calibration.score.by_precision import BINS, PrecisionReport, compare_precisions  # noqa: E402
 from aeseg_edge.cli.main import main  # noqa: E402
 from aeseg_edge.errors import CalibrationError  # noqa: E402
 from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
-from aeseg_edge.calibration.graphs.assemble import attach_head  # noqa: E402
+from aeseg_edge.calibration.graphs.deployed import attach_head  # noqa: E402
 from aeseg_edge.calibration.graphs.int8 import quantize_for_tensorrt  # noqa: E402
 from aeseg_edge.calibration.graphs.layers import Layer, layers_of  # noqa: E402
 from aeseg_edge.calibration.report import cpu as cpu_peak  # noqa: E402

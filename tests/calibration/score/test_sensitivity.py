@@ -18,7 +18,7 @@ from onnx import numpy_helper  # noqa: E402
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.calibration.clusters.latents import EncoderSession  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
-from aeseg_edge.calibration.graphs.assemble import detach_head  # noqa: E402
+from aeseg_edge.calibration.graphs.deployed import detach_head  # noqa: E402
 from aeseg_edge.calibration.graphs.exclude import (  # noqa: E402
     float_convolutions,
     quantised_convolutions,

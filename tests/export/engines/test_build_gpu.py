@@ -18,7 +18,7 @@ from aeseg_edge.backends.cache import EngineCache
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend
 from aeseg_edge.backends.tensorrt import TensorRTBackend, engine_key
 from aeseg_edge.bundle.contract import GraphSpec
-from aeseg_edge.calibration.graphs.assemble import attach_head, to_half
+from aeseg_edge.calibration.graphs.deployed import attach_head, to_half
 from aeseg_edge.export.engines.child import build_engine
 from tests.doubles.graph import SPEC, codebook, deployed, encoder
 

@@ -22,9 +22,9 @@ onnx = pytest.importorskip("onnx")
 quantization = pytest.importorskip("onnxruntime.quantization")
 
 from aeseg_edge.backends.cache import BUILDER_OPTIONS, EngineCache, EngineKey  # noqa: E402
-from aeseg_edge.backends.trt import load_tensorrt, shared_journal  # noqa: E402
+from aeseg_edge.backends.tensorrt_api import load_tensorrt, shared_journal  # noqa: E402
 from aeseg_edge.bundle.contract import GraphSpec  # noqa: E402
-from aeseg_edge.calibration.graphs.assemble import attach_head, to_half  # noqa: E402
+from aeseg_edge.calibration.graphs.deployed import attach_head, to_half  # noqa: E402
 from aeseg_edge.calibration.graphs.int8 import quantize_for_tensorrt  # noqa: E402
 from aeseg_edge.errors import EngineError  # noqa: E402
 from aeseg_edge.export.engines import build  # noqa: E402

@@ -19,7 +19,7 @@ from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
 from aeseg_edge.cli import main  # noqa: E402
 from aeseg_edge.errors import UsageError  # noqa: E402
 from aeseg_edge.export.checkpoint import load_model, save_model  # noqa: E402
-from aeseg_edge.export.frames import save_frames  # noqa: E402
+from aeseg_edge.export.kept_frames import save_frames  # noqa: E402
 from aeseg_edge.export.network.autoencoder import Autoencoder, build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.catalogue import ARCHITECTURES  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402

@@ -14,10 +14,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
-from aeseg_edge.calibration.graphs.assemble import centre_latents  # noqa: E402
+from aeseg_edge.calibration.graphs.deployed import centre_latents  # noqa: E402
 from aeseg_edge.errors import ExportError  # noqa: E402
 from aeseg_edge.export.checkpoint import load_model, save_model  # noqa: E402
-from aeseg_edge.export.frames import save_frames  # noqa: E402
+from aeseg_edge.export.kept_frames import save_frames  # noqa: E402
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.onnx.decoder import export_decoder, folded_mean  # noqa: E402

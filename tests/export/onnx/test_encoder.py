@@ -19,8 +19,8 @@ from torch.nn import functional  # noqa: E402
 from aeseg_edge.backends.onnxruntime import OnnxRuntimeBackend  # noqa: E402
 from aeseg_edge.bundle.codebook import Codebook, default_classes  # noqa: E402
 from aeseg_edge.bundle.contract import INPUTS, GraphSpec  # noqa: E402
-from aeseg_edge.bundle.variants import Layout  # noqa: E402
-from aeseg_edge.calibration.graphs.assemble import (  # noqa: E402
+from aeseg_edge.bundle.precisions import Layout  # noqa: E402
+from aeseg_edge.calibration.graphs.deployed import (  # noqa: E402
     attach_head,
     centre_latents,
     detach_head,

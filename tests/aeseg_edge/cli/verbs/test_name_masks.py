@@ -165,7 +165,7 @@ def test_a_linear_codebook_for_graphs_without_squares_has_none(
     street: Path, capsys: Output
 ) -> None:
     onnx = pytest.importorskip("onnx")
-    from aeseg_edge.calibration.graphs.assemble import attach_head, detach_head
+    from aeseg_edge.calibration.graphs.deployed import attach_head, detach_head
 
     old = Bundle.open(street)
     spec = replace(old.manifest.spec, squares=False)

@@ -79,7 +79,7 @@ VARIANTS = (
         2,
         "graphs/fp16.onnx",
         "tensorrt",
-        "aeseg_edge.calibration.graphs.assemble:to_half",
+        "aeseg_edge.calibration.graphs.deployed:to_half",
         note="agreement measured with fp16 emulated on a CPU",
     ),
     Variant(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import resize_image
 from aeseg_edge.errors import CalibrationError
-from aeseg_edge.support.choose import middles
+from aeseg_edge.support.evenly import middles
 from aeseg_edge.support.require import import_cv2
 
 _CELLS = 12

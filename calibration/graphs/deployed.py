@@ -27,7 +27,7 @@ from aeseg_edge.bundle.contract import (
     OUTPUTS,
     GraphSpec,
 )
-from aeseg_edge.bundle.variants import Layout
+from aeseg_edge.bundle.precisions import Layout
 from aeseg_edge.calibration.graphs.head import BRANCH, Head, Projection
 from aeseg_edge.errors import ExportError
 

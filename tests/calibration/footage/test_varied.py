@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from aeseg_edge.calibration.footage.frames import choose_varied, split_for_agreement
+from aeseg_edge.calibration.footage.varied import choose_varied, split_for_agreement
 from aeseg_edge.errors import CalibrationError
 
 

@@ -15,7 +15,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.bundle.geometry import fit_frame
 from aeseg_edge.bundle.manifest import Entry
-from aeseg_edge.bundle.variants import INT8, ONNXRUNTIME, REFERENCE, TITLES
+from aeseg_edge.bundle.precisions import INT8, ONNXRUNTIME, REFERENCE, TITLES
 from aeseg_edge.calibration.score.agreement import Agreement, open_graph, sum_up
 from aeseg_edge.calibration.score.counts import LABELS, label_table, labels_equal
 from aeseg_edge.calibration.score.sensitivity import FRAMES as LAYER_FRAMES

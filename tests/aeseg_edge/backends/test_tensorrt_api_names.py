@@ -12,7 +12,7 @@ from tests.tensorrt_names import RECORDS, check, load_records
 
 ROOT = Path(__file__).resolve().parents[3]
 WALKED = (
-    "aeseg_edge/backends/trt.py",
+    "aeseg_edge/backends/tensorrt_api.py",
     "aeseg_edge/backends/tensorrt.py",
     "aeseg_edge/measure/doctor.py",
     "export/engines/compile.py",

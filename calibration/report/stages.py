@@ -12,8 +12,8 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
 from aeseg_edge.bundle.contract import ENCODED, FRAME
 from aeseg_edge.bundle.geometry import check_frame, fit_frame, fit_labels
-from aeseg_edge.bundle.variants import ONNXRUNTIME
-from aeseg_edge.calibration.graphs.assemble import detach_head
+from aeseg_edge.bundle.precisions import ONNXRUNTIME
+from aeseg_edge.calibration.graphs.deployed import detach_head
 from aeseg_edge.measure.against import threads_held
 from aeseg_edge.support.require import import_cv2, require
 

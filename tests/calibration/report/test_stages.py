@@ -17,7 +17,7 @@ pytest.importorskip("onnx")
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import Codebook
-from aeseg_edge.calibration.report.split import SMOOTH_SPLIT, SPLIT, SplitPath, split_paths
+from aeseg_edge.calibration.report.stages import SMOOTH_SPLIT, SPLIT, SplitPath, split_paths
 from aeseg_edge.errors import MissingDependency, UsageError
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.sources.scene import draw_scene

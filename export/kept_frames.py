@@ -17,7 +17,7 @@ from aeseg_edge.bundle.geometry import Geometry, fit_region, resize_picture
 from aeseg_edge.errors import TrainingError, UsageError
 from aeseg_edge.export.checkpoint import read_file
 from aeseg_edge.sources.images import read_grey
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.files import write_bytes, write_error
 from aeseg_edge.support.require import import_cv2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aeseg_edge.support.choose import evenly, middles
+from aeseg_edge.support.evenly import evenly, middles
 
 
 def test_first_and_last_are_among_what_is_chosen_evenly() -> None:

@@ -23,7 +23,10 @@ from aeseg_edge.export import checkpoint  # noqa: E402
 from aeseg_edge.export.network.autoencoder import add_class_head, build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.network.windows import Windows  # noqa: E402
-from aeseg_edge.export.training.labels import (  # noqa: E402
+from aeseg_edge.export.training.loop import train  # noqa: E402
+from aeseg_edge.export.training.losses import Batch, LabelledObjective  # noqa: E402
+from aeseg_edge.export.training.settings import TrainSettings  # noqa: E402
+from aeseg_edge.export.training.supervised import (  # noqa: E402
     CrossEntropy,
     LabelledFootage,
     freeze_encoder,
@@ -31,9 +34,6 @@ from aeseg_edge.export.training.labels import (  # noqa: E402
     head_codebook,
     loss_weights,
 )
-from aeseg_edge.export.training.loop import train  # noqa: E402
-from aeseg_edge.export.training.losses import Batch, LabelledObjective  # noqa: E402
-from aeseg_edge.export.training.settings import TrainSettings  # noqa: E402
 from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
 
 pytestmark = pytest.mark.host

@@ -10,7 +10,7 @@ from pathlib import Path
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.sinks import kind_of
 from aeseg_edge.sinks.names import NAME, NUMBER
-from aeseg_edge.support.files import is_stream
+from aeseg_edge.support.files import identity, is_stream
 
 
 def target_of(uri: str) -> Path | None:
@@ -27,7 +27,7 @@ def refuse_shared(uris: Iterable[str]) -> None:
         target = target_of(uri)
         if target is None or is_stream(target):
             continue
-        real = os.path.realpath(target)
+        real = identity(target)
         if real in taken:
             raise SinkError(
                 f"the outputs {taken[real]} and {uri} would be one file",
