@@ -62,9 +62,12 @@ def split_levels(uri: str, *, error: type[AesegError] = SourceError) -> tuple[st
 
 
 def levels_of(provenance: Mapping[str, Any]) -> Levels | None:
-    """Give the range that all pictures of a bundle's footage were read by; None without one."""
+    """Give the one range that pictures of a bundle's footage were read by; None without one.
+
+    Footage without any (videos, pictures of 8 bits) does not count.
+    """
     try:
-        found = {split_levels(name)[1] for name in footage_of(provenance)}
+        found = {split_levels(name)[1] for name in footage_of(provenance)} - {None}
     except SourceError:
         return None
     return found.pop() if len(found) == 1 else None

@@ -142,5 +142,6 @@ def test_a_bundle_remembers_the_range_of_its_footage(tmp_path: Path) -> None:
     assert with_range(f"{tmp_path}?range=5:9", kept) == f"{tmp_path}?range=5:9"
     for other in (f"{tmp_path}/b.mp4", "0", "rtsp://host/path", "pairs://a=x,b=y", "absent"):
         assert with_range(other, kept) == other
-    for unclear in ({}, {"footage": "x"}, {"footage": ["x?range=1:2", "y"]}):
+    assert levels_of({"footage": ["x.mp4", "y?range=1:2", "z?range=1:2"]}) == Levels(1, 2)
+    for unclear in ({}, {"footage": "x"}, {"footage": ["x?range=1:2", "y?range=1:3"]}):
         assert levels_of(unclear) is None
