@@ -62,9 +62,12 @@ def split_levels(uri: str, *, error: type[AesegError] = SourceError) -> tuple[st
 
 
 def levels_of(provenance: Mapping[str, Any]) -> Levels | None:
-    """Give the range that all pictures of a bundle's footage were read by; None without one."""
+    """Give the one range that pictures of a bundle's footage were read by; None without one.
+
+    Footage without any (videos, pictures of 8 bits) does not count.
+    """
     try:
-        found = {split_levels(name)[1] for name in footage_of(provenance)}
+        found = {split_levels(name)[1] for name in footage_of(provenance)} - {None}
     except SourceError:
         return None
     return found.pop() if len(found) == 1 else None
@@ -114,7 +117,8 @@ def _lost(image: NDArray[Any], levels: Levels, *, stated: bool) -> str:
     """Say what 8 bits leave of a picture, where that is little."""
     if stated:
         outside = float(((image < levels.low) | (image > levels.high)).mean())
-        return f"has {100 * outside:.0f} % of its values outside {levels}" if outside > 0.5 else ""
+        told = f"has {100 * outside:.0f} % of its values outside the range {levels}"
+        return f"{told}: they are black or white" if outside > 0.5 else ""
     counts = np.bincount(image.ravel())
     # Dead pixels aside.
     low, high = (int(v) for v in np.searchsorted(counts.cumsum() / image.size, (0.005, 0.995)))

@@ -308,7 +308,9 @@ def _modalities(
     if any(each.channels == 3 for each in found) and found[0].channels != 3:
         # Pictures are drawn from the first three channels.
         ordered = sorted(zip(found, folders, strict=True), key=lambda each: -each[0].channels)
-        text = ",".join(f"{each.name}={folder.path}" for each, folder in ordered)
+        ranges = [f"?range={folder.levels}" if folder.levels else "" for _, folder in ordered]
+        parts = zip(ordered, ranges, strict=True)
+        text = ",".join(f"{each.name}={folder.path}{more}" for (each, folder), more in parts)
         raise SourceError(
             f"the first modality, {found[0].name}, is grey, and another has colours",
             fix=f"Give colours first: --modalities {text}.",

@@ -112,7 +112,7 @@ def test_a_range_that_misses_the_values_and_one_for_8_bits_are_told(tmp_path: Pa
     image = decode_image(eight, 1, levels=Levels(20, 30), tell=told.append)
     assert isinstance(image, np.ndarray)
     assert image.max() == 9
-    assert told[0].startswith("has 100 % of its values outside 20:30")
+    assert told[0].startswith("has 100 % of its values outside the range 20:30")
     assert "left as it is" in told[1]
 
 
@@ -142,5 +142,6 @@ def test_a_bundle_remembers_the_range_of_its_footage(tmp_path: Path) -> None:
     assert with_range(f"{tmp_path}?range=5:9", kept) == f"{tmp_path}?range=5:9"
     for other in (f"{tmp_path}/b.mp4", "0", "rtsp://host/path", "pairs://a=x,b=y", "absent"):
         assert with_range(other, kept) == other
-    for unclear in ({}, {"footage": "x"}, {"footage": ["x?range=1:2", "y"]}):
+    assert levels_of({"footage": ["x.mp4", "y?range=1:2", "z?range=1:2"]}) == Levels(1, 2)
+    for unclear in ({}, {"footage": "x"}, {"footage": ["x?range=1:2", "y?range=1:3"]}):
         assert levels_of(unclear) is None
