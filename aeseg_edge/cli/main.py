@@ -17,6 +17,7 @@ from typing import Any
 
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.support.signals import endings
+from aeseg_edge.support.text import without_password
 from aeseg_edge.version import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = logging.INFO
     if options.verbose or options.quiet:
         level = logging.DEBUG if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname).1s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(levelname).1s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("aeseg_edge").setLevel(level)
     for noisy in ("matplotlib", "onnx_ir", "onnxscript", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -111,6 +114,13 @@ def build_parser() -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         verbs.add_parser(name, verb=name, help=summary)
     return parser
+
+
+class _Formatter(logging.Formatter):
+    """Shows no password, whoever says it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_password(super().format(record))
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -201,7 +211,8 @@ def _forget_stdout() -> None:
 
 
 def _complain(error: AesegError) -> None:
-    _say(f"aeseg: error: {error.problem}.\n  {error.fix}")
+    problem, fix = without_password(error.problem), without_password(error.fix)
+    _say(f"aeseg: error: {problem}.\n  {fix}")
 
 
 def _say(text: str) -> None:

@@ -150,3 +150,23 @@ def test_a_lost_terminal_ends_a_run_whole(
     assert capture.grab()
     capture.release()
     assert [path.name for path in tmp_path.iterdir()] == ["out.avi"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "rtsp", "srt", "ftp"])
+@pytest.mark.parametrize("password", ["s3cr#t1", "s3cr/t1", "s3cr?t1", "s3 crt1", "s3@cr/t1"])
+def test_no_message_shows_a_password(
+    scheme: str, password: str, v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    address = f"{scheme}://me:{password}@127.0.0.1:9/live"
+    output = str(tmp_path / "out.aeseg")
+    for command in (
+        ["run", address, "-b", str(v1_bundle), "-v"],
+        ["run", "test://64x48", "-b", str(v1_bundle), "-o", f"{scheme}s://me:{password}@h/x"],
+        ["bench", str(v1_bundle), address],
+        ["flicker", str(v1_bundle), address, "--frames", "1"],
+        ["calibrate", str(v1_bundle), address, "-o", output],
+    ):
+        assert main(command) in (1, 2)
+        captured = capsys.readouterr()
+        for part in ("s3cr", "t1", "crt1", "me:"):
+            assert part not in captured.out + captured.err.replace(str(v1_bundle), ""), captured.err
