@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.errors import EngineError
-from aeseg_edge.support.require import require, whole
+from aeseg_edge.support.require import install, require, whole
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ def load_driver() -> Any:
     """
     driver = require(
         "pycuda.driver",
-        fix="Install it with nvcc on PATH: PATH=/usr/local/cuda/bin:$PATH pip install "
-        "'aeseg_edge[tensorrt]'.",
+        fix=f"Install it with nvcc on PATH: PATH=/usr/local/cuda/bin:$PATH {install('tensorrt')}.",
     )
     whole(driver, "init", "Error", "Device")
     try:

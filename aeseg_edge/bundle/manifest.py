@@ -186,7 +186,7 @@ class Manifest:
             raise BundleError(
                 f"the bundle has schema version {version}, this aeseg_edge reads up to "
                 f"{SCHEMA_VERSION}",
-                fix="Update: pip install -U aeseg_edge.",
+                fix="Update aeseg_edge: git pull in its clone, or a newer wheel.",
             )
         try:
             return _parse(data)

@@ -10,12 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import FrameType
 from typing import Any
 
 from aeseg_edge.errors import AesegError, UsageError
+from aeseg_edge.support.signals import endings
+from aeseg_edge.support.text import without_password
 from aeseg_edge.version import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -45,28 +47,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     ``argv`` are arguments without the program's name; ``sys.argv`` when None.
     """
+    _fill_closed()
     parser = build_parser()
     try:
         options = parser.parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(levelname).1s %(message)s",
-        stream=sys.stderr,
-    )
+    level = logging.INFO
+    if options.verbose or options.quiet:
+        level = logging.DEBUG if options.verbose else logging.WARNING
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(levelname).1s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("aeseg_edge").setLevel(level)
     for noisy in ("matplotlib", "onnx_ir", "onnxscript", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on stderr: names of files that are not UTF-8 are shown, and end no run.
         sys.stdout.reconfigure(errors="backslashreplace")
     from aeseg_edge.cli.files import check_files
+    from aeseg_edge.cli.options import check_needs
+    from aeseg_edge.cli.output import own_stdout
 
     try:
-        with _terminable():
+        with _terminable(), own_stdout(options):
+            check_needs(options)
             check_files(options)
             result: int | None = options.run(options)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         return result or OK
     except UsageError as error:
         _complain(error)
@@ -87,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_stdout()
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
 
 
@@ -107,6 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Formatter(logging.Formatter):
+    """Shows no password, whoever says it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_password(super().format(record))
+
+
 class VerbParser(argparse.ArgumentParser):
     """The parser of a verb (a key of ``VERBS``), filled when it is used: others stay unimported.
 
@@ -121,7 +137,13 @@ class VerbParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **more,
         )
-        self.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+        loudness = self.add_mutually_exclusive_group()
+        loudness.add_argument(
+            "-v", "--verbose", action="store_true", help="say more; show tracebacks"
+        )
+        loudness.add_argument(
+            "-q", "--quiet", action="store_true", help="say nothing but results, warnings, errors"
+        )
         self._verb: str | None = verb
         self._mixing = False
 
@@ -150,19 +172,23 @@ class VerbParser(argparse.ArgumentParser):
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: files half-written are removed, epochs are kept."""
+    """Let SIGTERM and SIGHUP do what Ctrl-C does: no half-written files, epochs are kept."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            # A shell and its terminal send one each.
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in endings()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _system_error(error: OSError) -> AesegError:
@@ -185,4 +211,21 @@ def _forget_stdout() -> None:
 
 
 def _complain(error: AesegError) -> None:
-    print(f"aeseg: error: {error.problem}.\n  {error.fix}", file=sys.stderr)
+    problem, fix = without_password(error.problem), without_password(error.fix)
+    _say(f"aeseg: error: {problem}.\n  {fix}")
+
+
+def _say(text: str) -> None:
+    """Say how it ended; a terminal that is gone cannot hear it."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def _fill_closed() -> None:
+    """Put nothing where a standard stream is closed: a file opened later would take its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -25,6 +25,7 @@ from aeseg_edge.sources.base import Source
 from aeseg_edge.sources.images import read_grey
 from aeseg_edge.sources.pairs import SCHEME, SKIP, UNPAIRED
 from aeseg_edge.support.options import size
+from aeseg_edge.support.require import install
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +70,6 @@ def add_modalities(parser: argparse.ArgumentParser, *, stands_for: str = "SOURCE
     parser.add_argument(
         "--unpaired",
         choices=UNPAIRED,
-        default=UNPAIRED[0],
         help=f"what becomes of files without a partner (default: {UNPAIRED[0]})",
     )
 
@@ -111,7 +111,7 @@ def needing(extra: str, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingDependency(
-            f"{what} ({error})", fix=f"Install it: pip install 'aeseg_edge[{extra}]'."
+            f"{what} ({error})", fix=f"Install it: {install(extra)}."
         ) from error
 
 
@@ -177,6 +177,28 @@ def open_bundle(options: argparse.Namespace) -> Bundle:
 def open_segmenter(bundle: Path | Bundle, options: argparse.Namespace, **more: Any) -> Segmenter:
     """Open a bundle as the runner's options say; ``more`` goes to ``Segmenter.load``."""
     return Segmenter.load(bundle, **asdict(filled(options, RunnerSettings)) | more)
+
+
+_NEEDS = {
+    "unpaired": ("modalities",),
+    "fit_every": ("fit_images",),
+    "rows": ("sheet",),
+    "sheet_frames": ("sheet",),
+    "rounds": ("against", "split"),
+}
+"""Options of several verbs that do nothing without one of others."""
+
+
+def check_needs(options: argparse.Namespace) -> None:
+    """Refuse an option that does nothing without one that was not given."""
+    for name, needs in _NEEDS.items():
+        given_one = any(getattr(options, need, None) for need in needs)
+        if getattr(options, name, None) is not None and not given_one:
+            wanted = " or ".join(f"--{need.replace('_', '-')}" for need in needs)
+            raise UsageError(
+                f"--{name.replace('_', '-')} does nothing without {wanted}",
+                fix=f"Give {wanted} too, or leave it out.",
+            )
 
 
 def read_mask(path: str | None) -> NDArray[np.uint8] | None:

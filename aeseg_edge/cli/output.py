@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,26 +25,85 @@ if TYPE_CHECKING:
     from aeseg_edge.calibration.score.agreement import Agreement
     from aeseg_edge.export.network.reduce import DimensionChoice
 
+_log = logging.getLogger(__name__)
+
+_STDOUT = {"json:-", "json:/dev/stdout", "json:/dev/fd/1", "json:/proc/self/fd/1"}
+
 Agreements = Mapping[tuple[str, str], "Agreement"]
 """By (precision, backend), against fp32."""
 
 
-def write_json(target: str | None, data: Any) -> None:
-    """Write results where ``--json`` says; nothing without it."""
+def tell(text: object, *, always: bool = False) -> None:
+    """Say on standard error what is no result, unless ``--quiet``, or if ``always`` then too.
+
+    A terminal or pipe that is gone cannot hear it, and ends no work.
+    """
+    if sys.stderr is not None and (always or _log.isEnabledFor(logging.INFO)):
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def own_stdout(options: argparse.Namespace, *, sinks_open: bool = False) -> Iterator[None]:
+    """Keep standard output for JSON alone, where it goes there (``-``).
+
+    What libraries print meanwhile, from Python or from C, goes to standard error. A sink on
+    standard output has to be open before.
+    """
+    outputs = getattr(options, "output", None)
+    sinks = [uri.partition("?")[0] for uri in outputs] if isinstance(outputs, list) else []
+    due = sinks_open if _STDOUT & set(sinks) else _report(options) == "-"
+    if "stdout" not in options:
+        options.stdout = sys.stdout
+    ours: TextIO | None = sys.stdout
+    if ours is None or not due or options.stdout is not ours:
+        yield
+        return
+    ours.flush()
+    try:
+        number = ours.fileno()
+    except (OSError, ValueError):  # somebody called main() with another stdout
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    kept = os.dup(number)
+    try:
+        os.dup2(2, number)
+        with (
+            os.fdopen(os.dup(kept), "w", encoding=ours.encoding, errors="backslashreplace") as own,
+            redirect_stdout(sys.stderr),
+        ):
+            options.stdout = own
+            yield
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+        options.stdout = ours
+
+
+def _report(options: argparse.Namespace) -> str | None:
+    return getattr(options, "json", None) or getattr(options, "stats", None)
+
+
+def write_json(options: argparse.Namespace, data: Any) -> None:
+    """Write results where ``--json`` or ``--stats`` says; nothing without it."""
+    target = _report(options)
     if target is None:
         return
     text = to_json(data, indent=1, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
+    if target != "-":
         write_bytes(Path(target), text.encode(), error=AesegError)
+    elif options.stdout is None:
+        raise AesegError("standard output is closed", fix="Give --json or --stats a file.")
+    else:
+        options.stdout.write(text)
 
 
 def show(options: argparse.Namespace, text: str, data: Any) -> None:
     """Print results for people, unless JSON goes there, and write them as ``--json`` says."""
     if options.json != "-":
         print(text)
-    write_json(options.json, data)
+    write_json(options, data)
 
 
 def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -109,7 +171,7 @@ def report_fitted(
             print(f"  {line}")
         print_below(fitted.below, gate)
     write_json(
-        options.json,
+        options,
         {
             "bundle": str(output),
             "clusters": manifest.clusters,

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from contextlib import suppress
 from typing import Any
+
+from aeseg_edge.cli.output import tell
+
+_log = logging.getLogger(__name__)
 
 
 class Progress:
@@ -15,7 +21,8 @@ class Progress:
     """
 
     def __init__(self, *, plain: bool = False) -> None:
-        self._bars = None if plain or not sys.stderr.isatty() else _bars()
+        shown = not plain and sys.stderr is not None and sys.stderr.isatty()
+        self._bars = _bars() if shown and _log.isEnabledFor(logging.INFO) else None
         self._tasks: dict[str, Any] = {}
         self._stage = ""
         self._said = self._begun = 0.0
@@ -29,7 +36,8 @@ class Progress:
     def __exit__(self, *ended: object) -> None:
         """Stop the bars."""
         if self._bars is not None:
-            self._bars.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self._bars.stop()
 
     def update(self, stage: str, fraction: float, note: str = "") -> None:
         """Say how far a stage is, 0..1, with something short, such as a loss."""
@@ -45,7 +53,7 @@ class Progress:
             return
         self._said = now
         took = f" ({now - self._begun:.1f} s)" if fraction >= 1.0 else ""
-        print(f"{stage}: {100 * fraction:.0f} %{took} {note}".rstrip(), file=sys.stderr, flush=True)
+        tell(f"{stage}: {100 * fraction:.0f} %{took} {note}".rstrip())
 
 
 def _bars() -> Any:

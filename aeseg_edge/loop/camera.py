@@ -58,6 +58,7 @@ class CameraLoop:
         patience: With live sources.
         drift_every: Measure how unlike the footage every so many frames of each source are,
             where the bundle can; 0 never does.
+        line_every: Seconds from one line to the next; the first comes after one at most.
         clock: Monotonic seconds; what ``Frame.captured`` is measured with.
         chance: For the jitter of reconnects.
 
@@ -76,6 +77,7 @@ class CameraLoop:
         duration: float | None = None,
         patience: Patience | None = None,
         drift_every: int = 10,
+        line_every: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
@@ -113,7 +115,7 @@ class CameraLoop:
             )
             for sink in as_sinks(sinks)
         ]
-        self._reporter = RateReporter(clock=clock)
+        self._reporter = RateReporter(period=line_every, clock=clock)
         self._lock = threading.Lock()
         self._segmented = [0] * len(inputs)
         self._handed = [0] * len(inputs)
@@ -140,7 +142,7 @@ class CameraLoop:
 
         Args:
             stop: Looked at ten times a second or more.
-            on_line: Called about once a second, on this thread.
+            on_line: Called about every ``line_every`` seconds, on this thread.
 
         Returns:
             Frames segmented, frames dropped at capture, and the distribution of the time from

@@ -109,7 +109,8 @@ class RateReporter:
         """
         now = self._clock()
         elapsed = now - self._line_start
-        if elapsed < self._period:
+        # The first one tells that the run has begun.
+        if elapsed < (self._period if self._line_start > self._start else min(1.0, self._period)):
             return None
         p50 = p95 = None
         if self._recent:

@@ -23,7 +23,7 @@ from aeseg_edge.backends.session import load_onnxruntime, saturates
 from aeseg_edge.bundle.precisions import BACKENDS, ONNXRUNTIME, TENSORRT
 from aeseg_edge.errors import AesegError, EngineError, MissingDependency, UsageError
 from aeseg_edge.measure.machine import Command, environment, run_command
-from aeseg_edge.support.require import import_cv2
+from aeseg_edge.support.require import import_cv2, install
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _opencv(on_jetson: bool) -> list[Check]:
             fix = error.fix
         return [Check("OpenCV", False, error.problem, fix)]
     if not on_jetson:
-        fix = "pip install 'aeseg_edge[cpu]'"
+        fix = install("cpu")
     fine = _version(cv2.__version__) >= OLDEST_OPENCV or on_jetson
     rows = [Check("OpenCV", fine, cv2.__version__, "" if fine else fix)]
     build = re.search(r"GStreamer:\s*(\S+)(?:\s*\(([^)]*)\))?", cv2.getBuildInformation())
@@ -174,7 +174,7 @@ def _onnxruntime() -> list[Check]:
     """ONNX Runtime, and how exactly it computes int8 graphs on this CPU."""
     runtime = load_onnxruntime()
     fine = _version(runtime.__version__) >= OLDEST_ONNXRUNTIME
-    fix = "" if fine else "pip install 'aeseg_edge[cpu]'"
+    fix = "" if fine else install("cpu")
     found = "exact, and as fast as this CPU is"
     if loses := saturates(runtime):
         found = "exact, with uint8 weights and slower: this CPU has no VNNI, and its own way is not"

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
+from pathlib import Path
+from shlex import quote
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from aeseg_edge.errors import MissingDependency
+from aeseg_edge.support.text import without_password
+from aeseg_edge.version import __version__
 
+_ROOT = Path(__file__).resolve().parents[2]
 _TITLES = {"cv2": "OpenCV", "sklearn": "scikit-learn"}
 _EXTRAS = {"cv2": "cpu", "onnxruntime": "cpu", "starlette": "web", "uvicorn": "web"}
 """The extra that brings a package; ``calibrate`` brings the others."""
@@ -40,7 +47,7 @@ def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fi
             beside = f" (on a Jetson: {jetson})" if package == "cv2" else ""
             raise MissingDependency(
                 f"{needs} is not importable ({error})",
-                fix=fix or f"Install it: pip install 'aeseg_edge[{extra}]'{beside}.",
+                fix=fix or f"Install it: {install(extra)}{beside}.",
             ) from error
         told = " ".join(str(error).split())
         again = f"the package again: pip install --force-reinstall {_AGAIN.get(package, package)}."
@@ -51,6 +58,39 @@ def require(module: str, *, extra: str = "", for_: str = "", title: str = "", fi
         raise MissingDependency(
             f"{needs} is installed but does not load ({type(error).__name__}: {told})", fix=fix
         ) from error
+
+
+def install(extra: str, *, root: Path = _ROOT) -> str:
+    """Give the pip command that adds an extra, the way this package was installed.
+
+    There is no project of this name on PyPI, and anybody could take it. ``root`` is the folder
+    that the package lies in: a clone, or where packages are.
+    """
+    if (root / "setup.py").is_file():
+        return f"pip install -e {quote(f'{root}[{extra}]')}"
+    origin = _origin()
+    url = without_password(origin.get("url", ""))
+    place = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+    if place and "vcs_info" not in origin:
+        return f"pip install {quote(f'{place}[{extra}]')}"
+    if url:
+        vcs = origin.get("vcs_info", {})
+        where = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
+        return f"pip install {quote(f'aeseg_edge[{extra}] @ {where}')}"
+    wheel = f"aeseg_edge-{__version__}-py3-none-any.whl[{extra}]"
+    return f"pip install {quote(wheel)} (the wheel, or the clone, that it was installed from)"
+
+
+def _origin() -> dict[str, Any]:
+    """Give what pip noted of where this package came from (PEP 610); nothing of an index."""
+    from importlib import metadata
+
+    try:
+        text = metadata.distribution("aeseg_edge").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        text = None
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found
 
 
 def _is_there(package: str) -> bool:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as an event that a loop looks at."""
+"""SIGINT, SIGTERM and SIGHUP as an event that a loop looks at."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from types import FrameType
 _log = logging.getLogger(__name__)
 
 
+def endings() -> tuple[signal.Signals, ...]:
+    """Give the signals besides Ctrl-C that ask a process to end; not SIGHUP where it is ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event; a second signal ends the process at once.
+    """Turn SIGINT, SIGTERM and SIGHUP into an event; a second signal ends the process at once.
 
+    SIGHUP comes when a terminal is closed or ssh is lost, often twice: it never insists. Where it
+    is ignored (nohup), it stays so.
     Outside the main thread signals cannot be caught, and the event stays unset.
     """
     stop = threading.Event()
@@ -25,11 +33,13 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
+            if number == signal.SIGHUP:
+                return
             raise KeyboardInterrupt
         _log.info("signal %d: finishing the current frame", number)
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, *endings())}
     try:
         yield stop
     finally:

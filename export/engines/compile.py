@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_TIGHT = r"workspace|tactic device request|insufficient memory on"
 MEBIBYTE = 1 << 20
 DEFAULT_WORKSPACE = 512 * MEBIBYTE
 """Scratch memory a kernel may ask for; these graphs use a few tens of MiB."""
@@ -162,7 +163,7 @@ def compile_plan(
         if plan is None:
             raise EngineError(
                 f"TensorRT {trt.__version__} built no engine: {reason(messages)}",
-                fix="Free some memory and try again; if it stays, report it with `aeseg doctor`.",
+                fix=advice([text for _, text in messages], options.workspace),
             )
         kept = config.get_timing_cache()
         timing = bytes(kept.serialize()) if kept is not None else b""
@@ -170,6 +171,18 @@ def compile_plan(
         if progress is not None:
             progress("engine built", 1.0)
         return CompiledPlan(bytes(plan), kernels, convolutions, trt.__version__), timing
+
+
+def advice(messages: Sequence[str], workspace: int) -> str:
+    """Say what to do where TensorRT built nothing: whether its scratch memory was too small."""
+    # "Tactic Device request: 96MB Available: 1MB", "insufficient memory on requested size", "Could
+    # not find any implementation for node conv1 due to insufficient workspace".
+    if any(re.search(_TIGHT, text, re.IGNORECASE) for text in messages):
+        return (
+            f"The scratch memory of {workspace >> 20} MiB is too small for a layer: give a larger "
+            "--workspace (MiB)."
+        )
+    return "Free some memory and try again; if it stays, report it with `aeseg doctor`."
 
 
 def configure(trt: ModuleType, builder: trt.Builder, options: BuildOptions) -> trt.IBuilderConfig:

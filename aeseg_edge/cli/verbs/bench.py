@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aeseg_edge.bundle.manifest import BACKENDS, PRECISIONS
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled
 from aeseg_edge.cli.files import check_output
-from aeseg_edge.cli.output import show
+from aeseg_edge.cli.output import show, tell
 from aeseg_edge.errors import UsageError
 from aeseg_edge.measure import against, openloop, profile
 from aeseg_edge.measure import bench as closedloop
@@ -26,6 +26,8 @@ from aeseg_edge.measure.settings import BenchSettings
 from aeseg_edge.measure.sweep import sweep
 from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.support.options import natural, seconds
+
+_log = logging.getLogger(__name__)
 
 EXAMPLE = "aeseg bench street.aeseg drive.mp4 --threads 1 --precision int8"
 
@@ -97,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     chosen = [name for name, wanted in modes.items() if wanted]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} do not go together", fix="Choose one of them.")
+    if options.warmup is not None and chosen and chosen[0] in ("--against or --split", "--nodes"):
+        _log.warning("--warmup does nothing with %s", chosen[0])
     if not options.sweep and (options.out is not None or options.sweep_threads is not None):
         raise UsageError("--out and --sweep-threads go with --sweep", fix="Add --sweep.")
     kinds = {"--sweep": _sweep, "--nodes": _nodes, "--against or --split": _side_by_side}
@@ -145,12 +149,12 @@ def _sweep(options: argparse.Namespace, bench: BenchSettings, runner: RunnerSett
         frames=bench.frames,
         warmup_seconds=bench.warmup,
         cache_dir=options.cache_dir,
-        tell=lambda row: print(row, file=sys.stderr),
+        tell=tell,
     )
     show(options, found.to_markdown().rstrip(), found.to_json())
     if options.out is not None:
         for path in found.write(options.out):
-            print(f"wrote {path}", file=sys.stderr)
+            tell(f"wrote {path}")
 
 
 def _side_by_side(

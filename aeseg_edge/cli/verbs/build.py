@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.manifest import PRECISIONS as EVERY
 from aeseg_edge.bundle.precisions import ENGINES
 from aeseg_edge.cli.options import add_cache, add_imgsz, add_json
-from aeseg_edge.cli.output import write_json
+from aeseg_edge.cli.output import tell, write_json
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.support.options import positive
 
@@ -61,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
                 for row in engine.convolutions:
                     fused = f" with {', '.join(row.fused)}" if row.fused else ""
                     print(f"  {row.precision:<8} {row.node}: {row.kernel}{fused}")
-    write_json(options.json, [{**asdict(e), "path": str(e.path)} for e in built])
+    write_json(options, [{**asdict(e), "path": str(e.path)} for e in built])
     return 0
 
 
@@ -88,5 +87,5 @@ def build_engines(
             options=options,
             force=force,
             progress=progress.update,
-            waiting=lambda: print("another process is building this engine", file=sys.stderr),
+            waiting=lambda: tell("another process is building this engine"),
         )

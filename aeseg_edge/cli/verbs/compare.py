@@ -23,6 +23,7 @@ from aeseg_edge.segment.result import Segmentation
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.sources.pairs import describe
+from aeseg_edge.support.choose import evenly
 from aeseg_edge.support.options import positive
 from aeseg_edge.support.require import import_scipy
 from aeseg_edge.support.text import without_password
@@ -64,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a picture: each modality, labels of A, labels of B in A's colours, and "
         "where they differ",
     )
-    parser.add_argument(
-        "--rows", type=positive, default=ROWS, metavar="N", help=f"of the sheet (default {ROWS})"
-    )
+    parser.add_argument("--rows", type=positive, metavar="N", help=f"of the sheet (default {ROWS})")
     shared.add_json(parser)
 
 
@@ -98,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         progress.update("comparing", 1.0)
         found = counts.compare(first.classes, second.classes)
         if options.sheet is not None:
-            chosen = np.unique(np.linspace(0, total - 1, min(total, options.rows)).astype(int))
+            chosen = evenly(total, options.rows or ROWS, rounded=False)
             images = _frames(uri, modalities, first.manifest, options.frames)
             shown = (image for index, image in enumerate(images) if index in set(chosen.tolist()))
             names = options.first.stem, options.second.stem
@@ -106,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json != "-":
         _print(found, options)
     write_json(
-        options.json,
+        options,
         {"first": str(options.first), "second": str(options.second), **found.to_json()},
     )
     return 0

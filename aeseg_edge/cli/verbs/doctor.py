@@ -28,5 +28,5 @@ def run(options: argparse.Namespace) -> int:
             print(f"{signs[check.ok]} {check.name:<22} {check.found}")
             if check.fix:
                 print(f"     {'':<22} -> {check.fix}")
-    write_json(options.json, [asdict(check) for check in checks])
+    write_json(options, [asdict(check) for check in checks])
     return 0 if healthy(checks) else 1

@@ -45,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit-every",
         type=positive,
-        default=1,
         metavar="N",
         help="use every N-th of them (default 1)",
     )
@@ -101,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
             clusters=codebook.clusters,
             ignore=options.ignore,
             fit_pairs=fit_pairs,
-            fit_every=options.fit_every,
+            fit_every=options.fit_every or 1,
             named=named,
             progress=lambda done, total: progress.update("evaluating", done / total),
             read=reader_for(segmenter.manifest) if scenes is None else scenes.read,

@@ -13,6 +13,7 @@ from aeseg_edge.cli.output import report_fitted
 from aeseg_edge.cli.progress import Progress
 from aeseg_edge.cli.verbs.calibrate import names_to_keep
 from aeseg_edge.cli.verbs.train_labels import export_labelled
+from aeseg_edge.errors import UsageError
 from aeseg_edge.export.settings import TrainOptions
 
 EXAMPLE = "aeseg export street.train -o small.aeseg --imgsz 320x256 --clusters 16"
@@ -37,6 +38,11 @@ def run(options: argparse.Namespace) -> int:
         from aeseg_edge.export.pipeline import export_bundle, has_labels, remembered_fit
 
     both = options.sources or options.modalities is not None
+    if options.max_frames is not None and not both:
+        raise UsageError(
+            "--max-frames does nothing without SOURCE: all frames beside the checkpoint are used",
+            fix="Give footage, or leave it out.",
+        )
     sources = shared.all_sources(options.sources, options) if both else []
     output = check_output(options.output, ".aeseg")
     settings = shared.fit_settings(options, remembered_fit(options.folder))

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         for smooth, found in results:
             print(f"{smooth:<9.2f}{_percent(found.flicker):>15}{_percent(found.agreement):>28}")
     write_json(
-        options.json,
+        options,
         {
             "source": without_password(options.source),
             "threshold": UNCHANGED,

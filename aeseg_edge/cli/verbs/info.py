@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             print(title)
             for key, value in values.items():
                 print(f"  {key:<14} {_words(value)}")
-    write_json(options.json, asdict(manifest))
+    write_json(options, asdict(manifest))
     return 0
 
 

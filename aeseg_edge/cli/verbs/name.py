@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a picture of what each cluster looks like in a video or folder",
     )
     parser.add_argument(
-        "--sheet-frames", type=positive, default=SHEET_FRAMES, metavar="N", help="default: 60"
+        "--sheet-frames", type=positive, metavar="N", help=f"default: {SHEET_FRAMES}"
     )
     add_from_masks(parser)
     add_json(parser)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         # Afterwards, by hand, what the masks do not say.
         bundle = bundle.with_codebook(edit(bundle.codebook, options))
     if options.sheet is not None:
-        _write_sheet(bundle, *options.sheet, frames=options.sheet_frames)
+        _write_sheet(bundle, *options.sheet, frames=options.sheet_frames or SHEET_FRAMES)
     if target is not None:
         # Last, so that a mistake changes nothing.
         bundle.write(target)
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
             print(line)
         for row in rows:
             print(f"{row['id']:>4}  {row['color']:<7}  {row['name']}  (clusters {row['clusters']})")
-    write_json(options.json, rows if report is None else {**report, "classes": rows})
+    write_json(options, rows if report is None else {**report, "classes": rows})
     return 0
 
 

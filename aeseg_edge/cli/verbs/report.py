@@ -81,5 +81,5 @@ def run(options: argparse.Namespace) -> int:
                     f"  {each.title:<32} labels equal {100 * each.agreement.labels_equal:6.2f} %  "
                     f"worst frame {100 * each.agreement.worst_labels_equal:6.2f} %"
                 )
-    write_json(options.json, {"report": str(output), **found.to_json()})
+    write_json(options, {"report": str(output), **found.to_json()})
     return 0

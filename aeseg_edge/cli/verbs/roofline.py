@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             _print_cpu(peaks, share)
     write_json(
-        options.json,
+        options,
         {
             "bundle": str(options.bundle),
             "run_on_the_device": peaks is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -16,10 +17,11 @@ from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.cli import options as shared
 from aeseg_edge.cli.fields import add_options, filled
 from aeseg_edge.cli.files import refuse_reads
-from aeseg_edge.cli.output import write_json
+from aeseg_edge.cli.output import own_stdout, tell, write_json
 from aeseg_edge.cli.verbs.build import build_engines
 from aeseg_edge.errors import BackendError, EngineNotBuilt
 from aeseg_edge.loop.camera import CameraLoop
+from aeseg_edge.loop.feed import Input
 from aeseg_edge.loop.inputs import open_inputs
 from aeseg_edge.loop.settings import LoopSettings
 from aeseg_edge.loop.watchdog import Patience
@@ -28,7 +30,7 @@ from aeseg_edge.page.sink import Live
 from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.segment.smoothing import default_strength
 from aeseg_edge.sinks import FORMS as SINK_FORMS
-from aeseg_edge.sinks import needs_decoder, open_sinks
+from aeseg_edge.sinks import kind_of, needs_decoder, open_sinks
 from aeseg_edge.sinks.base import Routed, Sink
 from aeseg_edge.sinks.counters import LoopCounters
 from aeseg_edge.sinks.names import name_each
@@ -39,6 +41,8 @@ from aeseg_edge.support.options import strength
 from aeseg_edge.support.signals import stop_on_signals
 from aeseg_edge.support.text import without_password
 from aeseg_edge.view.settings import DrawSettings
+
+_log = logging.getLogger(__name__)
 
 EXAMPLE = "aeseg run drive.mp4 -b street.aeseg -o drive_labels.mp4 --view both"
 _LOCATION = re.compile(r"""(?:sink\s[^!]*?)\blocation\s*=\s*["']?([^\s"'!]+)""")
@@ -117,10 +121,11 @@ def run(options: argparse.Namespace) -> int:
             undo.callback(given.source.close)
         rates = [(each.name, each.source.fps) for each in inputs]
         _check_sinks(options, [each.name for each in inputs])
+        _say_ignored(options, inputs)
         live = Live(
             editor=LiveClasses(segmenter),
             token=options.token,
-            announce=lambda address: print(f"live page: {address}", file=sys.stderr),
+            announce=lambda address: tell(f"live page: {address}", always=True),
         )
         sinks: list[Sink | Routed] = []
         for uri in options.output or ["null://"]:
@@ -132,24 +137,28 @@ def run(options: argparse.Namespace) -> int:
         # A recording at its own rate stands for a camera.
         if options.realtime and wanted.drop == "auto":
             wanted = replace(wanted, drop="latest")
-        loop = CameraLoop(segmenter, inputs, sinks, **asdict(wanted), patience=patience)
+        # A journal keeps every line for ever.
+        period = 1.0 if sys.stderr is not None and sys.stderr.isatty() else 60.0
+        loop = CameraLoop(
+            segmenter, inputs, sinks, **asdict(wanted), patience=patience, line_every=period
+        )
         undo.pop_all()
         try:
-            totals = loop.run(stop=stop, on_line=lambda line: print(line, file=sys.stderr))
+            with own_stdout(options, sinks_open=True):
+                totals = loop.run(stop=stop, on_line=tell)
         finally:
             counters = loop.counters()
             _print_summary(counters)
         entry = segmenter.entry
     latency = totals.latency
     spread = f", p50 {latency.p50:.1f} ms, p95 {latency.p95:.1f} ms" if latency else ""
-    print(
+    tell(
         f"{totals.frames} frames in {totals.seconds:.1f} s: {totals.fps:.1f} fps{spread} "
-        f"({entry.precision} on {segmenter.backend.name})",
-        file=sys.stderr,
+        f"({entry.precision} on {segmenter.backend.name})"
     )
     shown = [without_password(uri) for uri in sources]
     write_json(
-        options.stats,
+        options,
         {
             **totals.to_json(),
             **counters.to_json(),
@@ -175,6 +184,28 @@ def _opener(manifest: Manifest, *, realtime: bool) -> Callable[[str], Source]:
     )
 
 
+def _say_ignored(options: argparse.Namespace, inputs: Sequence[Input]) -> None:
+    """Say which options do nothing with these sources and sinks."""
+    kinds = [kind for uri in options.output if (kind := kind_of(uri)) is not None]
+    # Sinks that read their options themselves draw what they are told: pipelines and the page.
+    draws = any(kind.options is None or "view" in kind.options for kind in kinds)
+    paged = any(uri.startswith("http://") for uri in options.output)
+    live = any(each.source.live for each in inputs)
+    recorded = any(not each.source.live for each in inputs)
+    drawing = {"--view": options.view, "--alpha": options.alpha, "--no-legend": options.legend}
+    watching = {"--stall": options.stall, "--restarts": options.restarts}
+    for given_ones, useful, why in (
+        (drawing, draws, "no output shows a picture"),
+        ({"--token": options.token}, paged, "no output is a live page"),
+        ({"--realtime": options.realtime or None}, recorded, "no source is a recording"),
+        (watching, live or options.realtime, "no source is live"),
+    ):
+        names = [name for name, value in given_ones.items() if value is not None]
+        if names and not useful:
+            do = "does" if len(names) == 1 else "do"
+            _log.warning("%s %s nothing here: %s", " and ".join(names), do, why)
+
+
 def _check_sinks(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse sinks that would write over an input, or two of them one file, before any is open."""
     uris = [each for uri in options.output for each in name_each(uri, names)]
@@ -194,17 +225,15 @@ def _print_summary(counters: LoopCounters) -> None:
         age = ""
         if each.age is not None:
             age = f", age p50 {each.age.p50:.0f} p95 {each.age.p95:.0f} p99 {each.age.p99:.0f} ms"
-        print(
+        tell(
             f"{each.name}: {each.frames_in} frames in, {each.segmented} segmented, {lost} dropped, "
-            f"{each.stalls} stalls, {each.reconnects} reconnects{age}",
-            file=sys.stderr,
+            f"{each.stalls} stalls, {each.reconnects} reconnects{age}"
         )
     for sink in counters.sinks:
         if sink.dropped:
-            print(
+            tell(
                 f"{sink.name}: {sink.delivered} results, {sink.dropped} dropped: it is slower than "
-                "the source",
-                file=sys.stderr,
+                "the source"
             )
 
 
@@ -222,10 +251,10 @@ def _build_if_missing(bundle: Bundle, runner: RunnerSettings, cache_dir: Path | 
     try:
         open_backend(bundle, entry, cache_dir=cache_dir).close()
     except EngineNotBuilt as missing:
-        print(f"{missing.problem}: building it now, once", file=sys.stderr)
+        tell(f"{missing.problem}: building it now, once")
         try:
             build_engines(bundle, (entry.precision,), cache_dir=cache_dir)
         except spared as error:
-            print(f"it was not built: {error}", file=sys.stderr)
+            tell(f"it was not built: {error}", always=True)
     except spared:
         pass  # opening the bundle says why, and runs on ONNX Runtime

@@ -61,5 +61,5 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.json != "-":
         print(result.report())
-    write_json(options.json, asdict(result))
+    write_json(options, asdict(result))
     return 0 if result.passed else 1

@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         return train_labelled(options, output, settings)
     with join_team() as team:
         if not team.first:
-            logging.getLogger().setLevel(logging.ERROR)
+            logging.getLogger("aeseg_edge").setLevel(logging.ERROR)
             pipeline.join_training(sources, output, settings, team)
             return 0
         if team.size > 1:

@@ -118,7 +118,7 @@ def _report(made: Assembled, output: Path, options: argparse.Namespace, fit: Fit
             print(f"  {line}")
         print_below(made.below, fit.minimum_agreement)
     write_json(
-        options.json,
+        options,
         {
             "bundle": str(output),
             "classes": [item.name for item in manifest.classes],

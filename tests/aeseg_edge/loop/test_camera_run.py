@@ -204,7 +204,7 @@ def test_a_sink_that_cannot_be_finished_does_not_spoil_the_others() -> None:
 
 def test_a_line_comes_whenever_the_reporter_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
     real = loop.RateReporter
-    monkeypatch.setattr(loop, "RateReporter", lambda clock: real(period=0.0, clock=clock))
+    monkeypatch.setattr(loop, "RateReporter", lambda period, clock: real(period=0.0, clock=clock))
     lines: list[int] = []
 
     class Waiting(Source):

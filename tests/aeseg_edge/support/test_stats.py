@@ -170,3 +170,19 @@ def test_totals_cover_the_whole_run_as_json() -> None:
     assert (totals["seconds"], totals["frames"], totals["drops"], totals["fps"]) == (5, 10, 1, 2)
     assert totals["latency_ms"]["count"] == 10
     assert totals["latency_ms"]["p50"] == pytest.approx(8.0, rel=0.01)
+
+
+def test_lines_a_minute_apart_cover_the_minute_and_the_first_comes_soon() -> None:
+    now = [0.0]
+    reporter = RateReporter(period=60.0, clock=lambda: now[0])
+    lines = []
+    for second in range(1, 125):
+        now[0] = float(second)
+        for _ in range(5):
+            reporter.frame(10.0)
+        reporter.dropped()
+        lines.append(reporter.poll())
+    told = [line for line in lines if line is not None]
+    assert [line.seconds for line in told] == [1.0, 61.0, 121.0]
+    assert [line.drops for line in told] == [1, 60, 60]
+    assert [line.fps for line in told] == [5.0, 5.0, 5.0]

@@ -16,7 +16,7 @@ from aeseg_edge.sinks import open_sink
 from aeseg_edge.sinks.unix import HEADER, pack
 from aeseg_edge.sources import open_source
 from aeseg_edge.sources.base import Frame
-from aeseg_edge.support.text import as_text, check_name, is_utf8, to_json
+from aeseg_edge.support.text import as_text, check_name, is_utf8, to_json, without_password
 
 cv2 = pytest.importorskip("cv2")
 
@@ -101,3 +101,55 @@ def test_sinks_of_python_take_any_name(folder: Path) -> None:
     length = HEADER.unpack_from(message)[1]
     text = message[HEADER.size : HEADER.size + length]
     assert json.loads(text)["source"] == ODD
+
+
+RAW = [
+    "pa#ss",
+    "pa/ss",
+    "pa?ss",
+    "p@ss",
+    "p@ss/w",
+    "1234/5",
+    "12#34",
+    "a:b/c",
+    "#",
+    "pass word",
+    "p%40ss",
+    "a//b",
+    "x=1&y=2",
+    "/etc",
+    "p@s.s",
+]
+
+
+@pytest.mark.parametrize("password", RAW)
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "HTTPS", "rtmp", "srt"])
+def test_no_password_is_shown_whatever_is_in_it(scheme: str, password: str) -> None:
+    address = f"{scheme}://admin:{password}@10.0.0.7:554/live/1?ch=2"
+    shown = f"{scheme}://10.0.0.7:554/live/1?ch=2"
+    assert without_password(address) == shown
+    if " " not in password:
+        assert (
+            without_password(f"{address} cannot be opened: no") == f"{shown} cannot be opened: no"
+        )
+    assert without_password(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://cam.local/x?mail=a@b", "http://cam.local/x?mail=a@b"),
+        ("rtsp://10.0.0.7:554/x:1@y", "rtsp://10.0.0.7:554/x:1@y"),
+        ("rtsp://[fe80::1]:554/x@y", "rtsp://[fe80::1]:554/x@y"),
+        ("http://me@mail.org:pa/ss@cam/1", "http://cam/1"),
+        ("http://cam/v.cgi?usr=me&pwd=s3cret&x=1", "http://cam/v.cgi?usr=me&pwd=...&x=1"),
+        ("http://cam/v?loginpas=s3cret", "http://cam/v?loginpas=..."),
+        ("cannot read file:///data/a@b.mp4", "cannot read file:///data/a@b.mp4"),
+        ("test://640x480@30 and rtsp://u:p/w@h", "test://640x480@30 and rtsp://h"),
+        ('no gst://souphttpsrc user-pw="a\\"b" ! x', "no gst://souphttpsrc ! x"),
+        ("C:/film@home.mp4", "C:/film@home.mp4"),
+        ("mail me@host.org", "mail me@host.org"),
+    ],
+)
+def test_what_is_no_password_stays(address: str, shown: str) -> None:
+    assert without_password(address) == shown

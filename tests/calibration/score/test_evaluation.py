@@ -290,7 +290,7 @@ def test_without_pillow_a_mask_says_what_to_install(
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingDependency, match="not importable") as caught:
         read_mask(tmp_path / "m.png")
-    assert "aeseg_edge[calibrate]" in caught.value.fix
+    assert "[calibrate]'" in caught.value.fix
 
 
 def test_what_comes_after_a_whole_mask_does_not_matter(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from aeseg_edge.export.engines.compile import (
     MEBIBYTE,
     BuildOptions,
     ProgressTree,
+    advice,
     available_memory,
     check_memory,
     compile_plan,
@@ -259,3 +260,18 @@ def test_options_say_nothing_that_changes_what_an_engine_computes() -> None:
         "module",
         "target",
     }
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Could not find any implementation for node conv1 due to insufficient workspace.",
+        "Tactic Device request: 96MB Available: 1MB. Device memory is insufficient",
+        "Skipping tactic 3 due to insufficient memory on requested size of 1024",
+        "Try increasing the workspace size with IBuilderConfig::setMemoryPoolLimit()",
+    ],
+)
+def test_a_workspace_that_is_too_small_is_not_called_full_memory(message: str) -> None:
+    assert "a larger --workspace" in advice(["something else", message], 1 << 20)
+    assert "1 MiB" in advice([message], 1 << 20)
+    assert "Free some memory" in advice(["Cuda Runtime (out of memory)"], 1 << 20)

