@@ -17,6 +17,7 @@ from aeseg_edge.backends.base import WANTABLE, Backend, Ticket
 from aeseg_edge.backends.choose import choose_entry, open_tensorrt
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, palette
+from aeseg_edge.bundle.contract import LATENTS, MARGIN
 from aeseg_edge.bundle.drift import distances
 from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
 from aeseg_edge.bundle.manifest import Entry, Manifest
@@ -269,13 +270,18 @@ class Segmenter:
         if self._decoder is not None:
             want = want | {"latents"}
         far = "distance" in want and self.measures_distance
-        asked = want - {"distance"} | ({"latents"} if far else set())
+        codebook, colors = submitted.used
+        # The graph's own margin is between clusters; classes are what is shown.
+        merged = MARGIN in want and codebook.merges
+        asked = want - {"distance"} | ({LATENTS} if far or merged else set())
+        asked -= {MARGIN} if merged else set()
         outputs = self._backend.collect(submitted.ticket, asked)
         inferred = time.perf_counter_ns()
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
-        codebook, colors = submitted.used
-        distance = drift = None
+        margin, distance, drift = outputs.margin, None, None
+        if merged and outputs.latents is not None:
+            margin = codebook.class_margins(outputs.latents)
         if far and outputs.latents is not None:
             distance, drift = self._distance(outputs.latents, codebook, *submitted.size)
         started, prepared = submitted.started, submitted.prepared
@@ -298,7 +304,7 @@ class Segmenter:
             frame_age=(
                 None if submitted.captured is None else time.monotonic() - submitted.captured
             ),
-            margin=outputs.margin,
+            margin=margin,
             latents=outputs.latents if "latents" in want else None,
             distance=distance,
             frame_drift=drift,

@@ -220,6 +220,37 @@ def test_cluster_numbers_are_exact_beyond_eight_bits(segmenter: Segmenter, clust
     assert (segmenter(frame).labels == 0).all()
 
 
+def test_the_margin_is_between_classes_and_not_between_clusters_of_one(
+    segmenter: Segmenter,
+) -> None:
+    book = segmenter.codebook
+    frame = scene()
+    apart = segmenter(frame, want={"latents", "margin"})
+    assert apart.latents is not None
+    assert apart.margin is not None
+    scores = np.sort(book.scores(apart.latents.transpose(1, 2, 0)), axis=-1)
+    np.testing.assert_allclose(apart.margin, scores[..., -1] - scores[..., -2], atol=1e-4)
+    # Every cluster twice, so that the two best always score alike, and all are of one class each.
+    twice = Codebook(
+        weights=np.repeat(book.weights, 2, axis=0),
+        bias=np.repeat(book.bias, 2),
+        remap=np.repeat(book.remap, 2),
+        classes=book.classes,
+    )
+    segmenter.set_codebook(twice)
+    merged = segmenter(frame, want="margin")
+    assert merged.latents is None
+    assert merged.margin is not None
+    np.testing.assert_array_equal(merged.labels, apart.labels)
+    np.testing.assert_allclose(merged.margin, apart.margin, atol=1e-4)
+    assert merged.margin.max() > 0.01
+    # One class alone is never in doubt.
+    segmenter.set_codebook(replace(twice, remap=np.zeros_like(twice.remap)))
+    alone = segmenter(frame, want="margin").margin
+    assert alone is not None
+    assert (alone == np.float32(1e30)).all()
+
+
 def test_smoothing_out_of_range_is_refused(v1_bundle: Path) -> None:
     with pytest.raises(UsageError, match=r"smoothing 1\.0"):
         Segmenter.load(v1_bundle, smooth=1.0)
