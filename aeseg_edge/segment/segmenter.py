@@ -19,7 +19,14 @@ from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, palette
 from aeseg_edge.bundle.contract import LATENTS, MARGIN
 from aeseg_edge.bundle.drift import distances
-from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
+from aeseg_edge.bundle.geometry import (
+    apply_region,
+    check_frame,
+    check_region,
+    fit_frame,
+    fit_labels,
+    fit_region,
+)
 from aeseg_edge.bundle.manifest import Entry, Manifest
 from aeseg_edge.bundle.variants import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
 from aeseg_edge.errors import BackendError, SourceError, UsageError
@@ -68,7 +75,7 @@ class Segmenter:
         decoder: Draws pictures from each result's latents; none when None.
 
     Raises:
-        UsageError: If ``smooth`` is out of range.
+        UsageError: If ``smooth`` is out of range, or ``roi`` no mask or empty.
 
     Example:
         >>> with Segmenter.load("street.aeseg") as seg:  # doctest: +SKIP
@@ -91,7 +98,7 @@ class Segmenter:
         self.smooth = check_strength(smooth)
         self._backend = backend
         self._decoder = decoder
-        self._roi = roi if roi is not None else bundle.region
+        self._roi = check_region(roi) if roi is not None else bundle.region
         self._roi_is_framed = roi is not None
         self._outside: NDArray[np.bool_] | None = None
         self._unseen: tuple[tuple[int, int], NDArray[np.bool_]] | None = None
@@ -149,6 +156,8 @@ class Segmenter:
             raise UsageError(f"graph {graph!r} is unknown", fix=f"Use one of {BACKENDS}.")
         if threads is not None and threads < 1:
             raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
+        check_strength(smooth)
+        roi = None if roi is None else check_region(roi)
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         if imgsz is not None:
             bundle = bundle.with_size(*imgsz)

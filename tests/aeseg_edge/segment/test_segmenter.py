@@ -169,6 +169,30 @@ def test_labels_outside_the_region_of_interest_are_void(v1_bundle: Path) -> None
             assert (labels[:, size[1] // 2 :] != VOID).all()
 
 
+def test_a_mask_of_bools_is_a_region_of_interest(v1_bundle: Path) -> None:
+    inside = np.zeros((64, 96), bool)
+    inside[:32] = True
+    with Segmenter.load(v1_bundle, roi=inside) as segmenter:  # type: ignore[arg-type]
+        labels = segmenter(scene()).labels
+    assert (labels[32:] == VOID).all()
+    assert (labels[:32] != VOID).all()
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        np.ones((64, 96), np.uint8),  # 0 and 1: all of it would be outside
+        np.zeros((64, 96), np.uint8),
+        np.ones((64, 96), np.float32),
+        np.zeros((0, 96), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_a_region_that_would_make_all_void_is_refused(v1_bundle: Path, region: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="region of interest"):
+        Segmenter.load(v1_bundle, roi=region)
+
+
 def test_the_bundles_own_region_of_interest_is_used(v1_bundle: Path) -> None:
     plain = Bundle.open(v1_bundle)
     region = np.zeros((64, 96), np.uint8)
