@@ -172,7 +172,7 @@ def _cells(size: int, start: int, length: int, cells: int, total: int) -> NDArra
 
 
 def check_region(mask: Any) -> NDArray[np.uint8]:
-    """Refuse, by UsageError, a region of interest that is no mask or has nothing inside.
+    """Refuse, by UsageError, a region of interest that is no mask, or one of 0 and 1.
 
     uint8 [h, w] or [h, w, C], above 127 in any channel inside; bool is taken too.
     """
@@ -184,7 +184,7 @@ def check_region(mask: Any) -> NDArray[np.uint8]:
             f"the region of interest is {region.dtype} {list(region.shape)}",
             fix="Give uint8 [h, w]: 255 inside, 0 outside.",
         )
-    if region.max() <= 127:
+    if 0 < region.max() <= 127:
         raise UsageError(
             f"the region of interest has nothing inside: its largest value is {region.max()}",
             fix="Give 255 inside and 0 outside: what is above 127 is inside.",

@@ -39,6 +39,9 @@ from aeseg_edge.sources.base import Frame, Source
 
 _log = logging.getLogger(__name__)
 
+MOST_THREADS = 1024
+"""ONNX Runtime ends for want of memory where it is asked for millions."""
+
 _WANTABLE = WANTABLE | {"distance"}
 
 _ASIDE = -1
@@ -100,6 +103,8 @@ class Segmenter:
         self._decoder = decoder
         self._roi = check_region(roi) if roi is not None else bundle.region
         self._roi_is_framed = roi is not None
+        if self._roi is not None and not self._roi.any():
+            _log.warning("the region of interest has nothing inside: every label is void")
         self._outside: NDArray[np.bool_] | None = None
         self._unseen: tuple[tuple[int, int], NDArray[np.bool_]] | None = None
         self._use(bundle.codebook)
@@ -154,8 +159,17 @@ class Segmenter:
             )
         if graph is not None and graph not in BACKENDS:
             raise UsageError(f"graph {graph!r} is unknown", fix=f"Use one of {BACKENDS}.")
-        if threads is not None and threads < 1:
-            raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
+        if threads is not None and not (
+            isinstance(threads, (int, np.integer)) and 0 < threads <= MOST_THREADS
+        ):
+            raise UsageError(
+                f"{threads!r} threads cannot be used",
+                fix=f"Use a whole number, 1 to {MOST_THREADS}.",
+            )
+        if not isinstance(path, (str, Path, Bundle)):
+            raise UsageError(f"{path!r:.80} is no bundle", fix="Give the path of an .aeseg file.")
+        if imgsz is not None and not (isinstance(imgsz, (tuple, list)) and len(imgsz) == 2):
+            raise UsageError(f"imgsz {imgsz!r} is no size", fix="Give (width, height) in pixels.")
         check_strength(smooth)
         roi = None if roi is None else check_region(roi)
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
@@ -511,9 +525,10 @@ class Segmenter:
 
 def _wanted(want: str | Iterable[str]) -> frozenset[str]:
     """One name, or several, as a set; BackendError where one is no output."""
-    names = frozenset([want] if isinstance(want, str) else want)
+    names = frozenset(want if isinstance(want, Iterable) and not isinstance(want, str) else [want])
     if unknown := names - _WANTABLE:
         raise BackendError(
-            f"outputs {sorted(map(str, unknown))} are unknown", fix=f"Use {sorted(_WANTABLE)}."
+            f"outputs {sorted(str(name) for name in unknown)} are unknown",
+            fix=f"Use {sorted(_WANTABLE)}.",
         )
     return names

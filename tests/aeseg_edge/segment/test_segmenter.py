@@ -182,7 +182,6 @@ def test_a_mask_of_bools_is_a_region_of_interest(v1_bundle: Path) -> None:
     "region",
     [
         np.ones((64, 96), np.uint8),  # 0 and 1: all of it would be outside
-        np.zeros((64, 96), np.uint8),
         np.ones((64, 96), np.float32),
         np.zeros((0, 96), np.uint8),
         np.zeros(4, np.uint8),
@@ -191,6 +190,14 @@ def test_a_mask_of_bools_is_a_region_of_interest(v1_bundle: Path) -> None:
 def test_a_region_that_would_make_all_void_is_refused(v1_bundle: Path, region: np.ndarray) -> None:
     with pytest.raises(UsageError, match="region of interest"):
         Segmenter.load(v1_bundle, roi=region)
+
+
+def test_an_empty_region_is_said_to_make_all_void(
+    v1_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Segmenter.load(v1_bundle, roi=np.zeros((64, 96), np.uint8)) as segmenter:
+        assert (segmenter(scene()).labels == VOID).all()
+    assert "every label is void" in caplog.text
 
 
 def test_the_bundles_own_region_of_interest_is_used(v1_bundle: Path) -> None:
@@ -335,11 +342,35 @@ def test_every_graph_runs_and_agrees(
 
 @pytest.mark.parametrize(
     "options",
-    [{"precision": "int4"}, {"backend": "cuda"}, {"graph": "x"}, {"threads": 0}],
+    [
+        {"precision": "int4"},
+        {"backend": "cuda"},
+        {"graph": "x"},
+        {"threads": 0},
+        {"threads": "2"},
+        {"threads": 1.5},
+        {"threads": 10**9},
+        {"imgsz": (96,)},
+        {"imgsz": "96x64"},
+        {"imgsz": (96.0, 64.0)},
+        {"imgsz": (1 << 20, 1 << 20)},
+    ],
 )
 def test_unknown_options_are_refused(v1_bundle: Path, options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Segmenter.load(v1_bundle, **options)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"street.aeseg"])
+def test_what_is_no_bundle_is_refused(path: object) -> None:
+    with pytest.raises(UsageError, match="is no bundle"):
+        Segmenter.load(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("want", [None, 3, ["latents", 3], "margins"])
+def test_what_is_no_output_is_refused(segmenter: Segmenter, want: object) -> None:
+    with pytest.raises(BackendError, match="unknown"):
+        segmenter(scene(), want=want)  # type: ignore[arg-type]
 
 
 def test_a_precision_the_bundle_lacks_is_named(v1_bundle: Path) -> None:
