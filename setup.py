@@ -18,8 +18,8 @@ MAPPED = {"aeseg_edge.export": "export", "aeseg_edge.calibration": "calibration"
 # A Jetson has JetPack's own OpenCV, with GStreamer, which a wheel would shadow. Elsewhere the
 # headless wheel: the same cv2 without windows, and without libGL and libX11.
 OPENCV = ["opencv-python-headless>=4.10; platform_machine != 'aarch64'"]
-CPU = ["onnxruntime>=1.21", *OPENCV]
-CALIBRATE = [*CPU, "jinja2>=3.1", "onnx>=1.17", "pillow>=11", "scikit-learn>=1.5", "scipy>=1.11"]
+CPU = ["onnxruntime>=1.23", *OPENCV]
+CALIBRATE = [*CPU, "jinja2>=3.1", "onnx>=1.19", "pillow>=11", "scikit-learn>=1.5", "scipy>=1.11"]
 HOST = [
     *CALIBRATE,
     "torch>=2.13",

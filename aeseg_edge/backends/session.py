@@ -138,7 +138,8 @@ def open_session(
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     if isinstance(model, Path) and not model.is_file():
-        raise BackendError(f"there is no file {model}", fix="Check the path.")
+        what = f"{model} is a folder" if model.is_dir() else f"there is no file {model}"
+        raise BackendError(what, fix="Check the path.")
     try:
         return runtime.InferenceSession(
             model if isinstance(model, bytes) else str(model),

@@ -47,7 +47,7 @@ def load_tensorrt(name: str = "tensorrt") -> ModuleType:
         fix="On a Jetson install JetPack's python3-libnvinfer and make the virtual "
         "environment with --system-site-packages; elsewhere: pip install tensorrt.",
     )
-    whole(trt, "__version__", "Runtime")
+    whole(trt, "__version__")
     if name == "tensorrt":
         check_version(trt.__version__)
     return trt

@@ -43,6 +43,9 @@ MAX_MANIFEST = 4 << 20
 MAX_BUNDLE = 512 << 20
 """Bytes, unpacked. A real bundle has a few megabytes; more is a mistake or an attack."""
 
+MAX_SIDE = 16384
+"""Pixels of a frame inside the graph: its latents alone are tens of megabytes there."""
+
 _DAMAGED = "Copy the bundle again, or export it again."
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -249,10 +252,16 @@ class Bundle:
         letterboxed region of interest would need other bars.
         """
         multiple = self.manifest.multiple
-        if min(width, height) < multiple or width % multiple or height % multiple:
+        sides = (width, height)
+        if any(type(side) is not int or side < multiple or side % multiple for side in sides):
             raise UsageError(
                 f"{width}x{height} does not fit this encoder",
                 fix=f"Give a width and a height that are multiples of {multiple}.",
+            )
+        if max(sides) > MAX_SIDE:
+            raise UsageError(
+                f"{width}x{height} takes more memory than there is",
+                fix=f"Give sides of at most {MAX_SIDE} pixels.",
             )
         own = self.manifest.geometry
         geometry = replace(own, width=width, height=height)

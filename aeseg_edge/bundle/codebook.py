@@ -26,6 +26,9 @@ MAX_CLASSES = 255
 PADDING_BIAS = -1e30
 """Bias of a padding row. Finite: ``-inf * 0`` is NaN in a bilinear resize."""
 
+ONE_THREAD = 200_000
+"""Multiplications of a product that BLAS does in one thread (OpenBLAS: up to 262,144)."""
+
 
 @dataclass(frozen=True)
 class ClassInfo:
@@ -182,6 +185,34 @@ class Codebook:
         float32 [..., D] -> int64 [...], 0..K-1.
         """
         return np.asarray(self.scores(latents).argmax(axis=-1), dtype=np.int64)
+
+    @property
+    def merges(self) -> bool:
+        """Whether some class is more than one cluster."""
+        return len(np.unique(self.remap)) < self.clusters
+
+    def class_margins(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the best score of a cluster less the best one of another class.
+
+        Two clusters of one class may score alike, and the class is certain all the same.
+        float32 [D, h, w] -> float32 [h, w]; 1e30 where there is one class only. In products that
+        BLAS does in one thread, as ``drift.distances``.
+        """
+        points = latents.reshape(self.latent_dim, -1)
+        if self.squares:
+            points = np.concatenate([points, points * points])
+        order = np.argsort(self.remap, kind="stable")
+        starts = np.flatnonzero(np.diff(self.remap[order].astype(np.int64), prepend=-1))
+        found = np.full(points.shape[1], -PADDING_BIAS, np.float32)
+        if len(starts) < 2:
+            return found.reshape(latents.shape[1:])
+        weights, bias = self.columns(self.squares)[order], self.bias[order, None]
+        columns = max(1, ONE_THREAD // weights.size)
+        for first in range(0, len(found), columns):
+            scores = weights @ points[:, first : first + columns] + bias
+            best = np.partition(np.maximum.reduceat(scores, starts, axis=0), -2, axis=0)
+            found[first : first + columns] = best[-1] - best[-2]
+        return found.reshape(latents.shape[1:])
 
     def padded(self, clusters: int) -> Codebook:
         """Fill up to a number of clusters with rows that never win: W = 0, b = -1e30.

@@ -9,17 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aeseg_edge.bundle.codebook import Codebook
+from aeseg_edge.bundle.codebook import ONE_THREAD, Codebook
 
 MEASURES = ("cosine", "euclidean")
 
 
 LEVELS = (*range(5, 100, 5), 99)
 """Percentiles that a bundle keeps."""
-
-
-ONE_THREAD = 200_000
-"""Multiplications of a product that BLAS does in one thread (OpenBLAS: up to 262,144)."""
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,27 @@ def _cells(size: int, start: int, length: int, cells: int, total: int) -> NDArra
     return np.minimum((centres * cells / total).astype(np.intp), cells - 1)
 
 
+def check_region(mask: Any) -> NDArray[np.uint8]:
+    """Refuse, by UsageError, a region of interest that is no mask, or one of 0 and 1.
+
+    uint8 [h, w] or [h, w, C], above 127 in any channel inside; bool is taken too.
+    """
+    region = np.asarray(mask)
+    if region.dtype == np.bool_:
+        region = region.astype(np.uint8) * np.uint8(255)
+    if region.dtype != np.uint8 or region.ndim not in (2, 3) or not region.size:
+        raise UsageError(
+            f"the region of interest is {region.dtype} {list(region.shape)}",
+            fix="Give uint8 [h, w]: 255 inside, 0 outside.",
+        )
+    if 0 < region.max() <= 127:
+        raise UsageError(
+            f"the region of interest has nothing inside: its largest value is {region.max()}",
+            fix="Give 255 inside and 0 outside: what is above 127 is inside.",
+        )
+    return np.asarray(region, np.uint8)
+
+
 def fit_region(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.bool_]:
     """Bring a region of interest to the frame's size: bool [height, width], True outside.
 

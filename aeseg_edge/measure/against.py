@@ -121,10 +121,12 @@ def side_by_side(
                 Segmenter.load(which, precision=precision, backend=ONNXRUNTIME, threads=threads)
             )
             title = f"{name} {segmenter.entry.precision}"
-            return segmenter, {
-                f"{title}, {WHOLE}": segmenter,
-                f"{title}, {INFERENCE}": inference_of(segmenter),
-            }
+            whole: Candidate = segmenter
+            bare = inference_of(segmenter)
+            channels = which.manifest.geometry.channels
+            if channels != geometry.channels:
+                whole, bare = (_with_channels(each, channels) for each in (whole, bare))
+            return segmenter, {f"{title}, {WHOLE}": whole, f"{title}, {INFERENCE}": bare}
 
         segmenter, candidates = opened(bundle, bundle.path.name if bundle.path else "bundle")
         first = tuple(candidates)
@@ -167,6 +169,20 @@ def inference_of(segmenter: Segmenter) -> Candidate:
         if id(frame) not in ready:
             ready[id(frame)] = frame, fit_frame(frame, geometry)
         return backend.collect(backend.submit(ready[id(frame)][1])).labels
+
+    return run
+
+
+def _with_channels(candidate: Candidate, channels: int) -> Candidate:
+    """Hand on frames of so many channels, made of those given once: times hang on no colour."""
+    ready: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+
+    def run(frame: NDArray[np.uint8]) -> object:
+        # The frame is kept beside its id, which would otherwise be given to another.
+        if id(frame) not in ready:
+            grey = frame.mean(axis=2, keepdims=True).astype(np.uint8)
+            ready[id(frame)] = frame, np.repeat(grey, channels, axis=2)
+        return candidate(ready[id(frame)][1])
 
     return run
 

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 ASKED = ("auto", *BACKENDS)
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
-OLDEST_NUMPY, OLDEST_OPENCV, OLDEST_ONNXRUNTIME = (1, 26), (4, 10), (1, 21)
+OLDEST_NUMPY, OLDEST_OPENCV, OLDEST_ONNXRUNTIME = (1, 26), (4, 10), (1, 23)
 BUILD_MEMORY = 1536 << 20
 """What building an engine takes, about; an estimate, see export/engines/compile.py."""
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aeseg_edge.bundle.codebook import PADDING_BIAS
 from aeseg_edge.errors import SinkError
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.support.text import without_password
@@ -53,9 +54,11 @@ class Scale:
     def uncertainty(self, margin: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Turn margins, float32 [h, w], into uncertainty, uint8 [h, w].
 
-        255 where the two best score alike, 0 from the level on.
+        255 where the two best classes score alike, 0 from the level on.
         """
         here = float(np.median(margin))
+        if here >= -PADDING_BIAS:  # one class only: none is in doubt
+            return np.zeros(margin.shape, np.uint8)
         before = here if self._level is None else self._level
         self._level = max(0.9 * before + 0.1 * here, 1e-6)
         return np.asarray(255 * (1 - np.clip(margin / self._level, 0, 1)), np.uint8)

@@ -28,7 +28,8 @@ class Segmentation:
         milliseconds: ``preprocess``, ``copy_in``, ``inference``, ``copy_out``,
             ``postprocess`` and their sum, ``total``. Copies are 0 on a CPU.
         frame_age: Seconds from capture to labels; None where capture time is unknown.
-        margin: float32 [h/r, w/r] over the graph's input: best minus second-best score.
+        margin: float32 [h/r, w/r] over the graph's input: best score less the best one of another
+            class (of another cluster, where each is a class of its own).
         latents: float32 [D, h/r, w/r] over the graph's input.
         distance: float32 [h/r, w/r] over the graph's input: how far each latent is from its
             centre, in units of calibration's 99th percentile: above 1 the footage had next

@@ -17,8 +17,16 @@ from aeseg_edge.backends.base import WANTABLE, Backend, Ticket
 from aeseg_edge.backends.choose import choose_entry, open_tensorrt
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.bundle.codebook import ClassInfo, Codebook, default_classes, palette
+from aeseg_edge.bundle.contract import LATENTS, MARGIN
 from aeseg_edge.bundle.drift import distances
-from aeseg_edge.bundle.geometry import apply_region, check_frame, fit_frame, fit_labels, fit_region
+from aeseg_edge.bundle.geometry import (
+    apply_region,
+    check_frame,
+    check_region,
+    fit_frame,
+    fit_labels,
+    fit_region,
+)
 from aeseg_edge.bundle.manifest import Entry, Manifest
 from aeseg_edge.bundle.precisions import BACKENDS, ONNXRUNTIME, PRECISIONS, TENSORRT
 from aeseg_edge.errors import BackendError, SourceError, UsageError
@@ -31,6 +39,9 @@ from aeseg_edge.sources.base import Frame, Source
 from aeseg_edge.sources.paths import with_range
 
 _log = logging.getLogger(__name__)
+
+MOST_THREADS = 1024
+"""ONNX Runtime ends for want of memory where it is asked for millions."""
 
 _WANTABLE = WANTABLE | {"distance"}
 
@@ -68,7 +79,7 @@ class Segmenter:
         decoder: Draws pictures from each result's latents; none when None.
 
     Raises:
-        UsageError: If ``smooth`` is out of range.
+        UsageError: If ``smooth`` is out of range, or ``roi`` no mask or empty.
 
     Example:
         >>> with Segmenter.load("street.aeseg") as seg:  # doctest: +SKIP
@@ -91,8 +102,10 @@ class Segmenter:
         self.smooth = check_strength(smooth)
         self._backend = backend
         self._decoder = decoder
-        self._roi = roi if roi is not None else bundle.region
+        self._roi = check_region(roi) if roi is not None else bundle.region
         self._roi_is_framed = roi is not None
+        if self._roi is not None and not self._roi.any():
+            _log.warning("the region of interest has nothing inside: every label is void")
         self._outside: NDArray[np.bool_] | None = None
         self._unseen: tuple[tuple[int, int], NDArray[np.bool_]] | None = None
         self._use(bundle.codebook)
@@ -147,8 +160,19 @@ class Segmenter:
             )
         if graph is not None and graph not in BACKENDS:
             raise UsageError(f"graph {graph!r} is unknown", fix=f"Use one of {BACKENDS}.")
-        if threads is not None and threads < 1:
-            raise UsageError(f"{threads} threads are too few", fix="Use 1 or more.")
+        if threads is not None and not (
+            isinstance(threads, (int, np.integer)) and 0 < threads <= MOST_THREADS
+        ):
+            raise UsageError(
+                f"{threads!r} threads cannot be used",
+                fix=f"Use a whole number, 1 to {MOST_THREADS}.",
+            )
+        if not isinstance(path, (str, Path, Bundle)):
+            raise UsageError(f"{path!r:.80} is no bundle", fix="Give the path of an .aeseg file.")
+        if imgsz is not None and not (isinstance(imgsz, (tuple, list)) and len(imgsz) == 2):
+            raise UsageError(f"imgsz {imgsz!r} is no size", fix="Give (width, height) in pixels.")
+        check_strength(smooth)
+        roi = None if roi is None else check_region(roi)
         bundle = path if isinstance(path, Bundle) else Bundle.open(path)
         if imgsz is not None:
             bundle = bundle.with_size(*imgsz)
@@ -270,13 +294,18 @@ class Segmenter:
         if self._decoder is not None:
             want = want | {"latents"}
         far = "distance" in want and self.measures_distance
-        asked = want - {"distance"} | ({"latents"} if far else set())
+        codebook, colors = submitted.used
+        # The graph's own margin is between clusters; classes are what is shown.
+        merged = MARGIN in want and codebook.merges
+        asked = want - {"distance"} | ({LATENTS} if far or merged else set())
+        asked -= {MARGIN} if merged else set()
         outputs = self._backend.collect(submitted.ticket, asked)
         inferred = time.perf_counter_ns()
         labels = self._finish(outputs.labels, *submitted.size)
         done = time.perf_counter_ns()
-        codebook, colors = submitted.used
-        distance = drift = None
+        margin, distance, drift = outputs.margin, None, None
+        if merged and outputs.latents is not None:
+            margin = codebook.class_margins(outputs.latents)
         if far and outputs.latents is not None:
             distance, drift = self._distance(outputs.latents, codebook, *submitted.size)
         started, prepared = submitted.started, submitted.prepared
@@ -299,7 +328,7 @@ class Segmenter:
             frame_age=(
                 None if submitted.captured is None else time.monotonic() - submitted.captured
             ),
-            margin=outputs.margin,
+            margin=margin,
             latents=outputs.latents if "latents" in want else None,
             distance=distance,
             frame_drift=drift,
@@ -497,9 +526,10 @@ class Segmenter:
 
 def _wanted(want: str | Iterable[str]) -> frozenset[str]:
     """One name, or several, as a set; BackendError where one is no output."""
-    names = frozenset([want] if isinstance(want, str) else want)
+    names = frozenset(want if isinstance(want, Iterable) and not isinstance(want, str) else [want])
     if unknown := names - _WANTABLE:
         raise BackendError(
-            f"outputs {sorted(map(str, unknown))} are unknown", fix=f"Use {sorted(_WANTABLE)}."
+            f"outputs {sorted(str(name) for name in unknown)} are unknown",
+            fix=f"Use {sorted(_WANTABLE)}.",
         )
     return names

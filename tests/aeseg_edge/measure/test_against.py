@@ -16,6 +16,7 @@ from onnx import helper  # noqa: E402
 
 from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.errors import BackendError, UsageError  # noqa: E402
+from aeseg_edge.measure import against  # noqa: E402
 from aeseg_edge.measure.against import format_table, inference_of, side_by_side, threads_held  # noqa: E402
 from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
@@ -75,6 +76,20 @@ def test_another_bundle_is_timed_whole_and_bare_too(v1_bundle: Path, tmp_path: P
     other.write_bytes(v1_bundle.read_bytes())
     found = side_by_side(Bundle.open(v1_bundle), [other], precision="fp32", rounds=1, frames=1)
     assert found.others == (f"{other} fp32, whole path", f"{other} fp32, inference")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_bundle_of_other_channels_is_given_its_own_and_pays_nothing_for_them(
+    channels: int,
+) -> None:
+    taken: list[np.ndarray] = []
+    frames = [draw_scene(index, 24, 16) for index in range(2)]
+    candidate = against._with_channels(taken.append, channels)
+    for frame in [*frames, *frames]:
+        candidate(frame)
+    assert [each.shape for each in taken] == [(16, 24, channels)] * 4
+    assert taken[0] is taken[2]
+    assert taken[1] is taken[3]
 
 
 def test_other_candidates_join_in_turn(bundle: Bundle) -> None:

@@ -201,6 +201,11 @@ def test_uncertainty_follows_the_unit_of_the_scores() -> None:
         small.uncertainty(margin).astype(int), large.uncertainty(1000 * margin), atol=1
     )
     assert np.isfinite(Scale().uncertainty(np.zeros((2, 2), np.float32))).all()
+    # One class alone is in no doubt, and leaves the scale as it was.
+    assert not small.uncertainty(np.full((2, 2), 1e30, np.float32)).any()
+    np.testing.assert_allclose(
+        small.uncertainty(margin).astype(int), large.uncertainty(1000 * margin), atol=1
+    )
 
 
 def test_a_viewer_waits_for_the_next_frame(sink: WebSink) -> None:

@@ -169,6 +169,37 @@ def test_labels_outside_the_region_of_interest_are_void(v1_bundle: Path) -> None
             assert (labels[:, size[1] // 2 :] != VOID).all()
 
 
+def test_a_mask_of_bools_is_a_region_of_interest(v1_bundle: Path) -> None:
+    inside = np.zeros((64, 96), bool)
+    inside[:32] = True
+    with Segmenter.load(v1_bundle, roi=inside) as segmenter:  # type: ignore[arg-type]
+        labels = segmenter(scene()).labels
+    assert (labels[32:] == VOID).all()
+    assert (labels[:32] != VOID).all()
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        np.ones((64, 96), np.uint8),  # 0 and 1: all of it would be outside
+        np.ones((64, 96), np.float32),
+        np.zeros((0, 96), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+)
+def test_a_region_that_would_make_all_void_is_refused(v1_bundle: Path, region: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="region of interest"):
+        Segmenter.load(v1_bundle, roi=region)
+
+
+def test_an_empty_region_is_said_to_make_all_void(
+    v1_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Segmenter.load(v1_bundle, roi=np.zeros((64, 96), np.uint8)) as segmenter:
+        assert (segmenter(scene()).labels == VOID).all()
+    assert "every label is void" in caplog.text
+
+
 def test_the_bundles_own_region_of_interest_is_used(v1_bundle: Path) -> None:
     plain = Bundle.open(v1_bundle)
     region = np.zeros((64, 96), np.uint8)
@@ -218,6 +249,37 @@ def test_cluster_numbers_are_exact_beyond_eight_bits(segmenter: Segmenter, clust
         assert found.max() > 255
     assert (found == grown).mean() > 0.5
     assert (segmenter(frame).labels == 0).all()
+
+
+def test_the_margin_is_between_classes_and_not_between_clusters_of_one(
+    segmenter: Segmenter,
+) -> None:
+    book = segmenter.codebook
+    frame = scene()
+    apart = segmenter(frame, want={"latents", "margin"})
+    assert apart.latents is not None
+    assert apart.margin is not None
+    scores = np.sort(book.scores(apart.latents.transpose(1, 2, 0)), axis=-1)
+    np.testing.assert_allclose(apart.margin, scores[..., -1] - scores[..., -2], atol=1e-4)
+    # Every cluster twice, so that the two best always score alike, and all are of one class each.
+    twice = Codebook(
+        weights=np.repeat(book.weights, 2, axis=0),
+        bias=np.repeat(book.bias, 2),
+        remap=np.repeat(book.remap, 2),
+        classes=book.classes,
+    )
+    segmenter.set_codebook(twice)
+    merged = segmenter(frame, want="margin")
+    assert merged.latents is None
+    assert merged.margin is not None
+    np.testing.assert_array_equal(merged.labels, apart.labels)
+    np.testing.assert_allclose(merged.margin, apart.margin, atol=1e-4)
+    assert merged.margin.max() > 0.01
+    # One class alone is never in doubt.
+    segmenter.set_codebook(replace(twice, remap=np.zeros_like(twice.remap)))
+    alone = segmenter(frame, want="margin").margin
+    assert alone is not None
+    assert (alone == np.float32(1e30)).all()
 
 
 def test_smoothing_out_of_range_is_refused(v1_bundle: Path) -> None:
@@ -280,11 +342,35 @@ def test_every_graph_runs_and_agrees(
 
 @pytest.mark.parametrize(
     "options",
-    [{"precision": "int4"}, {"backend": "cuda"}, {"graph": "x"}, {"threads": 0}],
+    [
+        {"precision": "int4"},
+        {"backend": "cuda"},
+        {"graph": "x"},
+        {"threads": 0},
+        {"threads": "2"},
+        {"threads": 1.5},
+        {"threads": 10**9},
+        {"imgsz": (96,)},
+        {"imgsz": "96x64"},
+        {"imgsz": (96.0, 64.0)},
+        {"imgsz": (1 << 20, 1 << 20)},
+    ],
 )
 def test_unknown_options_are_refused(v1_bundle: Path, options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Segmenter.load(v1_bundle, **options)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"street.aeseg"])
+def test_what_is_no_bundle_is_refused(path: object) -> None:
+    with pytest.raises(UsageError, match="is no bundle"):
+        Segmenter.load(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("want", [None, 3, ["latents", 3], "margins"])
+def test_what_is_no_output_is_refused(segmenter: Segmenter, want: object) -> None:
+    with pytest.raises(BackendError, match="unknown"):
+        segmenter(scene(), want=want)  # type: ignore[arg-type]
 
 
 def test_a_precision_the_bundle_lacks_is_named(v1_bundle: Path) -> None:
