@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.calibration.clusters.methods import METHODS, check_directions
 from aeseg_edge.calibration.footage.gather import Footage, gather
 from aeseg_edge.calibration.footage.pairs import find_modalities
 from aeseg_edge.calibration.settings import FitSettings
@@ -40,6 +41,7 @@ from aeseg_edge.export.training.labels import (
     gather_labelled,
 )
 from aeseg_edge.export.training.losses import Objective, Taught
+from aeseg_edge.export.training.settings import TUNE
 from aeseg_edge.export.training.teacher import Targets, Teacher, make_targets, open_teacher
 from aeseg_edge.export.training.team import Team
 from aeseg_edge.sources.pairs import describe
@@ -111,6 +113,9 @@ class LabelFree(Task):
         """See ``Task``. The teacher is asked first: what is missing must not cost footage."""
         model, self._teacher = self.options.model, None
         modalities = find_modalities(self.sources)
+        wanted = self.options.reduce_to if isinstance(self.options.reduce_to, int) else None
+        fit = self.options.fit
+        check_directions(METHODS[fit.clustering], wanted or model.latent_dim, fit.fewest_clusters)
         if modalities:
             model = replace(model, channels=sum(each.channels for each in modalities))
             _log.info("frames are %s", describe(modalities))
@@ -124,7 +129,6 @@ class LabelFree(Task):
         self.weights = _weights("trained on the footage", model.arch, pretrained, "random weights")
         if teacher is not None:
             self.weights["teacher"] = teacher.origin
-        fit = self.options.fit
         self.meta = {
             "fit": fit.remembered(),
             "modalities": [asdict(each) for each in modalities],
@@ -197,6 +201,21 @@ class Labelled(Task):
         self, sources: Sequence[str | Path], options: TrainOptions, labels: Labels
     ) -> None:
         super().__init__(sources, options)
+        for given, name in ((options.reduce_to, "fewer latents"), (options.decoder, "a decoder")):
+            if given:
+                raise UsageError(
+                    f"a training with labels has no use for {name}",
+                    fix="Leave reduce_to and decoder out.",
+                )
+        if labels.tune not in TUNE:
+            raise UsageError(
+                f"there is no tuning {labels.tune!r}", fix=f"Use one of {', '.join(TUNE)}."
+            )
+        if len(sources) != 1:
+            raise UsageError(
+                f"masks go with one folder of images, not {len(sources)}",
+                fix="Give the folder whose images the masks are named as.",
+            )
         self.labels = labels
         self.settings = replace(options.training, teacher=NO_TEACHER)
         self.meta = {"class_names": list(labels.class_names)}

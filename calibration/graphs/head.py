@@ -129,7 +129,12 @@ class Head:
         return self._add("Add", [raw, BIAS], output)
 
     def _extras(self, latents: str, scores: str, grid: str, suffix: str = "") -> None:
-        """The outputs ``latents`` and ``margin``."""
+        """The outputs ``latents`` and ``margin``.
+
+        The margin is between clusters. Between classes it takes a third maximum, a kernel that
+        every frame would pay on TensorRT; where clusters share a class and somebody asks, it is
+        found from the latents instead (``segment``), for older bundles too.
+        """
         whole = self._add("Shape", [ENCODED], "head_whole")
         self._add("Reshape", [latents, whole], f"{LATENTS}{suffix}")
         # Two maxima instead of a TopK: fewer kernels on TensorRT, faster on a CPU at K = 27.
