@@ -191,16 +191,10 @@ def _shift(
 
 @dataclass(frozen=True)
 class Found:
-    """A codebook and how it came about.
+    """A codebook with default names, and how it came about.
 
-    Attributes:
-        codebook: With default names.
-        clustering: The centres; its shares are those of ``samples``.
-        settings: What was asked for.
-        stability: How much of it is chance.
-        choice: How K was chosen; None where it was given.
-        samples: Latents that were drawn.
-        regions: Vectors that were clustered, with ``balance="regions"``; else None.
+    ``choice`` is None where K was given, ``regions`` the number of vectors that were clustered with
+    ``balance="regions"``, else None; shares of the clustering are those of ``samples``.
     """
 
     codebook: Codebook

@@ -55,14 +55,10 @@ Progress = Callable[[str, float, str], None]
 class Task:
     """What is learned, step by step, and what is written down of it.
 
-    Attributes:
-        start: How the network that training starts from was trained; None for fresh weights.
-        settings: As the training takes them.
-        weights: Where the weights come from, for the manifest.
-        about: Of the training, for the manifest: beside its settings.
-        after: The same, of what was done after training.
-        meta: What the checkpoint keeps for later exports.
-        dimension: How latent channels were reduced; None where they were not.
+    ``start`` is how the network that training starts from was trained, None for fresh weights.
+    ``weights`` (where they come from), ``about`` (beside the settings) and ``after`` (training) are
+    for the manifest, ``meta`` for later exports; ``dimension`` is None where latents were not
+    reduced.
     """
 
     start: Geometry | None = None

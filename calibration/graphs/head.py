@@ -36,13 +36,7 @@ BRANCH = f"{HEAD}if_extras"
 
 @dataclass(frozen=True)
 class Projection:
-    """The linear layer that ends an encoder: ``encoded = P x + p`` at each place.
-
-    Attributes:
-        node: The 1x1 convolution.
-        weight: float32 [D, F].
-        bias: float32 [D].
-    """
+    """The 1x1 convolution that ends an encoder: ``encoded = P x + p``, P float32 [D, F]."""
 
     node: onnx.NodeProto
     weight: NDArray[np.float32]
@@ -50,14 +44,10 @@ class Projection:
 
 
 class Head:
-    """Builds the nodes of one head, and the constants that they read.
+    """Builds the nodes of one head, and the constants that they read; see ``attach_head``.
 
-    Args:
-        spec: Sizes.
-        gate: Width of the smoothing gate; None mixes everywhere alike.
-        layout: See ``calibration.graphs.assemble.attach_head``.
-        projection: Taken out of the encoder, to be run only where latents are needed; for ``cpu``
-            and a codebook without squares.
+    A ``projection`` was taken out of the encoder, to be run only where latents are needed: for
+    ``cpu`` and a codebook without squares.
     """
 
     def __init__(
