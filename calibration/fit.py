@@ -53,6 +53,9 @@ _log = logging.getLogger(__name__)
 CHOOSING_RESTARTS = 8
 """For each K that is tried, and each half."""
 
+ENOUGH_EACH = 10
+"""Vectors a cluster, as a mixture needs them; with fewer it is said."""
+
 MORE = 3
 """Times as many starts where the clusters are not stable."""
 
@@ -188,16 +191,10 @@ def _shift(
 
 @dataclass(frozen=True)
 class Found:
-    """A codebook and how it came about.
+    """A codebook with default names, and how it came about.
 
-    Attributes:
-        codebook: With default names.
-        clustering: The centres; its shares are those of ``samples``.
-        settings: What was asked for.
-        stability: How much of it is chance.
-        choice: How K was chosen; None where it was given.
-        samples: Latents that were drawn.
-        regions: Vectors that were clustered, with ``balance="regions"``; else None.
+    ``choice`` is None where K was given, ``regions`` the number of vectors that were clustered with
+    ``balance="regions"``, else None; shares of the clustering are those of ``samples``.
     """
 
     codebook: Codebook
@@ -251,9 +248,23 @@ def find_codebook(
     points = samples
     if settings.balance == "regions":
         points = _regions(session, frames, samples, settings, mean, region, boxes, tell)
+        if len(points.latents) < settings.fewest_clusters:
+            raise CalibrationError(
+                f"{settings.fewest_clusters} clusters are more than the {len(points.latents)} "
+                "connected regions of the footage",
+                fix="Give more footage, ask for fewer clusters, or use --balance none.",
+            )
     tell("clusters", 0.0)
     choice = _choose(points, settings, tell)
     count = settings.clusters if choice is None else choice.clusters
+    if len(points.latents) < ENOUGH_EACH * count:
+        _log.warning(
+            "%d clusters of only %d %s: they tell these frames apart and say little of others; "
+            "give more footage or ask for fewer clusters",
+            count,
+            len(points.latents),
+            "latents" if points is samples else "regions",
+        )
     clustering, stability = _stable_fit(points, settings, count, tell)
     if points is not samples:
         # A class is as large as what it covers of the frames, not as its number of regions.

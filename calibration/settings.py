@@ -133,7 +133,10 @@ class FitSettings:
         remembered=True,
     )
     ranges: str = option(
-        "minmax", choices=RANGES, help="how int8 ranges are found (default {default})"
+        "minmax",
+        choices=RANGES,
+        help="how int8 ranges are found: from all values; without the largest 0.01 %% of them; or "
+        "as wide as keeps quantised values closest in distribution (default {default})",
     )
     threads: int | None = option(
         None, parse=positive, help="CPU threads (default: the libraries' own choice)"
@@ -147,6 +150,10 @@ class FitSettings:
     def recalled(told: Mapping[str, Any]) -> dict[str, Any]:
         """Turn what ``remembered`` gave, read from JSON, into arguments; fewer from older ones."""
         known = {name: told[name] for name in _remembered() if name in told}
+        method = METHODS.get(known.get("clustering", DEFAULT_METHOD))
+        if method is not None and not method.covariances:
+            # Older versions took, and kept, one that did nothing.
+            known |= {"covariance": DEFAULT_COVARIANCE} if "covariance" in known else {}
         return {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
 
     @property
@@ -196,6 +203,10 @@ class FitSettings:
                 f"clustering {self.clustering!r} is unknown",
                 fix=f"Use one of {', '.join(METHODS)}.",
             )
+        if self.ranges not in RANGES:
+            raise UsageError(
+                f"ranges {self.ranges!r} are unknown", fix=f"Use one of {', '.join(RANGES)}."
+            )
         if self.balance not in BALANCES:
             raise UsageError(
                 f"balance {self.balance!r} is unknown", fix=f"Use one of {', '.join(BALANCES)}."
@@ -214,6 +225,16 @@ class FitSettings:
             check_covariance(self.covariance)
         except CalibrationError as error:
             raise UsageError(error.problem, fix=error.fix) from error
+        if self.covariance != DEFAULT_COVARIANCE and not METHODS[self.clustering].covariances:
+            raise UsageError(
+                f"covariance {self.covariance} does nothing with clustering {self.clustering}",
+                fix="Use --clustering gmm, or leave --covariance out.",
+            )
+        if self.samples < self.most_clusters:
+            raise UsageError(
+                f"{self.samples} samples are fewer than {self.most_clusters} clusters",
+                fix="Leave samples out to take 60000.",
+            )
         for name in ("restarts", "samples", "calibration_frames", "agreement_frames"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} is {value}", fix="Use 1 or more.")

@@ -59,12 +59,7 @@ _AGAIN = "Train again into a fresh folder, or with --fresh into this one."
 
 @dataclass(frozen=True)
 class State:
-    """Where a training stands at the end of an epoch.
-
-    Attributes:
-        tensors: Weights and optimizer state by name.
-        record: Everything else, as JSON takes it.
-    """
+    """Where a training stands after an epoch: tensors by name, and a record as JSON takes it."""
 
     tensors: dict[str, Tensor]
     record: dict[str, Any]
@@ -97,14 +92,7 @@ def save_model(
 
 @dataclass(frozen=True)
 class Model:
-    """What ``model.json`` says of a trained network.
-
-    Attributes:
-        config: What rebuilds it.
-        weights_sha256: Of the file with its weights.
-        meta: As it was saved.
-        frames: Fingerprint of the frames kept; None where none were, and in older folders.
-    """
+    """What ``model.json`` says; ``frames`` is None where none were kept, and in older folders."""
 
     config: AutoencoderConfig
     weights_sha256: str

@@ -57,17 +57,17 @@ def training_in(folder: Path) -> Iterator[None]:
 @contextmanager
 def reading_of(folder: Path) -> Iterator[None]:
     """Keep trainings out while what belongs together is read; TrainingError where one runs."""
-    try:
+    handle = None
+    # Nobody trains; or nobody can, in a folder that cannot be read.
+    with contextlib.suppress(OSError):
         handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        # Nobody trains; or nobody can, in a folder that cannot be read.
-        yield
-        return
     try:
-        _flock(handle, fcntl.LOCK_SH, folder)
+        if handle is not None:
+            _flock(handle, fcntl.LOCK_SH, folder)
         yield
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 def _take(folder: Path) -> int:

@@ -213,7 +213,7 @@ def export_bundle(
     output_stride: int | None = None,
     fit: FitSettings | None = None,
     reduce_to: Wanted | None = None,
-    max_frames: int = 600,
+    max_frames: int | None = None,
     region: NDArray[np.uint8] | None = None,
     names_from: Bundle | None = None,
     decoder: bool = False,
@@ -230,7 +230,7 @@ def export_bundle(
         fit: Clusters and ranges; number and kind of clusters as trained when None.
         reduce_to: Latent channels to keep, or ``auto``; all when None. The checkpoint stays.
             Like ``names_from`` and ``decoder`` for trainings without labels.
-        max_frames: Budget, with ``sources``.
+        max_frames: Budget, with ``sources`` alone; that of ``TrainOptions`` when None.
         region: Region of interest, uint8 [h, w]; as trained when None.
         names_from: An earlier bundle of this checkpoint, whose names, colours, merges and void
             go to the clusters near its own; None for fresh names.
@@ -248,6 +248,9 @@ def export_bundle(
     with reading_of(folder):
         autoencoder, meta = load_model(folder)
         trained = Geometry(**meta["geometry"])
+        _check_export(
+            folder, autoencoder, sources, max_frames, reduce_to, names_from, decoder=decoder
+        )
         if not sources:
             kept = load_kept(folder, trained, read_model(folder).frames)
         region = load_region(folder) if region is None else region
@@ -264,7 +267,7 @@ def export_bundle(
             size=size,
             channels=geometry.channels,
             resize=geometry.resize,
-            max_frames=max_frames,
+            max_frames=max_frames or TrainOptions.max_frames,
             modalities=_modalities(meta),
             progress=lambda done, total, source: tell("footage", done / max(1, total), str(source)),
         )
@@ -296,6 +299,30 @@ def export_bundle(
         preview=not sources,
     )
     return Trained(made, autoencoder, None, (), folder, dimension)
+
+
+def _check_export(
+    folder: Path,
+    autoencoder: Autoencoder,
+    sources: Sequence[str | Path],
+    max_frames: int | None,
+    reduce_to: Wanted | None,
+    names_from: Bundle | None,
+    *,
+    decoder: bool,
+) -> None:
+    """Refuse what would do nothing, before any work."""
+    if max_frames is not None and not sources:
+        raise UsageError(
+            f"a budget of {max_frames} frames does nothing without footage: those kept are used",
+            fix="Give the footage too, or leave --max-frames out.",
+        )
+    if autoencoder.config.classes and (reduce_to or names_from or decoder):
+        raise UsageError(
+            f"{folder} was trained with labels: it has no latents to reduce, no clusters to name "
+            "and no decoder",
+            fix="Leave reduce_to, names_from and decoder out.",
+        )
 
 
 def remembered_fit(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry
+from aeseg_edge.calibration.clusters.methods import METHODS, check_directions
 from aeseg_edge.calibration.footage.gather import Footage, gather
 from aeseg_edge.calibration.footage.pairs import find_modalities
 from aeseg_edge.calibration.settings import FitSettings
@@ -33,6 +34,7 @@ from aeseg_edge.export.network.reduce import DimensionChoice, Wanted, reduce_lat
 from aeseg_edge.export.settings import Labels, TrainOptions
 from aeseg_edge.export.training.invariance import even_latents
 from aeseg_edge.export.training.losses import Objective, Taught
+from aeseg_edge.export.training.settings import TUNE
 from aeseg_edge.export.training.supervised import (
     HEAD_CHANNELS,
     CrossEntropy,
@@ -53,14 +55,10 @@ Progress = Callable[[str, float, str], None]
 class Task:
     """What is learned, step by step, and what is written down of it.
 
-    Attributes:
-        start: How the network that training starts from was trained; None for fresh weights.
-        settings: As the training takes them.
-        weights: Where the weights come from, for the manifest.
-        about: Of the training, for the manifest: beside its settings.
-        after: The same, of what was done after training.
-        meta: What the checkpoint keeps for later exports.
-        dimension: How latent channels were reduced; None where they were not.
+    ``start`` is how the network that training starts from was trained, None for fresh weights.
+    ``weights`` (where they come from), ``about`` (beside the settings) and ``after`` (training) are
+    for the manifest, ``meta`` for later exports; ``dimension`` is None where latents were not
+    reduced.
     """
 
     start: Geometry | None = None
@@ -111,6 +109,9 @@ class LabelFree(Task):
         """See ``Task``. The teacher is asked first: what is missing must not cost footage."""
         model, self._teacher = self.options.model, None
         modalities = find_modalities(self.sources)
+        wanted = self.options.reduce_to if isinstance(self.options.reduce_to, int) else None
+        fit = self.options.fit
+        check_directions(METHODS[fit.clustering], wanted or model.latent_dim, fit.fewest_clusters)
         if modalities:
             model = replace(model, channels=sum(each.channels for each in modalities))
             _log.info("frames are %s", describe(modalities))
@@ -124,7 +125,6 @@ class LabelFree(Task):
         self.weights = _weights("trained on the footage", model.arch, pretrained, "random weights")
         if teacher is not None:
             self.weights["teacher"] = teacher.origin
-        fit = self.options.fit
         self.meta = {
             "fit": fit.remembered(),
             "modalities": [asdict(each) for each in modalities],
@@ -197,6 +197,21 @@ class Labelled(Task):
         self, sources: Sequence[str | Path], options: TrainOptions, labels: Labels
     ) -> None:
         super().__init__(sources, options)
+        for given, name in ((options.reduce_to, "fewer latents"), (options.decoder, "a decoder")):
+            if given:
+                raise UsageError(
+                    f"a training with labels has no use for {name}",
+                    fix="Leave reduce_to and decoder out.",
+                )
+        if labels.tune not in TUNE:
+            raise UsageError(
+                f"there is no tuning {labels.tune!r}", fix=f"Use one of {', '.join(TUNE)}."
+            )
+        if len(sources) != 1:
+            raise UsageError(
+                f"masks go with one folder of images, not {len(sources)}",
+                fix="Give the folder whose images the masks are named as.",
+            )
         self.labels = labels
         self.settings = replace(options.training, teacher=NO_TEACHER)
         self.meta = {"class_names": list(labels.class_names)}

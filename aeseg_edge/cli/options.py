@@ -131,6 +131,9 @@ def fit_settings(options: argparse.Namespace, told: Mapping[str, Any] | None = N
         said["cluster_range"] = said.pop("clusters")
     elif "clusters" in said:
         before.pop("cluster_range", None)
+    if said.get("clustering", before.get("clustering")) != before.get("clustering"):
+        # A covariance goes with gmm alone, and that may have been asked for earlier.
+        before.pop("covariance", None)
     if "int8_exclude" in said:
         # A target goes with auto alone, and that may have been asked for earlier.
         before.pop("int8_target", None)

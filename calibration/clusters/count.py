@@ -56,13 +56,7 @@ Fit = Callable[[NDArray[np.float32], int], Clustering]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One K.
-
-    Attributes:
-        clusters: K.
-        stability: Mean adjusted Rand index between halves; None where a half is too small.
-        silhouette: Mean silhouette, -1..1, of directions where these are clustered.
-    """
+    """One K: agreement between halves, None where one is too small, and mean silhouette."""
 
     clusters: int
     stability: float | None
@@ -71,13 +65,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """A K that was looked for, with the whole curve.
-
-    Attributes:
-        clusters: The K that was chosen.
-        candidates: Every K that was tried, ascending.
-        steady: Whether the chosen one reaches the threshold.
-    """
+    """A K that was looked for, with the whole curve; a ``steady`` one reaches the threshold."""
 
     clusters: int
     candidates: tuple[Candidate, ...]

@@ -24,15 +24,8 @@ _MARKERS = ("o", "s", "^")
 class Curve:
     """What was looked at before a number was chosen.
 
-    Attributes:
-        name: Last but one part of the files' names: ``clusters`` or ``latents``.
-        title: Of the picture.
-        axis: What the numbers on the horizontal axis count.
-        values: The numbers that were tried.
-        lines: Measured values, each as many as ``values``; None where there is none.
-        chosen: The number that was taken.
-        thresholds: Value that a line had to reach, by the line's name.
-        data: What the JSON holds.
+    ``name`` is the last but one part of the files' names; ``lines`` hold a measured value, or None,
+    for each of ``values``; ``thresholds`` what a line had to reach; ``data`` is the JSON.
     """
 
     name: str

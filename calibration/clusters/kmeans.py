@@ -21,14 +21,9 @@ POLISHED = 6
 
 @dataclass(frozen=True)
 class Start:
-    """The start that was kept.
+    """The start that was kept: centres float32 [K, D], and the nearest of each vector, int64 [n].
 
-    Attributes:
-        centres: float32 [K, D].
-        labels: int64 [n], nearest centre of each vector.
-        inertia: Mean squared distance of a vector to its centre.
-        agreement: Mean adjusted Rand index between it and the other starts; None with one.
-        tried: Starts that were made.
+    ``agreement`` is the mean adjusted Rand index with the other starts; None with one.
     """
 
     centres: NDArray[np.float32]

@@ -22,15 +22,7 @@ Boxes = Sequence[tuple[int, int, int, int]]
 
 
 class EncoderSession:
-    """Runs an encoder's ONNX graph (``frame`` -> ``encoded``) on the CPU.
-
-    Args:
-        encoder: float32 encoder.
-        threads: Threads inside one operation; ONNX Runtime's own choice when None.
-
-    Raises:
-        MissingDependency: If onnxruntime is not installed.
-    """
+    """Runs an encoder's ONNX graph (``frame`` -> ``encoded``) on the CPU."""
 
     def __init__(self, encoder: onnx.ModelProto, *, threads: int | None = None) -> None:
         self._session = open_session(
@@ -45,12 +37,7 @@ class EncoderSession:
 
 @dataclass(frozen=True)
 class Samples:
-    """Latents, and where each is from.
-
-    Attributes:
-        latents: float32 [n, D].
-        frames: int64 [n], index of each one's frame, ascending.
-    """
+    """Latents, float32 [n, D], and the index of each one's frame, int64 [n], ascending."""
 
     latents: NDArray[np.float32]
     frames: NDArray[np.int64]

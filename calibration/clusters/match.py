@@ -39,14 +39,10 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Matched:
-    """New clusters with old names.
+    """New clusters with old names: cluster i was cluster ``order[i]`` before.
 
-    Attributes:
-        codebook: The new codebook, its clusters in their new order.
-        order: int64 [K]: cluster i was cluster ``order[i]`` before.
-        partners: int64 [K]: the old cluster of each, -1 where none is near.
-        distances: float64 [K]: to the partner, as a share of what is allowed (``FARTHEST``);
-            NaN without one.
+    ``partners``, int64 [K], has the old cluster of each, -1 where none is near; ``distances`` the
+    way to it as a share of what is allowed (``FARTHEST``), NaN without one.
     """
 
     codebook: Codebook

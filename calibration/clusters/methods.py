@@ -67,6 +67,7 @@ def cluster(
     if kind.covariances:
         check_covariance(covariance)
         name = f"{name}-{covariance}"
+    check_directions(kind, latents.shape[1], clusters)
     points = kind.prepare(latents)
     check_clusters(points, clusters)
     found, labels = kind.fit(points, clusters, covariance=covariance, restarts=restarts, seed=seed)
@@ -83,6 +84,16 @@ def with_shares(clustering: Clustering, latents: NDArray[np.float32]) -> Cluster
 def _largest_first(clustering: Clustering, counts: NDArray[np.int64], total: int) -> Clustering:
     order = np.argsort(-counts, kind="stable")
     return replace(reordered(clustering, order), shares=counts[order] / total)
+
+
+def check_directions(kind: Method, channels: int, clusters: int) -> None:
+    """Refuse more than two clusters of directions where there is one channel."""
+    if kind.measure == "cosine" and channels == 1 and clusters > 2:
+        raise CalibrationError(
+            f"one latent channel has two directions, and {clusters} clusters of directions "
+            "(spherical) are asked for",
+            fix="Use --clustering kmeans, or keep two or more latent channels.",
+        )
 
 
 def check_clusters(latents: NDArray[np.float32], clusters: int) -> None:

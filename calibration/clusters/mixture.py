@@ -47,15 +47,7 @@ _PATIENCE = 3
 
 @dataclass(frozen=True)
 class Scores:
-    """A fitted mixture as scores.
-
-    Attributes:
-        weights: float32 [K, 2D] for ``[z, z^2]``.
-        bias: float32 [K].
-        centres: float32 [K, D], the means.
-        model: scikit-learn's own object, to compare with.
-        converged: Whether expectation-maximisation came to rest.
-    """
+    """A fitted mixture as scores of ``[z, z^2]``; scikit-learn's own object to compare with."""
 
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]

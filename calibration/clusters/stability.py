@@ -43,12 +43,9 @@ Fit = Callable[[NDArray[np.float32]], Clustering]
 
 @dataclass(frozen=True)
 class Stability:
-    """What a fit's clusters owe to chance, as adjusted Rand indices.
+    """What a fit's clusters owe to chance, as adjusted Rand indices; None without a comparison.
 
-    Attributes:
-        restarts: Mean between the chosen start and the others; None with one start.
-        halves: Between fits on two halves of the frames; None where a half is too small.
-        tried: Starts that were made.
+    Between the chosen start and the others, and between fits on two halves of the frames.
     """
 
     restarts: float | None

@@ -36,13 +36,7 @@ BRANCH = f"{HEAD}if_extras"
 
 @dataclass(frozen=True)
 class Projection:
-    """The linear layer that ends an encoder: ``encoded = P x + p`` at each place.
-
-    Attributes:
-        node: The 1x1 convolution.
-        weight: float32 [D, F].
-        bias: float32 [D].
-    """
+    """The 1x1 convolution that ends an encoder: ``encoded = P x + p``, P float32 [D, F]."""
 
     node: onnx.NodeProto
     weight: NDArray[np.float32]
@@ -50,14 +44,10 @@ class Projection:
 
 
 class Head:
-    """Builds the nodes of one head, and the constants that they read.
+    """Builds the nodes of one head, and the constants that they read; see ``attach_head``.
 
-    Args:
-        spec: Sizes.
-        gate: Width of the smoothing gate; None mixes everywhere alike.
-        layout: See ``calibration.graphs.assemble.attach_head``.
-        projection: Taken out of the encoder, to be run only where latents are needed; for ``cpu``
-            and a codebook without squares.
+    A ``projection`` was taken out of the encoder, to be run only where latents are needed: for
+    ``cpu`` and a codebook without squares.
     """
 
     def __init__(
@@ -129,7 +119,12 @@ class Head:
         return self._add("Add", [raw, BIAS], output)
 
     def _extras(self, latents: str, scores: str, grid: str, suffix: str = "") -> None:
-        """The outputs ``latents`` and ``margin``."""
+        """The outputs ``latents`` and ``margin``.
+
+        The margin is between clusters. Between classes it takes a third maximum, a kernel that
+        every frame would pay on TensorRT; where clusters share a class and somebody asks, it is
+        found from the latents instead (``segment``), for older bundles too.
+        """
         whole = self._add("Shape", [ENCODED], "head_whole")
         self._add("Reshape", [latents, whole], f"{LATENTS}{suffix}")
         # Two maxima instead of a TopK: fewer kernels on TensorRT, faster on a CPU at K = 27.

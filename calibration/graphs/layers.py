@@ -15,17 +15,10 @@ from aeseg_edge.errors import ExportError
 
 @dataclass(frozen=True)
 class Layer:
-    """What one layer costs, whatever runs it.
+    """What one layer costs, whatever runs it: operations are two a multiply-accumulate.
 
-    Attributes:
-        name: Of its node.
-        kind: ``Conv``, ``ConvTranspose``, ``MatMul`` or ``Gemm``.
-        part: ``encoder`` or ``head``.
-        operations: Two a multiply-accumulate.
-        weights: Values.
-        inputs: Values of its activations that are read.
-        outputs: Values that are written.
-        reads_frame: Whether it reads the camera's bytes: one byte a value in any precision.
+    ``part`` is ``encoder`` or ``head``; weights, inputs and outputs count values; a layer that
+    reads the camera's bytes reads one byte a value in any precision.
     """
 
     name: str

@@ -62,13 +62,7 @@ def describe(images: Tensor, stride: int) -> Tensor:
 
 
 class AppearanceHead(nn.Module):
-    """A linear layer from latents to standardised descriptors and position.
-
-    Args:
-        latent_dim: D.
-        channels: C of the images.
-        stride: Encoder stride.
-    """
+    """A linear layer from latents to standardised descriptors and position."""
 
     mean: Tensor
     std: Tensor

@@ -11,20 +11,10 @@ NO_TEACHER = "none"
 class Architecture:
     """What an architecture was made for; each can be overridden when training.
 
-    Attributes:
-        builder: ``module:function`` that turns an ``AutoencoderConfig`` into an ``Autoencoder``;
-            with ``origin`` it takes ``pretrained`` too.
-        help: One line for people.
-        image_size: Width and height in pixels.
-        loss: ``mse``, ``bce`` or ``l1``.
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
-        learning_rate: Peak learning rate.
-        batch: Images a step.
-        latent_dim: Latent channels.
-        taught_dim: Latent channels with a teacher.
-        teacher: Whose features it learns where nothing is said.
-        origin: ``module:NAME`` of what is known of the weights that its trunk starts from, with
-            ``teacher``; empty where there are none.
+    ``builder`` is the ``module:function`` that turns an ``AutoencoderConfig`` into an
+    ``Autoencoder``; with ``origin`` (``module:NAME`` of what is known of the weights that its trunk
+    starts from, with ``teacher``; else empty) it takes ``pretrained`` too. ``image_size`` is width
+    and height, ``learning_rate`` the peak, ``taught_dim`` the latent channels with a teacher.
     """
 
     builder: str

@@ -62,12 +62,7 @@ at pixel 8i + 3 (8i + 3.5 would be exact), of stride 16 at 16i + 7, of stride 32
 
 
 class Pad(nn.Module):
-    """Zero padding before a stride-2 convolution: at one side more than at the other.
-
-    Args:
-        kernel: Odd kernel size.
-        phase: ``+`` or ``-``; see ``CENTRED``.
-    """
+    """Zero padding before a stride-2 convolution: more at one side, see ``CENTRED``."""
 
     def __init__(self, kernel: int, phase: str) -> None:
         super().__init__()
@@ -138,13 +133,7 @@ class Block(nn.Module):
 
 
 class Features(nn.Module):
-    """Stem and the first stages.
-
-    Args:
-        stages: How many of the seven.
-        channels: Image channels C.
-        phases: One sign a stride-2 layer, in order.
-    """
+    """Stem and the first of seven stages; ``phases`` has one sign a stride-2 layer, in order."""
 
     def __init__(self, stages: int = 7, *, channels: int = 3, phases: str = CENTRED) -> None:
         super().__init__()

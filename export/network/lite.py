@@ -15,12 +15,7 @@ from aeseg_edge.export.network.efficientnet import Features, start_from_imagenet
 
 
 class LiteTrunk(nn.Module):
-    """EfficientNet-Lite0 to 1/16, context at 1/32, a neck back to 1/8.
-
-    Args:
-        channels: Image channels C.
-        pretrained: Start from the weights that were learned on ImageNet.
-    """
+    """EfficientNet-Lite0 to 1/16, context at 1/32, a neck back to 1/8."""
 
     def __init__(self, channels: int, *, pretrained: bool) -> None:
         super().__init__()

@@ -57,14 +57,9 @@ _LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 
 class DimensionChoice:
     """How many latent channels are left, with the whole curve.
 
-    Attributes:
-        chosen: D after reduction.
-        trained: D before.
-        values: Every D that was looked at, ascending; the last is ``trained``.
-        explained: Share of the variance at each.
-        agreement: Adjusted Rand index with the clusters of all channels at each.
-        clusters: K that this was measured with.
-        automatic: Whether it was chosen here, by ``CRITERION``.
+    ``values`` is every D that was looked at, ascending, the last ``trained``; beside each the share
+    of the variance ``explained``, and ``agreement``, the adjusted Rand index with K ``clusters`` of
+    all channels. ``automatic``: by ``CRITERION``.
     """
 
     chosen: int

@@ -13,9 +13,7 @@ from torch.nn import functional
 class Windows:
     """Which part of its frame each image of a batch shows.
 
-    Attributes:
-        boxes: float32 [N, 4]: top, left, height, width as shares of the frame, 0..1.
-        mirrored: bool [N].
+    Boxes are float32 [N, 4]: top, left, height, width as shares of the frame, 0..1.
     """
 
     boxes: Tensor

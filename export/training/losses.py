@@ -29,15 +29,10 @@ PixelLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images.
+    """One step's images: what the encoder sees, changed and noisy, and clean ``targets``, 0..1.
 
-    Attributes:
-        inputs: float32 [N, C, h, w] in 0..1: what the encoder sees, colour changed and noisy.
-        targets: float32 [N, C, h, w] in 0..1: the same crops, clean.
-        indices: int64 [N]: which training frame (or held-out frame) each image is from.
-        windows: Which part of its frame each image shows, and whether it is mirrored;
-            None where every image is a whole frame as it is.
-        held_out: Whether ``indices`` count held-out frames, not training frames.
+    ``indices``, int64 [N], say which training (or held-out) frame each is from; ``windows`` which
+    part of it, None where every image is a whole frame as it is.
     """
 
     inputs: Tensor
@@ -130,9 +125,6 @@ class Reconstruction:
     """Draw the clean crop from the changed one (a denoising autoencoder).
 
     Where the autoencoder has an appearance head, its loss is added.
-
-    Attributes:
-        loss: A key of ``LOSSES``.
     """
 
     loss: str = "l1"
@@ -166,14 +158,9 @@ class Reconstruction:
 class Taught:
     """Give back what a teacher saw, and draw the clean crop (a feature autoencoder).
 
-    ``1 - cos(latents, target) + pixel_weight * pixel loss``, with latents averaged over the
-    cells of the teacher's grid. Latents are compared directly, so their directions are the
-    teacher's principal components, and clusters of directions are clusters of what it sees.
-
-    Attributes:
-        targets: What the teacher saw in each frame.
-        loss: Pixel loss, a key of ``LOSSES``.
-        pixel_weight: Of the pixel loss.
+    ``1 - cos(latents, target) + pixel_weight * pixel loss``, with latents averaged over the cells
+    of the teacher's grid. Latents are compared directly, so their directions are the teacher's
+    principal components, and clusters of directions are clusters of what it sees.
     """
 
     targets: Targets

@@ -89,6 +89,11 @@ class TrainSettings:
             )
         if self.epochs is not None and self.minutes is not None:
             raise UsageError("both epochs and minutes are given", fix="Give one of them.")
+        if self.momentum != TrainSettings.momentum and self.optimizer != "sgd":
+            raise UsageError(
+                f"momentum {self.momentum} does nothing with {self.optimizer}",
+                fix="Use the optimizer sgd, or leave momentum out.",
+            )
         limits: dict[str, tuple[float | None, bool]] = {
             "learning rate": (self.learning_rate, self.learning_rate > 0),
             "batch": (self.batch, self.batch >= 1),

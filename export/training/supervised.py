@@ -53,13 +53,9 @@ Mask = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class LabelledFootage:
-    """Frames and their masks at the training size, in one order.
+    """Frames and their masks, uint8 [N, H, W] class ids, at the training size and in one order.
 
-    Attributes:
-        footage: The frames.
-        masks: uint8 [N, H, W], class ids of the training frames; 255 does not count.
-        held_out_masks: uint8 [M, H, W], of the held-out frames.
-        class_names: Of the classes 0, 1, ...
+    Of the training frames, and of those held out; 255 does not count.
     """
 
     footage: Footage
@@ -148,16 +144,10 @@ def loss_weights(pixels: NDArray[np.int64], kind: str) -> NDArray[np.float32]:
 
 
 class CrossEntropy:
-    """Tell the class of every labelled pixel.
+    """Tell the class of every labelled pixel; batches count into the footage that it is made of.
 
-    Args:
-        labelled: Frames and masks; batches count into them.
-        weighting: ``none``, ``log`` or ``power``.
-        tune: ``all`` weights, or those of the ``head`` alone.
-        start: What the weights started from (the SHA-256 of a checkpoint's), or "".
-
-    Raises:
-        UsageError: If an option is unknown.
+    ``weighting`` is ``none``, ``log`` or ``power``; ``tune`` ``all`` or ``head``; ``start`` what
+    the weights started from (the SHA-256 of a checkpoint's), or "". UsageError for others.
     """
 
     def __init__(

@@ -48,13 +48,7 @@ CACHE = "teacher.safetensors"
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One layer's output for a batch of frames.
-
-    Attributes:
-        values: float32 [N, F, h, w].
-        stride: Pixels of the frame between two features.
-        offset: Pixel position of feature 0.
-    """
+    """One layer's output, float32 [N, F, h, w]; stride and place of feature 0 in pixels."""
 
     values: Tensor
     stride: float
@@ -62,13 +56,7 @@ class FeatureMap:
 
 
 class Teacher(Protocol):
-    """A frozen network.
-
-    Attributes:
-        name: As the user gave it.
-        grid: Stride of the targets, in pixels of the frame.
-        origin: What the manifest says about it.
-    """
+    """A frozen network; ``grid`` is the stride of the targets, ``origin`` for the manifest."""
 
     name: str
     grid: int
@@ -81,13 +69,9 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class Targets:
-    """What latents have to give back.
+    """What latents have to give back: unit vectors, float16 [N, D, H/grid, W/grid].
 
-    Attributes:
-        frames: float16 [N, D, H/grid, W/grid], unit vectors, one map a training frame.
-        held_out: The same for held-out frames.
-        grid: Stride of the targets.
-        explained: Share of the teacher's variance that D components keep, 0..1.
+    ``explained`` is the share of the teacher's variance that D components keep, 0..1.
     """
 
     frames: NDArray[np.float16]
@@ -135,12 +119,7 @@ class EfficientNetTeacher:
 
 
 class TimmTeacher:
-    """Any network of the timm package that can give features.
-
-    Args:
-        name: ``timm:NAME``; its weights come from wherever timm finds them.
-        pretrained: False for random weights (tests).
-    """
+    """Any network of the timm package that can give features; its weights are timm's business."""
 
     def __init__(self, name: str, *, pretrained: bool = True) -> None:
         timm = require(
@@ -192,12 +171,7 @@ class TimmTeacher:
 
 
 class CheckpointTeacher:
-    """An autoencoder of this project: a small one learns from a large one.
-
-    Args:
-        folder: Its ``NAME.train``.
-        channels: Channels of the frames, which must be its own.
-    """
+    """An autoencoder of this project, for frames of its channels: a small one learns from it."""
 
     def __init__(self, folder: Path, channels: int) -> None:
         self._network, meta = load_model(folder)

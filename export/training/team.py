@@ -27,12 +27,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of one training.
-
-    Attributes:
-        rank: Which of them this is, from 0.
-        size: How many there are.
-    """
+    """The ``size`` processes of one training; this one is ``rank``, from 0."""
 
     rank: int = 0
     size: int = 1

@@ -348,3 +348,16 @@ def test_calibrate_looks_past_the_bars_of_its_footage(v1_bundle: Path, tmp_path:
     assert main(["calibrate", str(tmp_path / "a.aeseg"), str(footage), *more]) == 0
     after = Bundle.open(tmp_path / "b.aeseg").manifest
     assert after.training["calibration"]["latents"] == 8 * 9 * 24
+
+
+def test_few_latents_a_cluster_are_said(v1_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    refit(v1_bundle)
+    assert "tell these frames apart" not in caplog.text
+    refit(v1_bundle, clusters=40, samples=300)
+    assert "40 clusters of only 300 latents" in caplog.text
+
+
+def test_more_clusters_than_regions_are_refused_as_such(v1_bundle: Path) -> None:
+    bundle = Bundle.open(v1_bundle)
+    with pytest.raises(CalibrationError, match=r"900 clusters are more than the \d+ connected"):
+        recalibrate(bundle, scenes(), replace(SETTINGS, clusters=900, balance="regions"))

@@ -19,7 +19,12 @@ from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.bundle.geometry import LETTERBOX_VALUE, Geometry, fit_frame  # noqa: E402
 from aeseg_edge.calibration.assemble import Material  # noqa: E402
 from aeseg_edge.calibration.fit import FitSettings  # noqa: E402
-from aeseg_edge.errors import CalibrationError, TrainingError, UsageError  # noqa: E402
+from aeseg_edge.errors import (  # noqa: E402
+    AesegError,
+    CalibrationError,
+    TrainingError,
+    UsageError,
+)
 from aeseg_edge.export import pipeline  # noqa: E402
 from aeseg_edge.export.checkpoint import save_model  # noqa: E402
 from aeseg_edge.export.kept_frames import (  # noqa: E402
@@ -31,7 +36,7 @@ from aeseg_edge.export.kept_frames import (  # noqa: E402
 from aeseg_edge.export.network.autoencoder import build_autoencoder  # noqa: E402
 from aeseg_edge.export.network.config import AutoencoderConfig  # noqa: E402
 from aeseg_edge.export.pipeline import export_bundle, train_bundle  # noqa: E402
-from aeseg_edge.export.settings import TrainOptions  # noqa: E402
+from aeseg_edge.export.settings import Labels, TrainOptions  # noqa: E402
 from aeseg_edge.export.sizes import check_output_stride, round_size  # noqa: E402
 from aeseg_edge.export.training.settings import TrainSettings  # noqa: E402
 from aeseg_edge.segment.segmenter import Segmenter  # noqa: E402
@@ -421,6 +426,45 @@ def test_more_clusters_than_the_footage_has_latents_are_refused_before_training(
     with pytest.raises(CalibrationError, match="300 clusters are more than the 256 latents"):
         train_bundle(footage, tmp_path / "a.aeseg", options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{"reduce_to": 1}, {"model": AutoencoderConfig("shallow", 1)}])
+def test_more_than_two_directions_of_one_channel_are_refused_before_footage(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    for clusters in (3, 2):
+        options = replace(OPTIONS, fit=replace(FIT, clusters=clusters), **changes)
+        says = "one latent channel has two directions" if clusters == 3 else "does not exist"
+        with pytest.raises(AesegError, match=says):
+            train_bundle([tmp_path / "nowhere"], tmp_path / "a.aeseg", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"reduce_to": 3}, "no use for fewer latents"),
+        ({"decoder": True}, "no use for a decoder"),
+        ({"labels": Labels(Path("m"), ("a", "b"), tune="some")}, "no tuning 'some'"),
+        ({"sources": 2}, "one folder of images, not 2"),
+    ],
+)
+def test_what_does_nothing_with_labels_is_refused(
+    changes: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    sources = [tmp_path] * changes.pop("sources", 1)  # type: ignore[operator]
+    options = replace(OPTIONS, labels=Labels(tmp_path, ("a", "b")))
+    with pytest.raises(UsageError, match=says):
+        train_bundle(sources, tmp_path / "a.aeseg", replace(options, **changes))
+
+
+def test_what_does_nothing_in_an_export_is_refused(copied: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does nothing without footage"):
+        export_bundle(copied, tmp_path / "x.aeseg", max_frames=50)
+    labelled = boxed_checkpoint(tmp_path / "boxed.train", classes=2)
+    for given in ({"reduce_to": 2}, {"decoder": True}):
+        with pytest.raises(UsageError, match="was trained with labels"):
+            export_bundle(labelled, tmp_path / "x.aeseg", **given)
 
 
 @pytest.mark.parametrize(

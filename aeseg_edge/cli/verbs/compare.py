@@ -23,7 +23,7 @@ from aeseg_edge.segment.result import Segmentation
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.sources.pairs import describe
-from aeseg_edge.support.choose import evenly
+from aeseg_edge.support.evenly import evenly
 from aeseg_edge.support.options import positive
 from aeseg_edge.support.require import import_scipy
 from aeseg_edge.support.text import without_password

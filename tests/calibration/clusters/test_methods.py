@@ -78,6 +78,15 @@ def test_more_clusters_than_samples_are_refused() -> None:
         cluster(blobs(2), 2, method="median")
 
 
+def test_one_channel_has_two_directions_and_no_more() -> None:
+    latents = np.random.default_rng(0).normal(size=(500, 1)).astype(np.float32)
+    with pytest.raises(CalibrationError, match="one latent channel has two directions") as caught:
+        cluster(latents, 3, method="spherical")
+    assert "--clustering kmeans" in caught.value.fix
+    assert len(cluster(latents, 2, method="spherical").centres) == 2
+    assert len(cluster(latents, 3).centres) == 3
+
+
 def test_beyond_255_clusters_the_nearest_share_a_class() -> None:
     generator = np.random.default_rng(5)
     latents = generator.normal(size=(3000, 3)).astype(np.float32)

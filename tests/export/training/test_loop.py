@@ -492,6 +492,7 @@ def test_cross_entropy_needs_a_sigmoid(tmp_path: Path) -> None:
         {"epochs": 2, "minutes": 2.0},
         {"weight_decay": -1.0},
         {"momentum": 1.0},
+        {"momentum": 0.5},
         {"seed": -1},
         {"threads": 0},
     ],
