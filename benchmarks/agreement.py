@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aeseg_edge.bundle.archive import Bundle
 from aeseg_edge.calibration.score.agreement import compare_entries
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources.registry import open_source
 
 
 def main() -> None:

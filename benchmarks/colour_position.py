@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from aeseg_edge.calibration.score.evaluation import evaluate, find_pairs, format_table, read_classes
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources.registry import open_source
 
 
 def features(frame: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aeseg_edge.segment.segmenter import Segmenter
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources.registry import open_source
 
 WANT = frozenset({"distance"})
 

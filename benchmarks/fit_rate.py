@@ -31,7 +31,7 @@ from aeseg_edge.calibration.clusters.methods import cluster
 from aeseg_edge.calibration.graphs.deployed import detach_head
 from aeseg_edge.calibration.settings import FitSettings
 from aeseg_edge.measure.machine import environment
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources.registry import open_source
 
 Latents = NDArray[np.float32]
 

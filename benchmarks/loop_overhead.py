@@ -26,7 +26,7 @@ from aeseg_edge.errors import AesegError
 from aeseg_edge.loop.camera import CameraLoop
 from aeseg_edge.loop.feed import Input
 from aeseg_edge.segment.segmenter import Segmenter
-from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.registry import open_sink
 from aeseg_edge.sources.base import Frame, Source
 from aeseg_edge.sources.scene import draw_scene
 

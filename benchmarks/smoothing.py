@@ -28,7 +28,7 @@ from aeseg_edge.calibration.score.evaluation import find_pairs, read_classes, re
 from aeseg_edge.measure.flicker import FlickerMeter
 from aeseg_edge.segment.segmenter import Segmenter
 from aeseg_edge.segment.smoothing import default_strength
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources.registry import open_source
 
 IGNORE = 11
 

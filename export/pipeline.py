@@ -48,8 +48,8 @@ from aeseg_edge.export.training.history import EpochRecord, TrainProgress, Train
 from aeseg_edge.export.training.loop import train
 from aeseg_edge.export.training.supervised import head_codebook
 from aeseg_edge.export.training.team import ALONE, Team
-from aeseg_edge.sources import files_of
 from aeseg_edge.sources.paths import with_range
+from aeseg_edge.sources.registry import files_of
 from aeseg_edge.version import __version__
 
 

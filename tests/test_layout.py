@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PARTS = ("aeseg_edge", "calibration", "export")
-MOST = 12
+MOST = 13
 """Modules and folders beside each other; ten is the aim."""
 ROOMY = {"aeseg_edge": 14, "aeseg_edge/cli/verbs": 20}
 """The top, whose rooms are its table of contents, and one file a verb."""
@@ -139,7 +139,7 @@ def test_what_breaks_the_layout_is_named(tmp_path: Path) -> None:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(source)
 
-    assert outgrown(tmp_path) == ["calibration/score has 13 modules and folders, more than 12"]
+    assert outgrown(tmp_path) == ["calibration/score has 14 modules and folders, more than 13"]
     assert astray(tmp_path) == ["tests/export/test_pipelines.py mirrors no module of export"]
     assert literal_choices(tmp_path) == ["aeseg_edge/cli/verbs/run.py:1"]
     assert openers(tmp_path) == ["aeseg_edge/segment/decoder.py"]

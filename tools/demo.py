@@ -34,9 +34,9 @@ from aeseg_edge.loop.camera import CameraLoop
 from aeseg_edge.loop.feed import Input
 from aeseg_edge.measure.bench import BenchReport, bench
 from aeseg_edge.segment.segmenter import Segmenter
-from aeseg_edge.sinks import open_sink
 from aeseg_edge.sinks.base import Sink
-from aeseg_edge.sources import open_source
+from aeseg_edge.sinks.registry import open_sink
+from aeseg_edge.sources.registry import open_source
 from aeseg_edge.support.files import write_bytes
 from aeseg_edge.support.require import import_cv2
 from aeseg_edge.view.draw import contact_sheet, overlay

@@ -33,10 +33,10 @@ from aeseg_edge.errors import AesegError, SourceError
 from aeseg_edge.loop.camera import CameraLoop
 from aeseg_edge.loop.feed import Input
 from aeseg_edge.loop.watchdog import Patience
-from aeseg_edge.sinks import open_sink
 from aeseg_edge.sinks.base import Sink
-from aeseg_edge.sources import open_source
+from aeseg_edge.sinks.registry import open_sink
 from aeseg_edge.sources.base import Frame, Source
+from aeseg_edge.sources.registry import open_source
 from aeseg_edge.sources.scene import draw_scene
 from aeseg_edge.support.require import import_cv2
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.sinks.overwrites import refuse_inputs
-from aeseg_edge.sources import files_of
 from aeseg_edge.sources.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from aeseg_edge.sources.pairs import SCHEME
 from aeseg_edge.sources.paths import file_path
+from aeseg_edge.sources.registry import files_of
 from aeseg_edge.support.files import identity, is_stream, temporary_beside
 
 _log = logging.getLogger(__name__)

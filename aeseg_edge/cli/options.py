@@ -159,8 +159,8 @@ def one_source(options: argparse.Namespace) -> str:
 
 def open_for(manifest: Manifest, uri: str) -> Source:
     """Open a source with the channels that a bundle takes."""
-    from aeseg_edge.sources import open_source
     from aeseg_edge.sources.paths import with_range
+    from aeseg_edge.sources.registry import open_source
 
     uri = with_range(uri, manifest.provenance)
     return open_source(uri, channels=manifest.geometry.channels, modalities=manifest.modalities)

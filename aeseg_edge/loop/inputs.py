@@ -10,8 +10,8 @@ from functools import partial
 
 from aeseg_edge.errors import SourceError
 from aeseg_edge.loop.feed import OPEN_AT_ONCE, Input
-from aeseg_edge.sources import files_of, is_live, name_of
 from aeseg_edge.sources.base import Absent, Frame, Source
+from aeseg_edge.sources.registry import files_of, is_live, name_of
 from aeseg_edge.support.text import as_text
 from aeseg_edge.support.threads import Worker
 

@@ -34,9 +34,9 @@ from aeseg_edge.segment.decoder import Decoder, Decoding
 from aeseg_edge.segment.newest import every_frame, newest_frames
 from aeseg_edge.segment.result import Segmentation
 from aeseg_edge.segment.smoothing import check_strength
-from aeseg_edge.sources import open_source
 from aeseg_edge.sources.base import Frame, Source
 from aeseg_edge.sources.paths import with_range
+from aeseg_edge.sources.registry import open_source
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from aeseg_edge.errors import SinkError, UsageError
-from aeseg_edge.sinks import kind_of
 from aeseg_edge.sinks.names import NAME, NUMBER
+from aeseg_edge.sinks.registry import kind_of
 from aeseg_edge.support.files import identity, is_stream
 
 

@@ -12,9 +12,9 @@ from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.bundle.manifest import Modality
 from aeseg_edge.calibration.footage.readers import Notes, Reader, Sizes, open_sources
 from aeseg_edge.errors import UsageError
-from aeseg_edge.sources import check_modalities
 from aeseg_edge.sources.depth import once
 from aeseg_edge.sources.pairs import Pairs, is_pairs, open_pairs, read_pair
+from aeseg_edge.sources.registry import check_modalities
 from aeseg_edge.support.evenly import middles
 
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from aeseg_edge.bundle.geometry import Geometry, fit_frame
 from aeseg_edge.errors import FootageError, SourceError
-from aeseg_edge.sources import is_live
 from aeseg_edge.sources.decoding import Decoder, to_channels
 from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.paths import Found, file_path, find, is_pipe
+from aeseg_edge.sources.registry import is_live
 from aeseg_edge.sources.video import no_frame, open_decoder, what_is_missing
 from aeseg_edge.support.evenly import middles
 from aeseg_edge.support.text import as_text

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from aeseg_edge.bundle.manifest import Manifest
 from aeseg_edge.calibration.footage.masks import Pair
 from aeseg_edge.errors import EvaluationError
-from aeseg_edge.sources import check_modalities
 from aeseg_edge.sources.depth import footage_of, once
 from aeseg_edge.sources.pairs import open_pairs, read_pair, with_ranges
+from aeseg_edge.sources.registry import check_modalities
 
 _log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ import numpy as np
 from aeseg_edge.bundle.codebook import default_classes, palette
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sources.base import Frame
-from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.registry import open_sink
 from aeseg_edge.segment.result import Segmentation
 
 target, limit = sys.argv[1], int(sys.argv[2])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources.registry import open_source
 
 cv2 = pytest.importorskip("cv2")
 

@@ -181,8 +181,8 @@ def _picked(manifest: Manifest, modalities: Sequence[Modality]) -> list[int]:
 def _frames(
     uri: str, modalities: Sequence[Modality], manifest: Manifest, most: int | None
 ) -> Iterator[Picture]:
-    from aeseg_edge.sources import open_source
     from aeseg_edge.sources.paths import with_range
+    from aeseg_edge.sources.registry import open_source
 
     uri = with_range(uri, manifest.provenance)
     channels = sum(each.channels for each in modalities) or manifest.geometry.channels

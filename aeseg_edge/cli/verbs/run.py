@@ -29,14 +29,14 @@ from aeseg_edge.page.classes import LiveClasses
 from aeseg_edge.page.sink import Live
 from aeseg_edge.segment.settings import RunnerSettings
 from aeseg_edge.segment.smoothing import default_strength
-from aeseg_edge.sinks import FORMS as SINK_FORMS
-from aeseg_edge.sinks import kind_of, needs_decoder, open_sinks
 from aeseg_edge.sinks.base import Routed, Sink
 from aeseg_edge.sinks.counters import LoopCounters
 from aeseg_edge.sinks.names import name_each
 from aeseg_edge.sinks.overwrites import refuse_shared, target_of
-from aeseg_edge.sources import FORMS as SOURCE_FORMS
+from aeseg_edge.sinks.registry import FORMS as SINK_FORMS
+from aeseg_edge.sinks.registry import kind_of, needs_decoder, open_sinks
 from aeseg_edge.sources.base import Source
+from aeseg_edge.sources.registry import FORMS as SOURCE_FORMS
 from aeseg_edge.support.options import strength
 from aeseg_edge.support.signals import stop_on_signals
 from aeseg_edge.support.text import without_password
@@ -173,8 +173,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _opener(manifest: Manifest, *, realtime: bool) -> Callable[[str], Source]:
     """Give what opens a source for a bundle."""
-    from aeseg_edge.sources import open_source
     from aeseg_edge.sources.paths import with_range
+    from aeseg_edge.sources.registry import open_source
 
     return lambda uri: open_source(
         with_range(uri, manifest.provenance),

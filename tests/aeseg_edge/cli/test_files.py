@@ -13,7 +13,7 @@ cv2 = pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
 from aeseg_edge.cli import main  # noqa: E402
-from aeseg_edge.sources import files_of  # noqa: E402
+from aeseg_edge.sources.registry import files_of  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 from aeseg_edge.support.files import identity  # noqa: E402
 

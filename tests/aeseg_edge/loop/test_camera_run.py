@@ -23,8 +23,8 @@ from aeseg_edge.segment.result import Segmentation
 from aeseg_edge.segment.segmenter import Segmenter as RealSegmenter
 from aeseg_edge.sinks import base as sinks
 from aeseg_edge.sources import base as sources
-from aeseg_edge.sources import open_source
 from aeseg_edge.sources.base import Frame
+from aeseg_edge.sources.registry import open_source
 from aeseg_edge.support.signals import stop_on_signals
 
 
@@ -260,8 +260,8 @@ def test_other_threads_get_an_event_that_stays_unset() -> None:
 
 RUN = """
 import sys, time
-from aeseg_edge.sinks import open_sink
-from aeseg_edge.sources import open_source
+from aeseg_edge.sinks.registry import open_sink
+from aeseg_edge.sources.registry import open_source
 from aeseg_edge.loop.camera import CameraLoop
 from aeseg_edge.loop.feed import Input
 from aeseg_edge.segment.segmenter import Segmenter

@@ -16,8 +16,8 @@ from aeseg_edge.loop.feed import OPEN_AT_ONCE
 from aeseg_edge.loop.inputs import Later, Pending, open_inputs
 from aeseg_edge.loop.watchdog import Patience
 from aeseg_edge.sinks.base import Routed
-from aeseg_edge.sources import open_source
 from aeseg_edge.sources.base import Absent, Source
+from aeseg_edge.sources.registry import open_source
 from tests.doubles.loop import END, Camera, Collecting, Engine, wait_for
 from tests.doubles.pictures import write_video
 

@@ -29,7 +29,7 @@ from aeseg_edge.page import app  # noqa: E402
 from aeseg_edge.page.encoding import Scale  # noqa: E402
 from aeseg_edge.page.guard import FILES, SCRIPTS  # noqa: E402
 from aeseg_edge.page.sink import WATCHED, Live, WebSink  # noqa: E402
-from aeseg_edge.sinks import open_sink  # noqa: E402
+from aeseg_edge.sinks.registry import open_sink  # noqa: E402
 from aeseg_edge.support.text import without_password  # noqa: E402
 from tests.doubles.loop import wait_for  # noqa: E402
 from tests.doubles.web import Editor, ask, frame, put, result, send  # noqa: E402

@@ -13,7 +13,7 @@ import pytest
 from aeseg_edge.bundle.codebook import VOID
 from aeseg_edge.errors import SinkError
 from aeseg_edge.sinks import gstreamer as gst_sink
-from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.registry import open_sink
 from tests.doubles.labelled import result, write_many
 from tests.doubles.loop import wait_for
 

@@ -14,7 +14,7 @@ from aeseg_edge.bundle.codebook import palette
 from aeseg_edge.calibration.footage.masks import find_pairs, read_mask
 from aeseg_edge.errors import SinkError
 from aeseg_edge.segment.result import Segmentation
-from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.registry import open_sink
 from tests.doubles.drawn import (
     CLASSES,
     frame,

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks import open_sink, open_sinks
 from aeseg_edge.sinks.json import JsonSink
+from aeseg_edge.sinks.registry import open_sink, open_sinks
 from tests.doubles.labelled import TWO, quarters, result, write_many
 
 
@@ -129,7 +129,7 @@ def test_a_dash_is_standard_output(
 
 
 DASH = """
-from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.registry import open_sink
 from tests.doubles.labelled import quarters, result
 with open_sink("json:-") as sink:
     while not sink.closed_by_user:

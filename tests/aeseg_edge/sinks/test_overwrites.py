@@ -10,7 +10,7 @@ import pytest
 from aeseg_edge.errors import SinkError, UsageError
 from aeseg_edge.sinks.names import name_each
 from aeseg_edge.sinks.overwrites import refuse_inputs, refuse_shared, target_of
-from aeseg_edge.sources import files_of
+from aeseg_edge.sources.registry import files_of
 
 
 @pytest.mark.parametrize(

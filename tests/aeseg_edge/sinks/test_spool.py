@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks import open_sink, spool, video
+from aeseg_edge.sinks import spool, video
+from aeseg_edge.sinks.registry import open_sink
 from tests.doubles.drawn import names, posix, read_video, write
 
 cv2 = pytest.importorskip("cv2")
 
 WRITES = """
 import sys
-from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.registry import open_sink
 from tests.doubles.drawn import frame, result
 
 sink = open_sink(sys.argv[1], fps=10, legend=False)
@@ -80,7 +81,8 @@ def test_the_next_run_says_how_to_keep_what_a_killed_one_wrote(
 
 KILLED_AT_THE_END = """
 import os, signal, sys
-from aeseg_edge.sinks import open_sink, video
+from aeseg_edge.sinks.registry import open_sink
+from aeseg_edge.sinks import video
 from tests.doubles.drawn import write
 
 video.{function} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -13,7 +13,8 @@ import pytest
 from aeseg_edge.bundle.codebook import VOID, ClassInfo, palette
 from aeseg_edge.errors import SinkError
 from aeseg_edge.segment.result import Segmentation
-from aeseg_edge.sinks import open_sink, video
+from aeseg_edge.sinks import video
+from aeseg_edge.sinks.registry import open_sink
 from aeseg_edge.sources.base import Frame
 from tests.doubles.drawn import (
     CLASSES,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks import open_sink, window
+from aeseg_edge.sinks import window
+from aeseg_edge.sinks.registry import open_sink
 from tests.doubles.drawn import write
 
 cv2 = pytest.importorskip("cv2")

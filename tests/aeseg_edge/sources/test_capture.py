@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import gstreamer, open_source
+from aeseg_edge.sources import gstreamer
+from aeseg_edge.sources.registry import open_source
 from aeseg_edge.sources.video import VideoSource, open_video
 from tests.doubles.captures import SettableCamera
 from tests.doubles.pictures import CODECS, cut, grey_levels, jpeg, plain, with_exif, write_video

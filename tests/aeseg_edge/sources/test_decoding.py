@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import decoding, open_source
+from aeseg_edge.sources import decoding
 from aeseg_edge.sources.decoding import Decoder
+from aeseg_edge.sources.registry import open_source
 from aeseg_edge.sources.video import open_decoder
 from tests.doubles.clips import DATA, lengthen_mp4_frame, turn_mp4, write_jpegs
 from tests.doubles.pictures import write_video

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import open_source
 from aeseg_edge.sources.depth import Levels, levels_of, split_levels
 from aeseg_edge.sources.images import decode_image
 from aeseg_edge.sources.paths import with_range
+from aeseg_edge.sources.registry import open_source
 from tests.doubles.pictures import plain, write_image
 
 cv2 = pytest.importorskip("cv2")

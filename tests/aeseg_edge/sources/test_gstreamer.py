@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import gstreamer, open_source
+from aeseg_edge.sources import gstreamer
 from aeseg_edge.sources.base import Source
 from aeseg_edge.sources.gstreamer import (
     LaunchedSource,
@@ -21,6 +21,7 @@ from aeseg_edge.sources.gstreamer import (
     open_pipeline,
     rtsp_pipeline,
 )
+from aeseg_edge.sources.registry import open_source
 from tests.doubles.captures import SettableCamera
 
 cv2 = pytest.importorskip("cv2")

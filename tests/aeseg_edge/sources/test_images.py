@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import open_source
 from aeseg_edge.sources.images import decode_image, orientation_of
+from aeseg_edge.sources.registry import open_source
 from tests.doubles.pictures import only, plain, write_image
 
 cv2 = pytest.importorskip("cv2")

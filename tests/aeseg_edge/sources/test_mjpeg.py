@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import mjpeg, open_source
+from aeseg_edge.sources import mjpeg
 from aeseg_edge.sources.mjpeg import MjpegSource
+from aeseg_edge.sources.registry import open_source
 from tests.doubles.pictures import write_video
 
 cv2 = pytest.importorskip("cv2")

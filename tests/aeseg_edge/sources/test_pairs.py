@@ -17,10 +17,10 @@ from aeseg_edge.bundle.archive import Bundle  # noqa: E402
 from aeseg_edge.bundle.geometry import Geometry, fit_frame  # noqa: E402
 from aeseg_edge.bundle.manifest import Manifest, Modality  # noqa: E402
 from aeseg_edge.errors import BundleError, SourceError  # noqa: E402
-from aeseg_edge.sources import open_source  # noqa: E402
 from aeseg_edge.sources.depth import Levels  # noqa: E402
 from aeseg_edge.sources.pairs import describe, open_pairs, read_pair  # noqa: E402
 from aeseg_edge.sources.paths import with_range  # noqa: E402
+from aeseg_edge.sources.registry import open_source  # noqa: E402
 from aeseg_edge.sources.scene import draw_scene  # noqa: E402
 from aeseg_edge.view.draw import as_bgr  # noqa: E402
 from tests.doubles.modalities import write_pairs  # noqa: E402

@@ -12,9 +12,9 @@ import pytest
 
 from aeseg_edge.cli.main import main
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import files_of, open_source
 from aeseg_edge.sources.paths import find
 from aeseg_edge.sources.recorded import ImageSource, RealTime, Recordings
+from aeseg_edge.sources.registry import files_of, open_source
 from aeseg_edge.sources.scene import draw_scene
 from tests.doubles.pictures import only, plain, write_image, write_video
 

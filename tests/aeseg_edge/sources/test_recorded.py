@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import open_source
 from aeseg_edge.sources.images import Pictures
 from aeseg_edge.sources.recorded import ImageSource, RealTime
+from aeseg_edge.sources.registry import open_source
 from tests.doubles.pictures import cut, jpeg, plain, with_exif, write_image
 
 cv2 = pytest.importorskip("cv2")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import open_source
+from aeseg_edge.sources.registry import open_source
 
 cv2 = pytest.importorskip("cv2")
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from aeseg_edge.errors import SourceError
-from aeseg_edge.sources import files_of, open_source, video
+from aeseg_edge.sources import video
+from aeseg_edge.sources.registry import files_of, open_source
 from tests.doubles.clips import DATA, damage_jpegs, write_jpegs
 from tests.doubles.pictures import cut, plain, write_image, write_video
 

@@ -12,10 +12,10 @@ import pytest
 from aeseg_edge.bundle.codebook import ClassInfo, palette
 from aeseg_edge.errors import SinkError, SourceError
 from aeseg_edge.segment.result import Segmentation
-from aeseg_edge.sinks import open_sink
+from aeseg_edge.sinks.registry import open_sink
 from aeseg_edge.sinks.unix import HEADER, pack
-from aeseg_edge.sources import open_source
 from aeseg_edge.sources.base import Frame
+from aeseg_edge.sources.registry import open_source
 from aeseg_edge.support.text import as_text, check_name, is_utf8, to_json, without_password
 
 cv2 = pytest.importorskip("cv2")

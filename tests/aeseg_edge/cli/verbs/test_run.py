@@ -109,7 +109,7 @@ def test_a_password_is_part_of_no_result(
     monkeypatch: pytest.MonkeyPatch,
     verb: list[str],
 ) -> None:
-    from aeseg_edge import sources
+    from aeseg_edge.sources import registry as sources
 
     monkeypatch.chdir(tmp_path)
     real = sources.open_source

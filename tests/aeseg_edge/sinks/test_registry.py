@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from aeseg_edge.errors import SinkError
-from aeseg_edge.sinks import SINKS, Kind, needs_decoder, open_sink, open_sinks
 from aeseg_edge.sinks.base import Routed
+from aeseg_edge.sinks.registry import SINKS, Kind, needs_decoder, open_sink, open_sinks
 from aeseg_edge.support.lazy import load
 from tests.doubles.drawn import names, read_video, write
 from tests.doubles.labelled import TWO

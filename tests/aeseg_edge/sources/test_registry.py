@@ -9,7 +9,8 @@ import pytest
 from aeseg_edge.errors import SourceError
 from aeseg_edge.sinks import gstreamer as gst_sink
 from aeseg_edge.sinks.base import Asked
-from aeseg_edge.sources import SCHEMES, gstreamer, open_source
+from aeseg_edge.sources import gstreamer
+from aeseg_edge.sources.registry import SCHEMES, open_source
 from aeseg_edge.support.lazy import load
 from aeseg_edge.support.text import without_password
 from tests.doubles.pictures import plain, write_image
