@@ -17,7 +17,7 @@ from typing import Any
 
 from aeseg_edge.errors import AesegError, UsageError
 from aeseg_edge.support.signals import endings
-from aeseg_edge.support.text import without_password
+from aeseg_edge.support.text import printable, without_password
 from aeseg_edge.version import __version__
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -117,10 +117,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class _Formatter(logging.Formatter):
-    """Shows no password, whoever says it."""
+    """Shows no password and no control character, whoever says it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_password(super().format(record))
+        return printable(without_password(super().format(record)))
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -211,7 +211,10 @@ def _forget_stdout() -> None:
 
 
 def _complain(error: AesegError) -> None:
-    problem, fix = without_password(error.problem), without_password(error.fix)
+    problem, fix = (
+        printable(without_password(each)).replace("\n", "\\n")
+        for each in (error.problem, error.fix)
+    )
     _say(f"aeseg: error: {problem}.\n  {fix}")
 
 

@@ -37,6 +37,13 @@ def as_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def printable(text: str) -> str:
+    """Give text with control characters spelled out: a name may hold some, for a terminal too."""
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), text
+    )
+
+
 def to_json(data: Any, **options: Any) -> str:
     r"""Write JSON that can be encoded, with ``\u`` escapes where a name in it is not UTF-8.
 

@@ -170,3 +170,13 @@ def test_no_message_shows_a_password(
         captured = capsys.readouterr()
         for part in ("s3cr", "t1", "crt1", "me:"):
             assert part not in captured.out + captured.err.replace(str(v1_bundle), ""), captured.err
+
+
+def test_a_name_with_control_characters_stays_one_line_and_colours_nothing(
+    v1_bundle: Path, tmp_path: Path, capsys: Output
+) -> None:
+    name = tmp_path / "a\nb\x1b[31m.aeseg"
+    assert main(["info", str(name)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert r"a\nb\x1b[31m.aeseg" in lines[0]
