@@ -123,61 +123,51 @@ def train_bundle(
     """
     tell = progress or (lambda stage, fraction, note: None)
     with training_in(output.with_suffix(".train")):
-        return _train_and_make(sources, output, options, tell, team)
-
-
-def _train_and_make(
-    sources: Sequence[str | Path],
-    output: Path,
-    options: TrainOptions,
-    tell: Progress,
-    team: Team,
-) -> Trained:
-    model = _train(sources, output, options, tell, team)
-    task, footage, frames, folder = model.task, model.footage, model.frames, model.folder
-    autoencoder = task.finish(model.autoencoder, frames)
-    summary = {
-        "arch": autoencoder.config.arch,
-        "latent_dim": autoencoder.config.latent_dim,
-        **task.about,
-        "settings": task.told_settings(),
-        **({} if team.size == 1 else {"processes": team.size}),
-        "frames": len(footage.frames),
-        "held_out": len(footage.held_out),
-        **model.result.to_json(),
-        **task.after,
-        "trained_with": f"aeseg_edge {__version__}",
-    }
-    provenance = {
-        **task.weights,
-        "footage": task.footage_names(footage),
-        "footage_licence": "not stated",
-        **options.provenance,
-    }
-    meta = {
-        "geometry": asdict(model.geometry),
-        "output_stride": model.output_stride,
-        "training": summary,
-        "provenance": provenance,
-        **task.meta,
-    }
-    # What belongs to the network is replaced when it is there, and what says so comes last.
-    keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
-    save_region(folder, options.region)
-    save_model(folder, autoencoder, meta, frames=fingerprint(folder))
-    made = _make_bundle(
-        output,
-        autoencoder,
-        meta,
-        frames,
-        options.fit,
-        tell,
-        options.region,
-        sizes=footage.sizes,
-        decoder=options.decoder,
-        preview=options.keep_frames,
-    )
-    return Trained(made, autoencoder, footage, model.result.history, folder, task.dimension)
+        model = _train(sources, output, options, tell, team)
+        task, footage, frames, folder = model.task, model.footage, model.frames, model.folder
+        autoencoder = task.finish(model.autoencoder, frames)
+        summary = {
+            "arch": autoencoder.config.arch,
+            "latent_dim": autoencoder.config.latent_dim,
+            **task.about,
+            "settings": task.told_settings(),
+            **({} if team.size == 1 else {"processes": team.size}),
+            "frames": len(footage.frames),
+            "held_out": len(footage.held_out),
+            **model.result.to_json(),
+            **task.after,
+            "trained_with": f"aeseg_edge {__version__}",
+        }
+        provenance = {
+            **task.weights,
+            "footage": task.footage_names(footage),
+            "footage_licence": "not stated",
+            **options.provenance,
+        }
+        meta = {
+            "geometry": asdict(model.geometry),
+            "output_stride": model.output_stride,
+            "training": summary,
+            "provenance": provenance,
+            **task.meta,
+        }
+        # What belongs to the network is replaced when it is there, and what says so comes last.
+        keep_frames(folder, frames, sizes=footage.sizes, wanted=options.keep_frames)
+        save_region(folder, options.region)
+        save_model(folder, autoencoder, meta, frames=fingerprint(folder))
+        made = _make_bundle(
+            output,
+            autoencoder,
+            meta,
+            frames,
+            options.fit,
+            tell,
+            options.region,
+            sizes=footage.sizes,
+            decoder=options.decoder,
+            preview=options.keep_frames,
+        )
+        return Trained(made, autoencoder, footage, model.result.history, folder, task.dimension)
 
 
 def join_training(
@@ -248,9 +238,17 @@ def export_bundle(
     with reading_of(folder):
         autoencoder, meta = load_model(folder)
         trained = Geometry(**meta["geometry"])
-        _check_export(
-            folder, autoencoder, sources, max_frames, reduce_to, names_from, decoder=decoder
-        )
+        if max_frames is not None and not sources:
+            raise UsageError(
+                f"a budget of {max_frames} frames does nothing without footage",
+                fix="Give the footage too, or leave --max-frames out: those kept are used.",
+            )
+        if autoencoder.config.classes and (reduce_to or names_from or decoder):
+            raise UsageError(
+                f"{folder} was trained with labels: it has no latents to reduce, no clusters to "
+                "name and no decoder",
+                fix="Leave reduce_to, names_from and decoder out.",
+            )
         if not sources:
             kept = load_kept(folder, trained, read_model(folder).frames)
         region = load_region(folder) if region is None else region
@@ -299,30 +297,6 @@ def export_bundle(
         preview=not sources,
     )
     return Trained(made, autoencoder, None, (), folder, dimension)
-
-
-def _check_export(
-    folder: Path,
-    autoencoder: Autoencoder,
-    sources: Sequence[str | Path],
-    max_frames: int | None,
-    reduce_to: Wanted | None,
-    names_from: Bundle | None,
-    *,
-    decoder: bool,
-) -> None:
-    """Refuse what would do nothing, before any work."""
-    if max_frames is not None and not sources:
-        raise UsageError(
-            f"a budget of {max_frames} frames does nothing without footage: those kept are used",
-            fix="Give the footage too, or leave --max-frames out.",
-        )
-    if autoencoder.config.classes and (reduce_to or names_from or decoder):
-        raise UsageError(
-            f"{folder} was trained with labels: it has no latents to reduce, no clusters to name "
-            "and no decoder",
-            fix="Leave reduce_to, names_from and decoder out.",
-        )
 
 
 def remembered_fit(folder: Path) -> dict[str, Any]:
