@@ -59,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(levelname).1s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("aeseg_edge").setLevel(level)
     for noisy in ("matplotlib", "onnx_ir", "onnxscript", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from aeseg_edge.cli.output import own_stdout
 
     try:
-        with _terminable(), own_stdout(options):
+        with _logging_at(level), _terminable(), own_stdout(options):
             check_needs(options)
             check_files(options)
             result: int | None = options.run(options)
@@ -168,6 +167,18 @@ class VerbParser(argparse.ArgumentParser):
             return self.parse_known_intermixed_args(args, namespace)
         finally:
             self._mixing = False
+
+
+@contextmanager
+def _logging_at(level: int) -> Iterator[None]:
+    """Say what is of this level, also where another program has set logging up."""
+    ours = logging.getLogger("aeseg_edge")
+    before = ours.level
+    ours.setLevel(level)
+    try:
+        yield
+    finally:
+        ours.setLevel(before)
 
 
 @contextmanager

@@ -342,7 +342,7 @@ def test_the_gate_of_a_training_with_labels_looks_past_bars_and_region(
         told.append(options)
         raise CalibrationError("enough", fix="Nothing.")
 
-    monkeypatch.setattr("aeseg_edge.calibration.assemble.sample_latents", stop)
+    monkeypatch.setitem(pipeline.assemble_labelled.__globals__, "sample_latents", stop)
     folder = boxed_checkpoint(tmp_path / "boxed.train", classes=2)
     save_frames(folder, load_frames(folder), np.full((8, 2), (90, 160)))
     region = np.full((90, 160), 255, np.uint8)

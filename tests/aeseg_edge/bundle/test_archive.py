@@ -142,7 +142,7 @@ def test_a_member_that_does_not_match_its_hash_is_refused(v1_bundle: Path, tmp_p
 
 def test_a_newer_schema_says_to_update(v1_bundle: Path, tmp_path: Path) -> None:
     newer = with_manifest(v1_bundle, tmp_path / "x.aeseg", schema_version=99)
-    with pytest.raises(BundleError, match=r"schema version 99.*pip install -U"):
+    with pytest.raises(BundleError, match=r"schema version 99.*Update aeseg_edge"):
         Bundle.open(newer)
 
 
