@@ -350,7 +350,7 @@ def test_interlaced_footage_is_right_or_refused_with_the_command_that_helps() ->
     said = ""
     try:
         footage = gather([DATA / "interlaced.mp4"], size=SIZE, holdout=0)
-        assert float(footage.train.mean()) > 60
+        assert float(footage.frames.mean()) > 60
     except FootageError as problem:
         said = str(problem)
     assert not said or "no frames" in said or "ffmpeg -i" in said
