@@ -1,4 +1,7 @@
-"""``aeseg run``: segment every frame of sources."""
+"""``aeseg run``: segment every frame of sources.
+
+Its options are fields of ``loop.settings``, ``segment.settings`` and ``view.settings``.
+"""
 
 from __future__ import annotations
 
